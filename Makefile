@@ -1,0 +1,94 @@
+# llq_sweep: `make help` lists what can be made.
+
+NVCC      ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
+CUDA      ?= $(if $(NVCC),1,0)#  0: the CPU engine alone, for login nodes and laptops
+CUDA_ARCH ?= 80 90#              compute capabilities to compile for
+SAN       ?=#                    e.g. address,undefined
+PREFIX    ?= /usr/local
+DESTDIR   ?=
+PYTHON    ?= $(shell for p in python3 /usr/bin/python3; do $$p -c 'import h5py, numpy, matplotlib' \
+                 2>/dev/null && echo $$p && break; done)
+# A setting that changes the code changes the folder, so builds never mix.
+BUILD     ?= build/$(if $(filter 1,$(CUDA)),cuda,cpu)$(if $(SAN),-san)
+
+VERSION := 0.1.0
+COMMIT  := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+
+CC  = mpicc
+CXX = mpicxx
+HDF5_PC := $(shell for p in hdf5 hdf5-serial; do pkg-config --exists $$p 2>/dev/null && echo $$p && break; done)
+PACKAGES = jansson libpcre2-8 libutf8proc tomlplusplus hwloc openblas libcrypto $(HDF5_PC)
+PC_CFLAGS := $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
+PC_LIBS   := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null)
+# No contraction and no fast-math: a result is the same on every machine and in every batch.
+SHARED   = -g -O2 -ffp-contract=off -fopenmp -pthread -Isrc -MMD -MP $(PC_CFLAGS)
+WARN     = -Wall -Wextra -Wshadow -Werror
+CFLAGS   = -std=gnu17 $(WARN) $(SHARED)
+CXXFLAGS = -std=c++17 $(WARN) $(SHARED)
+LDLIBS   = $(PC_LIBS) -lstdc++ -lm -fopenmp -pthread -ldl
+NVFLAGS  = -std=c++17 -O3 -lineinfo -Isrc -Icuda -MMD -MP -Xcompiler -Wall,-Wextra \
+           $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$a,code=sm_$a)
+ifneq ($(SAN),)
+  CFLAGS   += -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer
+  CXXFLAGS += -fsanitize=$(SAN) -fno-sanitize-recover=all
+  LDLIBS   += -fsanitize=$(SAN)
+endif
+
+ROOMS := base backend cpu tokenizer model quant eval bench sweep record sched
+C_SRC := $(foreach r,$(ROOMS),$(wildcard src/$r/*.c)) $(filter-out src/main.c,$(wildcard src/*.c))
+OBJ   := $(C_SRC:%.c=$(BUILD)/%.o) $(patsubst %.cpp,$(BUILD)/%.o,$(wildcard src/*/*.cpp))
+CU_SRC := $(wildcard cuda/*.cu)
+ifeq ($(strip $(CUDA)),1)
+ifneq ($(CU_SRC),)
+  CFLAGS += -DWITH_CUDA
+  OBJ    += $(CU_SRC:%.cu=$(BUILD)/%.o)
+  CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+  LDLIBS += -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcublas -lcublasLt
+endif
+endif
+LIB   := $(BUILD)/libllq.a
+TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.c))
+
+all: llq_sweep
+
+llq_sweep: $(BUILD)/src/main.o $(LIB)   ## the program (default)
+	$(CC) $(BUILD)/src/main.o $(LIB) $(LDLIBS) -o $@
+
+$(LIB): $(OBJ)
+	@rm -f $@ && ar rcs $@ $(OBJ)
+
+tests: $(TESTS)                         ## compiles every test program
+
+help:                                   ## this list
+	@sed -n 's/^\([a-z][a-z0-9_-]*\):.*##/\1:/p' Makefile
+
+clean:                                  ## removes what was built
+	rm -rf build llq_sweep
+
+format:                                 ## clang-format over the sources
+	clang-format -i $(wildcard src/*.[ch] src/*/*.[ch] src/*/*.cpp cuda/*.cu cuda/*.cuh \
+	    tests/*.[ch] tests/*/*.c)
+
+$(BUILD)/src/cli_version.o: CFLAGS += -DLLQ_VERSION='"$(VERSION)"' -DLLQ_COMMIT='"$(COMMIT)"'
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -c $< -o $@
+$(BUILD)/%.o: %.cpp
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) -c $< -o $@
+$(BUILD)/%.o: %.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) -c $< -o $@
+$(BUILD)/tests/%: tests/%.c tests/check.h $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -Itests $< $(LIB) $(LDLIBS) -lcmocka -o $@
+$(BUILD)/bench/%: tests/bench/%.c $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -Itests $< $(LIB) $(LDLIBS) -o $@
+
+benches: $(BENCHES)                     ## compiles the benchmark programs
+
+-include $(OBJ:.o=.d) $(BUILD)/src/main.d $(TESTS:=.d) $(BENCHES:=.d)
+.PHONY: all tests benches help clean format

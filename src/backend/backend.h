@@ -1,0 +1,250 @@
+/* backend.h - everything the program asks of a device, and nothing else.
+ *
+ * model/, quant/, eval/ and bench/ see this file only.  A backend is one constant table;
+ * src/cpu/ and cuda/ each fill one.  The CPU table is the definition of every operation:
+ * another backend is right when it agrees with it.
+ *
+ * Calls queue up in order and may return before the work is done; sync() and download()
+ * wait, and report what went wrong since the last wait.
+ *
+ * Shape letters: B sequences, T tokens (rows), D model width, H query heads, G key/value
+ * heads, E width of a head, F MLP width, V vocabulary, N outputs, K inputs.  Matrices are
+ * row-major.  Activations are in the model dtype; every operation reads them widened to fp32,
+ * accumulates in fp32 and rounds its output once to the model dtype, with the extra rounding
+ * points of eval-and-model facts 2.3 named below.  Row r of an output depends on row r of the
+ * inputs (and its sequence's cache) alone, bit for bit, whatever else is in the batch; the one
+ * exception is WEIGHT_INT8, which looks at all rows of a document's call (struct segments). */
+#pragma once
+
+#include "backend/dtype.h"
+#include "backend/weight.h"
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct backend;
+
+/* Device memory with a shape; `data` is a device address.  Plain value: copying it copies the
+ * view.  Owned by whoever called tensor_alloc(). */
+struct tensor {
+    void *data;
+    enum dtype dtype;
+    int64_t n_rows, n_cols;
+    int tag; /* enum mem_tag it was allocated under */
+};
+
+/* What device memory is for; counted apart, so that a footprint can be printed. */
+enum mem_tag { MEM_BASE, MEM_WEIGHTS, MEM_CACHE, MEM_SCRATCH, MEM_N_TAGS };
+
+struct mem_account {
+    size_t now[MEM_N_TAGS];
+    size_t peak[MEM_N_TAGS];
+    /* Largest value of WEIGHTS + CACHE + SCRATCH since mem_account_reset_peak(). */
+    size_t job_peak;
+};
+
+/* Rows of a batch that belong to one document's call, in order: rows
+ * first_row[i] .. first_row[i + 1] - 1.  Host memory. */
+struct segments {
+    int n;
+    const int32_t *first_row; /* [n + 1] */
+};
+
+struct embed_args {
+    const struct tensor *table; /* [V, D] */
+    const int32_t *ids;         /* device, [T]; each in 0 .. V-1 */
+    struct tensor *out;         /* [T, D] */
+    int64_t n_rows;
+};
+
+struct norm_args {
+    /* u = x * rsqrt(mean(x^2) + eps) in fp32, rounded to T; out = weight * u, rounded to T. */
+    const struct tensor *x;      /* [T, D] */
+    const struct tensor *weight; /* [1, D] */
+    struct tensor *out;          /* [T, D]; may be x */
+    int64_t n_rows;
+    float eps;
+};
+
+struct linear_args {
+    /* y = x W^T + bias: x rounded to compute, W dequantized to compute, fp32 accumulation,
+     * bias added in fp32, one rounding to y's dtype (fp32 for logits: none). */
+    const struct tensor *x;    /* [T, K] */
+    const struct weight *w;    /* [N, K] */
+    const struct tensor *bias; /* [1, N] or NULL */
+    struct tensor *y;          /* [T, N] model dtype or fp32 */
+    int64_t n_rows;
+    enum dtype compute;
+    struct segments segments; /* WEIGHT_INT8 finds outlier columns per segment; n = 0: one */
+};
+
+struct rope_args {
+    /* Half-split rotation of q and k in place: cos and sin rounded to T; products and their
+     * sum as HF computes them in T.  Then k and v rows go to the cache. */
+    struct tensor *q;                           /* [T, H*E] */
+    struct tensor *k;                           /* [T, G*E] */
+    const struct tensor *v;                     /* [T, G*E] */
+    const struct tensor *cos_table, *sin_table; /* fp32 [n_table, E/2], rounded to T already */
+    const int32_t
+        *table_row;      /* device, [T]: row of the tables, the position unless rope is dynamic */
+    const int32_t *slot; /* device, [T]: cache slot of the row's sequence */
+    const int32_t *position;          /* device, [T]: place in the slot */
+    struct tensor *k_cache, *v_cache; /* [n_slots * capacity, G*E], model dtype */
+    int64_t n_rows, capacity;
+    int n_heads, n_kv_heads, head_dim;
+};
+
+struct attention_args {
+    /* out = softmax(q k^T / sqrt(E)) v; row t of a sequence at position p sees positions
+     * max(0, p - window + 1) .. p of its slot (window 0: all).  Scores, softmax and sums fp32,
+     * in an order that depends on p alone. */
+    const struct tensor *q; /* [T, H*E] */
+    const struct tensor *k_cache, *v_cache;
+    const int32_t *slot, *position; /* device, [T] */
+    struct tensor *out;             /* [T, H*E] */
+    int64_t n_rows, capacity, window;
+    int64_t max_position; /* largest in `position`, for sizing */
+    int n_heads, n_kv_heads, head_dim;
+};
+
+struct add_args {
+    struct tensor *x;       /* x = x + y, rounded to T */
+    const struct tensor *y; /* [T, D] */
+    int64_t n_rows;
+};
+
+struct swiglu_args {
+    /* out = round(silu(gate)) * up: silu in fp32 rounded to T, product rounded to T. */
+    const struct tensor *gate, *up; /* [T, F] */
+    struct tensor *out;             /* [T, F]; may be gate */
+    int64_t n_rows;
+};
+
+struct gather_args {
+    const struct tensor *x; /* [*, D] */
+    const int32_t *rows;    /* device, [n] */
+    struct tensor *out;     /* [n, D] */
+    int64_t n_rows;
+};
+
+struct argmax_args {
+    const struct tensor *logits; /* fp32 [T, V] */
+    int64_t n_rows;
+    const int32_t *forbidden; /* device, [n_forbidden]: never chosen */
+    int n_forbidden;
+    int32_t *out; /* device, [T]; ties go to the lowest id; -1 when a logit is NaN */
+};
+
+struct nll_args {
+    /* out[t] = logsumexp(logits[t]) - logits[t][target[t]], fp32 logits, sum of exponentials in
+     * fp64 on the CPU; a backend may use compensated fp32 (<= 1e-6 relative). */
+    const struct tensor *logits; /* fp32 [T, V] */
+    const int32_t *targets;      /* device, [T] */
+    int64_t n_rows;
+    float *out; /* device, [T] */
+};
+
+struct convert_args {
+    const struct tensor *x; /* F32, F16 or BF16 */
+    struct tensor *out;     /* same shape, F32, F16 or BF16: rounded to nearest even */
+};
+
+/* Which rule turns plain weights into codes; quantizers.md has the exact arithmetic. */
+enum quantize_rule {
+    QUANTIZE_BNB_NF4,     /* 1.1-1.5: flat blocks, absmax, strict thresholds       */
+    QUANTIZE_BNB_FP4,     /* 1.3                                                   */
+    QUANTIZE_INT8_ROW,    /* 4.1: LLM.int8 rows; the input is rounded to fp16      */
+    QUANTIZE_GRID_ABSMAX, /* 7.0: sym absmax/(2^(b-1)-1); asym = 5.3               */
+    QUANTIZE_GRID_GPTQ,   /* 5.3                                                   */
+    QUANTIZE_GRID_AWQ     /* 6.6                                                   */
+};
+
+struct quantize_args {
+    const struct tensor *w; /* plain [N, K], F32, F16 or BF16, already in the source dtype */
+    enum quantize_rule rule;
+    int bits;
+    int64_t group_size; /* K for one group a row; a bnb block size may exceed K */
+    bool sym;
+    bool double_quant;
+    struct weight *out; /* shape fields, forms and device memory are filled in; owned */
+};
+
+struct dequantize_args {
+    const struct weight *w;
+    struct tensor *out; /* [N, K]: F32, F16 or BF16 (one rounding, quantizers.md 1.6) */
+};
+
+struct device_facts {
+    char name[128];       /* "AMD EPYC 9354" or "NVIDIA H200" */
+    int64_t memory_bytes; /* of the device (or host) */
+    int64_t free_bytes;   /* now */
+    int n_threads;        /* CPU: threads used */
+};
+
+struct backend_ops {
+    const char *name; /* "cpu", "cuda" */
+
+    /* Required. */
+    int (*open)(struct backend *b, int device, struct err *e);
+    void (*close)(struct backend *b);
+    int (*facts)(struct backend *b, struct device_facts *out, struct err *e);
+    int (*alloc)(struct backend *b, size_t n_bytes, void **out, struct err *e); /* 64-aligned */
+    void (*free)(struct backend *b, void *p);
+    int (*upload)(struct backend *b, void *to, const void *from, size_t n_bytes, struct err *e);
+    int (*download)(struct backend *b, void *to, const void *from, size_t n_bytes, struct err *e);
+    int (*sync)(struct backend *b, struct err *e);
+
+    int (*embed)(struct backend *b, const struct embed_args *a, struct err *e);
+    int (*norm)(struct backend *b, const struct norm_args *a, struct err *e);
+    int (*linear)(struct backend *b, const struct linear_args *a, struct err *e);
+    int (*rope)(struct backend *b, const struct rope_args *a, struct err *e);
+    int (*attention)(struct backend *b, const struct attention_args *a, struct err *e);
+    int (*add)(struct backend *b, const struct add_args *a, struct err *e);
+    int (*swiglu)(struct backend *b, const struct swiglu_args *a, struct err *e);
+    int (*gather)(struct backend *b, const struct gather_args *a, struct err *e);
+    int (*argmax)(struct backend *b, const struct argmax_args *a, struct err *e);
+    int (*nll)(struct backend *b, const struct nll_args *a, struct err *e);
+    int (*convert)(struct backend *b, const struct convert_args *a, struct err *e);
+    int (*quantize)(struct backend *b, const struct quantize_args *a, struct err *e);
+    int (*dequantize)(struct backend *b, const struct dequantize_args *a, struct err *e);
+
+    /* Optional.  NULL: the caller composes it from the operations above. */
+    int (*decode_step)(struct backend *b, void *model_step, struct err *e);
+};
+
+struct backend {
+    const struct backend_ops *ops;
+    void *state; /* the backend's own */
+    struct mem_account mem;
+    /* Sizes of live allocations, for the account: the backend room's own. */
+    void *sizes;
+};
+
+#define BACKEND_INIT \
+    {                \
+        0            \
+    }
+
+/* name "cpu", "cuda" or "auto" (CUDA where a device answers, else CPU).  `why` (may be NULL)
+ * receives one sentence for "auto": what was taken and why. */
+int backend_open(struct backend *b, const char *name, int device, char why[256], struct err *e);
+void backend_close(struct backend *b); /* also never opened, also twice */
+bool backend_compiled(const char *name);
+
+/* Tagged allocation; ERR_MEMORY names what was asked for and what is free. */
+int backend_alloc(struct backend *b, enum mem_tag tag, size_t n_bytes, void **out, struct err *e);
+void backend_free(struct backend *b, void *p); /* NULL is fine */
+void mem_account_reset_peak(struct backend *b);
+
+int tensor_alloc(struct backend *b, enum mem_tag tag, enum dtype t, int64_t n_rows, int64_t n_cols,
+                 struct tensor *out, struct err *e);
+void tensor_free(struct backend *b, struct tensor *t); /* zero state is fine */
+size_t tensor_bytes(const struct tensor *t);
+
+/* Allocates the parts of w for its forms and shape fields (set them first). */
+int weight_alloc(struct backend *b, enum mem_tag tag, struct weight *w, struct err *e);
+void weight_release(struct backend *b, struct weight *w); /* frees what is owned; zero state */
+/* A plain weight that borrows t's elements. */
+struct weight weight_of_tensor(const struct tensor *t);

@@ -1,0 +1,84 @@
+/* log.c - see log.h. */
+#include "base/log.h"
+
+#include "base/clock.h"
+#include "base/memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* The one place with process-wide state: a log has no owner to pass it around. */
+static struct {
+    pthread_mutex_t lock;
+    int fd;
+    char who[32];
+    enum log_level terminal_level;
+    void (*listener)(enum log_level level, const char *text, void *context);
+    void *context;
+} state = { .lock = PTHREAD_MUTEX_INITIALIZER, .fd = -1, .terminal_level = LOG_WARN };
+
+int log_open(const char *path, const char *who, enum log_level terminal_level, struct err *e)
+{
+    snprintf(state.who, sizeof state.who, "%s", who);
+    state.terminal_level = terminal_level;
+    if (!path)
+        return 0;
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return err_set(e, ERR_IO, "%s: %s", path, strerror(errno));
+    log_close();
+    state.fd = fd;
+    return 0;
+}
+
+void log_close(void)
+{
+    if (state.fd >= 0)
+        close(state.fd);
+    state.fd = -1;
+}
+
+void log_set_terminal_level(enum log_level level)
+{
+    state.terminal_level = level;
+}
+
+void log_set_listener(void (*listener)(enum log_level level, const char *text, void *context),
+                      void *context)
+{
+    state.listener = listener;
+    state.context = context;
+}
+
+void log_line(enum log_level level, const char *fmt, ...)
+{
+    static const char *const names[] = { "error", "warning", "info", "debug" };
+    char text[ERR_TEXT_MAX + 256], date[CLOCK_DATE_MAX];
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+
+    pthread_mutex_lock(&state.lock);
+    if (state.listener)
+        state.listener(level, text, state.context);
+    else if (level <= state.terminal_level)
+        fprintf(stderr, "llq_sweep: %s%s%s\n", level <= LOG_WARN ? names[level] : "",
+                level <= LOG_WARN ? ": " : "", text);
+    if (state.fd >= 0) {
+        struct bytes line = BYTES_INIT;
+        bytes_printf(&line, "%s %-7s %s: %s\n", clock_date(date), names[level], state.who, text);
+        /* One write: lines of several processes on one file do not mix.  A full disk must not
+         * stop the sweep because of its log. */
+        ssize_t ignored = write(state.fd, line.data, line.n);
+        (void)ignored;
+        bytes_release(&line);
+    }
+    pthread_mutex_unlock(&state.lock);
+}

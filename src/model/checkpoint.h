@@ -1,0 +1,18 @@
+/* checkpoint.h - which files make up a model: a folder, or an id in the offline Hugging Face
+ * cache (eval-and-model facts 1.3, 1.4). */
+#pragma once
+
+#include "base/err.h"
+
+#include <stdbool.h>
+
+/* Resolves `path` (an existing folder, else a hub id such as "meta-llama/Llama-3.2-1B") to a
+ * folder.  commit receives the 40-hex commit of a cached id, "" for a folder.  The message of a
+ * failure lists what is cached and names sweeps/README.md.  *folder is malloc'ed. */
+int checkpoint_find(const char *path, const char *revision, char **folder, char commit[64],
+                    struct err *e);
+
+/* SHA-256 over the names and contents of the files that decide results: config.json, weights
+ * (LFS blobs of the cache are named by their SHA-256, which is taken without reading them),
+ * tokenizer.json, tokenizer_config.json, generation_config.json; out has 65 bytes. */
+int checkpoint_sha256(const char *folder, char *out, struct err *e);

@@ -1,0 +1,112 @@
+/* model.h - the model on one screen: config, weights with shapes, cache, one forward pass. */
+#pragma once
+
+#include "backend/backend.h"
+#include "model/config.h"
+
+/* One decoder layer.  Lifetime: its struct model. */
+struct layer {
+    struct weight linear[N_LINEARS]; /* [N, K], see config_linear_shape() */
+    struct tensor bias[N_LINEARS];   /* [1, N]; data NULL where the family has none */
+    struct tensor input_norm;        /* [1, D] */
+    struct tensor post_norm;         /* [1, D] */
+};
+
+/* A model ready to run.  The base model (weights_load) holds every tensor in its stored dtype
+ * (or rounded to the source dtype); a job's model (quantize_model) holds packed linears, and
+ * everything else in the model dtype, borrowed from the base where the dtype is the same. */
+struct model {
+    struct config config;
+    struct backend *backend;
+    enum dtype dtype;    /* of activations, norms, residual, cache */
+    enum dtype compute;  /* what linears multiply in */
+    struct tensor embed; /* [V, D] */
+    struct tensor norm;  /* [1, D] */
+    struct weight head;  /* [V, D]; borrows embed when tied */
+    struct layer *layers;
+    bool owns_embed, owns_norms; /* false: borrowed from the base */
+};
+
+#define MODEL_INIT \
+    {              \
+        0          \
+    }
+
+void model_release(struct model *m); /* zero state and twice are fine */
+
+/* Loads folder's checkpoint to the device, tagged MEM_BASE, every tensor in its stored dtype.
+ * Refuses missing tensors, wrong shapes, and NaN or infinite values, naming the tensor.
+ * dtype and compute are set to the stored dtype of the weights. */
+int weights_load(struct backend *b, const char *folder, struct model *out, struct err *e);
+/* Bytes and seconds of the last load, for the record. */
+struct load_facts {
+    double read_s;
+    int64_t n_bytes;
+};
+int weights_load_timed(struct backend *b, const char *folder, struct model *out,
+                       struct load_facts *facts, struct err *e);
+
+/* ---- one forward pass ---- */
+
+/* Keys and values of n_slots sequences, `capacity` tokens each.  Lifetime: the job. */
+struct kv_cache {
+    int n_slots;
+    int64_t capacity;
+    int32_t *length;      /* host, [n_slots]: tokens in each slot */
+    struct tensor *k, *v; /* [L] of [n_slots * capacity, G*E] */
+    int64_t n_layers;
+    struct backend *backend;
+};
+
+int kv_cache_open(struct kv_cache *c, const struct model *m, int n_slots, int64_t capacity,
+                  struct err *e);
+void kv_cache_close(struct kv_cache *c);
+void kv_cache_drop(struct kv_cache *c, int slot); /* forgets the tokens of a slot */
+size_t kv_cache_bytes(const struct model *m, int n_slots, int64_t capacity);
+
+/* A batch: n_seqs sequences, each the next n_tokens[i] ids of cache slot slot[i]. */
+struct batch {
+    int n_seqs;
+    const int32_t *slot;     /* [n_seqs] */
+    const int32_t *n_tokens; /* [n_seqs], each >= 1 */
+    const int32_t *ids;      /* concatenated */
+};
+
+enum want {
+    WANT_LAST_ARGMAX, /* greedy next id of each sequence: next_ids [n_seqs] */
+    WANT_LAST_LOGITS, /* logits of each sequence's last row: logits [n_seqs, V] */
+    WANT_ALL_LOGITS,  /* logits of every row: logits [T, V]; small models and tests */
+    WANT_NLL          /* nll of ids[t + 1] at every row t but each sequence's last: nll [T],
+                         last rows get NaN.  Streams the head in row chunks. */
+};
+
+/* Working memory of forward passes, sized once for at most max_rows rows a call; longer
+ * prompts are run in pieces by the caller.  Lifetime: the job. */
+struct forward;
+
+int forward_open(struct forward **f, const struct model *m, int64_t max_rows, int max_seqs,
+                 struct err *e);
+void forward_close(struct forward *f);
+/* Bytes forward_open would take. */
+size_t forward_bytes(const struct model *m, int64_t max_rows, int max_seqs);
+
+struct forward_out {
+    int32_t *next_ids; /* host, [n_seqs] */
+    float *logits;     /* host */
+    float *nll;        /* host, [T] */
+};
+
+/* Runs the batch, appends its keys and values to the cache.  Bit-identical per sequence
+ * whatever else is in the batch.  forbidden (may be NULL): ids argmax never takes. */
+int forward_run(struct forward *f, struct kv_cache *c, const struct batch *batch, enum want want,
+                const int32_t *forbidden, int n_forbidden, struct forward_out *out, struct err *e);
+
+/* cos and sin tables for positions 0 .. n_positions-1 as Hugging Face computes them (2.4), values
+ * rounded to `t`.  `length`: ROPE_DYNAMIC scales by the length of the sequence (its prompt plus
+ * what was generated so far); others ignore it.  cos, sin: host fp32 [n_positions, E/2]. */
+int rope_tables(const struct config *c, enum dtype t, int64_t n_positions, int64_t length,
+                float *cos_out, float *sin_out, struct err *e);
+/* The E/2 frequencies (before multiplying by the position), fp32; *attention_factor multiplies
+ * cos and sin. */
+int rope_frequencies(const struct config *c, int64_t length, float *out, float *attention_factor,
+                     struct err *e);

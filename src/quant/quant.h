@@ -1,0 +1,76 @@
+/* quant.h - from a loaded model to a packed one.
+ *
+ * A method is one file that ends in one constant; registry.c lists them.  The sweep's checks,
+ * --list-experiments, the run and the tests all read the same rows. */
+#pragma once
+
+#include "base/js.h"
+#include "model/model.h"
+
+/* What a job asks for, resolved (no defaults left). */
+struct quant_spec {
+    char method[16]; /* "none", "bnb_8bit", "bnb_4bit", "rtn" */
+    int bits;
+    int64_t group_size;  /* -1: one group a row; bnb_4bit: block size; 0: the method has none */
+    char quant_type[16]; /* "nf4", "fp4", "int", "" */
+    bool double_quant;
+    enum dtype compute;
+    bool sym;
+    char grid[16]; /* rtn: "absmax", "gptq", "awq" */
+    double outlier_threshold;
+    int n_skip;
+    char skip[8][64]; /* module names left plain: a name matches a whole dotted part or suffix,
+                         e.g. "lm_head", "down_proj", "model.layers.0.mlp.gate_proj" */
+};
+
+struct quantizer {
+    const char *name;
+    const char *agrees_with; /* whose numbers it reproduces; printed in the report */
+    bool wants_calibration;
+    /* One weight, on the device: plain [N, K] in the source dtype -> packed. */
+    int (*run)(struct backend *b, const struct quant_spec *s, const struct tensor *w,
+               struct weight *out, struct err *e);
+    /* Bits a weight and bytes of a [N, K] matrix without making it: for --dry-run. */
+    int (*shape)(const struct quant_spec *s, int64_t n_out, int64_t n_in, struct weight *out,
+                 struct err *e);
+};
+
+extern const struct quantizer *const quantizers[]; /* ends with NULL */
+const struct quantizer *quantizer_find(const char *name);
+
+/* Does the method allow these settings for a matrix of n_in inputs?  The message says what is
+ * allowed ("gptq allows 2, 3, 4, 8"). n_in 0: not known. */
+int quant_spec_check(const struct quant_spec *s, int64_t n_in, struct err *e);
+
+/* source: what weights are rounded to before quantization; DTYPE_OTHER: as stored.
+ * The model dtype: source if that is 16 bit, else compute. */
+enum dtype quant_model_dtype(const struct quant_spec *s, enum dtype source);
+
+/* Per-module result, for /quantization/modules. */
+struct quant_module {
+    char name[96];
+    double bits_per_weight, mse, relative_error; /* relative: |W - W'|_F / |W|_F */
+};
+
+struct quant_sizes {
+    int64_t model_bytes;           /* everything resident: packed, plain, norms, embedding */
+    double bits_per_weight_linear; /* of the quantized linears */
+    double bits_per_weight_model;  /* 8 * model_bytes / parameters */
+    double hf_footprint_bytes;     /* as get_memory_footprint counts; NaN: no Hugging Face form */
+};
+
+struct quant_report {
+    int n_modules;
+    struct quant_module *modules; /* malloc'ed */
+    struct quant_sizes sizes;
+    double seconds; /* quantization alone, without measuring the errors */
+};
+void quant_report_release(struct quant_report *r);
+
+/* The job's model from the base model (which must outlive it), and what it cost. */
+int quantize_model(const struct model *base, const struct quant_spec *s, enum dtype source,
+                   struct model *out, struct quant_report *report, struct err *e);
+
+/* Sizes from shapes alone (--dry-run): same numbers as quantize_model gives. */
+int quant_sizes_of(const struct config *c, const struct quant_spec *s, enum dtype source,
+                   struct quant_sizes *out, struct err *e);

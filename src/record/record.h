@@ -1,0 +1,32 @@
+/* record.h - the shape of a record: what one job gave, as JSON.
+ *
+ * run_job() makes it in the engine, rank 0 adds rank and host and writes it to the journal, the
+ * results file is built from it.  Members:
+ *
+ *   "job"           the job's JSON (sweep/job.h): experiment, seed, key, quality, benchmark, quant
+ *   "status"        "success" | "error"
+ *   "error", "error_code", "error_stage"     where status is "error"; stage: "load", "quantize",
+ *                   "sanity", "coqa", "perplexity", "benchmark", "process"
+ *   "rank", "hostname", "device", "started", "finished"
+ *   "seconds"       { stage: seconds, ..., "total": s }
+ *   "messages"      [ text, ... ] warnings of this job
+ *   "quantization"  { "model_bytes", "bits_per_weight_linear", "bits_per_weight_model", "seconds",
+ *                     "hf_footprint_bytes", "modules": { "name": [..], "bits_per_weight": [..],
+ *                     "mse": [..], "relative_error": [..] } }
+ *   "sanity"        { "prompt": [..], "generated": [..], "flags": [..], "broken": bool }
+ *   "coqa"          { "f1", "em", "f1_official", "em_official", "n", "turns", "truncated",
+ *                     "document_id": [..], "turn": [..], "source": [..], "f1_item": [..],
+ *                     "em_item": [..], "f1_official_item", "em_official_item", "precision_item",
+ *                     "recall_item", "prediction": [..],
+ *                     "by_source": { "source": [..], "n": [..], "f1": [..], "em": [..] } }
+ *   "perplexity"    { "perplexity", "nll_sum", "n_tokens", "protocol", "window",
+ *                     "window_nll": [..] }
+ *   "memory"        { "model_size_mb", "model_bytes", "kv_cache_bytes", "scratch_bytes",
+ *                     "peak_bytes" }
+ *   "latency"       { "prefill_tokens": [..], "prefill_ms": [[..], ..] (one list a length),
+ *                     "decode_ms_per_token": [..], "e2e_ms": [..] }
+ *   "throughput"    { "batch_size": [..], "tokens_per_s": [[..], ..] }
+ *
+ * In the results file a scalar member becomes an attribute, an array a dataset (NAME_item as
+ * dataset NAME), an object a group, an object of equally long arrays a table.  */
+#pragma once

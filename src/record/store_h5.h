@@ -1,0 +1,34 @@
+/* store_h5.h - the results file (HDF5), always built whole: FILE.tmp, fsync, rename.  The layout
+ * is the results-file contract.  store_h5*.c are the only files that know HDF5. */
+#pragma once
+
+#include "base/err.h"
+#include "base/js.h"
+#include "record/summary.h"
+
+struct store_input {
+    const struct sweep *sweep;
+    const struct summary *summary;
+    const struct js *const *records; /* finished jobs */
+    int n_records;
+    const struct js *provenance; /* object: scalar members become attributes of /provenance, arrays
+                                    datasets */
+    const char *command_line, *created, *finished; /* finished "" while it runs */
+    bool complete;
+};
+
+int store_h5_build(const char *path, const struct store_input *in, struct err *e);
+
+/* The tables and attributes that --report prints, from a results file alone.  failures: a table
+ * with columns experiment, seed, stage, error. */
+struct store_report {
+    struct table summary, comparisons, failures;
+    char name[NAME_MAX_BYTES];
+    double confidence;
+    bool complete;
+    int64_t jobs_total, jobs_ok, jobs_failed;
+};
+
+int store_h5_read(const char *path, struct store_report *out, struct err *e);
+void store_report_release(struct store_report *r);
+const char *store_h5_version(void);

@@ -1,0 +1,61 @@
+/* engine.h - the process that does the work of a rank: bytes in, bytes out over a socket.
+ *
+ * A rank supervises; a child of the same executable, started before MPI, sets up once (model,
+ * data) and runs jobs.  A crash, an out-of-memory kill or a lost device costs the job and the
+ * child, which is started again; not the rank, not the sweep.  With isolate = false the same loop
+ * runs on a thread of the rank itself, for debuggers.  */
+#pragma once
+
+#include "base/err.h"
+#include "base/memory.h"
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+/* What the engine does; main.c provides it.  Messages may be sent with log_*(): they reach the
+ * rank's log.  run fills record and returns 0 also for a job that failed by itself (its record says
+ * so); -1 means that the engine is unusable and must be replaced. */
+struct engine_body {
+    int (*setup)(void *context, const void *setup, size_t n_bytes, struct err *e);
+    int (*run)(void *context, const void *job, size_t n_bytes, struct bytes *record, struct err *e);
+    void (*close)(void *context);
+    void *context;
+};
+
+struct engine; /* opaque; owned by the rank */
+
+/* Starts the child: /proc/self/exe with the hidden arguments "--engine-fd N".  body is used where
+ * isolate is false. */
+int engine_start(struct engine **out, bool isolate, const struct engine_body *body, struct err *e);
+void engine_stop(struct engine *g); /* ends the child, waits; NULL is fine */
+
+/* The child's main loop; returns the exit status.  Ends with the socket. */
+int engine_serve(int fd, const struct engine_body *body);
+
+int engine_fd(const struct engine *g); /* for poll() */
+pid_t engine_pid(const struct engine *g);
+
+/* Hands over the setup bytes (kept, and sent again to a replaced child). */
+int engine_setup(struct engine *g, const void *setup, size_t n_bytes, struct err *e);
+int engine_give(struct engine *g, int job_id, const void *job, size_t n_bytes, struct err *e);
+
+enum engine_event_kind {
+    ENGINE_NOTHING,
+    ENGINE_READY,  /* set up; may be given a job */
+    ENGINE_RESULT, /* record of job_id in `bytes` */
+    ENGINE_FAILED, /* setup failed: text in `bytes`; the engine is of no use */
+    ENGINE_LOST    /* the child ended: `bytes` says how ("killed by signal 11"); job_id -1: idle */
+};
+
+struct engine_event {
+    enum engine_event_kind kind;
+    int job_id;
+    struct bytes bytes; /* owned by the event */
+};
+
+/* Never blocks. */
+int engine_poll(struct engine *g, struct engine_event *out, struct err *e);
+/* After ENGINE_LOST: a new child, set up again (READY follows). */
+int engine_restart(struct engine *g, struct err *e);
+/* Kills a child that works longer than its job may. */
+void engine_kill(struct engine *g);

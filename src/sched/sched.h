@@ -1,0 +1,50 @@
+/* sched.h - runs a list of jobs on all ranks.  Knows jobs as bytes with a cost; knows nothing of
+ * models or results. */
+#pragma once
+
+#include "base/err.h"
+#include "sched/engine.h"
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct sched_job {
+    const char *name; /* "bnb_4bit_nf4 seed 0", for messages */
+    const void *text; /* what the engine gets */
+    size_t n_bytes;
+    double cost_s; /* estimate; decides the order (longest first) and --time-limit */
+    bool done;     /* a resumed one: not handed out */
+};
+
+struct sched_options {
+    double job_timeout_s;
+    double time_limit_s; /* 0: none */
+    bool fail_fast;
+    int crash_limit;                   /* engines one job may take down before it is an error: 2 */
+    const volatile sig_atomic_t *stop; /* set by a signal: hand out no more, leave */
+};
+
+/* What rank 0 is told, in the order of events; called on rank 0 alone. */
+struct sched_listener {
+    void (*started)(void *context, int job, int rank);
+    /* The record of a finished job; must be durable when it returns.  *ok: it succeeded (for
+     * --fail-fast).  -1 ends the run. */
+    int (*finished)(void *context, int job, int rank, const void *record, size_t n_bytes, bool *ok,
+                    struct err *e);
+    /* A job that has no record: its engine was lost or timed out; text says how. */
+    int (*lost)(void *context, int job, int rank, const char *text, struct err *e);
+    void (*tick)(void *context); /* a few times a second: progress */
+    void *context;
+};
+
+enum sched_end { SCHED_ALL_DONE, SCHED_STOPPED_EARLY };
+
+struct link; /* MPI: sched/link_mpi.h */
+
+/* Rank 0.  setup goes to every rank's engine first.  Works with its own engine as well. */
+int sched_manage(struct link *link, struct engine *own, const void *setup, size_t setup_bytes,
+                 const struct sched_job *jobs, int n_jobs, const struct sched_options *o,
+                 const struct sched_listener *l, enum sched_end *end, struct err *e);
+/* Other ranks: until rank 0 says the end. */
+int sched_work(struct link *link, struct engine *own, const struct sched_options *o, struct err *e);
