@@ -23,7 +23,7 @@ PC_LIBS   := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null)
 # No contraction and no fast-math: a result is the same on every machine and in every batch.
 SHARED   = -g -O2 -ffp-contract=off -fopenmp -pthread -Isrc -MMD -MP $(PC_CFLAGS)
 WARN     = -Wall -Wextra -Wshadow -Werror
-CFLAGS   = -std=gnu17 $(WARN) $(SHARED)
+CFLAGS   = -std=gnu17 -D_GNU_SOURCE $(WARN) $(SHARED)
 CXXFLAGS = -std=c++17 $(WARN) $(SHARED)
 LDLIBS   = $(PC_LIBS) -lstdc++ -lm -fopenmp -pthread -ldl
 NVFLAGS  = -std=c++17 -O3 -lineinfo -Isrc -Icuda -MMD -MP -Xcompiler -Wall,-Wextra \
