@@ -81,8 +81,7 @@ int file_write_all(int fd, const void *bytes, size_t n_bytes, struct err *e)
     return 0;
 }
 
-/* A name is durable once its folder is synced, too. */
-static int sync_folder(const char *path, struct err *e)
+int file_sync_folder(const char *path, struct err *e)
 {
     char *folder = file_folder(path);
     int rc = -1;
@@ -103,7 +102,7 @@ int file_rename_durable(const char *from, const char *to, struct err *e)
 {
     if (rename(from, to) < 0)
         return err_set(e, ERR_IO, "%s: %s", to, strerror(errno));
-    return sync_folder(to, e);
+    return file_sync_folder(to, e);
 }
 
 int file_replace(const char *path, const void *bytes, size_t n_bytes, struct err *e)

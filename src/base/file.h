@@ -20,6 +20,8 @@ int file_write_all(int fd, const void *bytes, size_t n_bytes, struct err *e);
  * holds the old content or the new one, never a part. */
 int file_replace(const char *path, const void *bytes, size_t n_bytes, struct err *e);
 int file_rename_durable(const char *from, const char *to, struct err *e);
+/* fsync of the folder that holds path: a new name is durable only then. */
+int file_sync_folder(const char *path, struct err *e);
 
 bool file_exists(const char *path);                     /* of any type */
 bool file_is_folder(const char *path);                  /* links followed */
