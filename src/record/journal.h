@@ -25,6 +25,8 @@ struct journal {
 /* Opens for appending, creating it.  ERR_USAGE when another process has it open. */
 int journal_open(struct journal *j, const char *path, struct err *e);
 int journal_append(struct journal *j, const struct js *record, struct err *e);
+/* Empties it, for --force; the lock stays, where removing the file would let two writers in. */
+int journal_clear(struct journal *j, struct err *e);
 void journal_close(struct journal *j); /* also after a failed open, also twice */
 
 /* Every valid line of a file, in order.  *warnings (may be NULL) receives a malloc'ed text that
