@@ -34,11 +34,13 @@ struct table {
     }
 
 void table_release(struct table *t);
-/* Adds a column filled with empty text, NaN or 0; returns its index.  Rows added later grow it. */
+/* Adds a column filled with empty text, NaN or 0; returns its index.  Rows added later grow it.
+ * name: new in this table and shorter than 64 bytes; longer units and sentences are cut. */
 int table_add_column(struct table *t, const char *name, const char *unit, const char *what,
                      enum column_kind kind, int higher_is_better);
 int table_add_row(struct table *t);                        /* returns its index */
 int table_column(const struct table *t, const char *name); /* -1: none */
+/* The column must exist and have this kind. */
 void table_set_text(struct table *t, int row, const char *column, const char *value);
 void table_set_real(struct table *t, int row, const char *column, double value);
 void table_set_count(struct table *t, int row, const char *column, int64_t value);
