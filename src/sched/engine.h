@@ -29,8 +29,10 @@ struct engine; /* opaque; owned by the rank */
 int engine_start(struct engine **out, bool isolate, const struct engine_body *body, struct err *e);
 void engine_stop(struct engine *g); /* ends the child, waits; NULL is fine */
 
-/* The child's main loop; returns the exit status.  Ends with the socket. */
+/* The child's main loop; returns the exit status.  Ends with the socket, which it closes. */
 int engine_serve(int fd, const struct engine_body *body);
+/* The loop itself, without what only a process of its own may do (signals, log). */
+int engine_serve_on(int fd, const struct engine_body *body);
 
 int engine_fd(const struct engine *g); /* for poll() */
 pid_t engine_pid(const struct engine *g);
@@ -43,7 +45,7 @@ enum engine_event_kind {
     ENGINE_NOTHING,
     ENGINE_READY,  /* set up; may be given a job */
     ENGINE_RESULT, /* record of job_id in `bytes` */
-    ENGINE_FAILED, /* setup failed: text in `bytes`; the engine is of no use */
+    ENGINE_FAILED, /* setup failed: text in `bytes`, its err_code in job_id; of no use */
     ENGINE_LOST    /* the child ended: `bytes` says how ("killed by signal 11"); job_id -1: idle */
 };
 

@@ -4,6 +4,7 @@
 
 #include "base/err.h"
 #include "sched/engine.h"
+#include "sched/link_mpi.h"
 
 #include <signal.h>
 #include <stdbool.h>
@@ -21,12 +22,15 @@ struct sched_options {
     double job_timeout_s;
     double time_limit_s; /* 0: none */
     bool fail_fast;
-    int crash_limit;                   /* engines one job may take down before it is an error: 2 */
-    const volatile sig_atomic_t *stop; /* set by a signal: hand out no more, leave */
+    int crash_limit; /* engines one job may take down before it is an error: 2 */
+    /* Set by a signal.  1: hand out no more, finish what runs.  2: drop what runs, leave. */
+    const volatile sig_atomic_t *stop;
 };
 
 /* What rank 0 is told, in the order of events; called on rank 0 alone. */
 struct sched_listener {
+    /* Once, before the first job: rank 0's engine is set up, so model and data are good. */
+    int (*ready)(void *context, struct err *e);
     void (*started)(void *context, int job, int rank);
     /* The record of a finished job; must be durable when it returns.  *ok: it succeeded (for
      * --fail-fast).  -1 ends the run. */
@@ -39,8 +43,6 @@ struct sched_listener {
 };
 
 enum sched_end { SCHED_ALL_DONE, SCHED_STOPPED_EARLY };
-
-struct link; /* MPI: sched/link_mpi.h */
 
 /* Rank 0.  setup goes to every rank's engine first.  Works with its own engine as well. */
 int sched_manage(struct link *link, struct engine *own, const void *setup, size_t setup_bytes,

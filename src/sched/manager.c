@@ -1,0 +1,242 @@
+/* manager.c - rank 0: hands out jobs, longest first, to every rank and to itself. */
+#include "base/clock.h"
+#include "base/log.h"
+#include "sched/hand.h"
+#include "sched/queue.h"
+#include "sched/sched.h"
+
+#include <poll.h>
+#include <stdlib.h>
+
+enum worker_state { WORKER_SETTING_UP, WORKER_IDLE, WORKER_BUSY, WORKER_GONE };
+
+struct manager {
+    struct link *link;
+    struct hand hand;
+    const struct sched_job *jobs;
+    const struct sched_options *options;
+    const struct sched_listener *listener;
+    struct queue queue;
+    enum worker_state *workers; /* [n_workers], by rank */
+    int n_workers;
+    bool ready; /* our own engine is set up: model and data are good */
+};
+
+static int give(struct manager *m, int worker, int job, struct err *e)
+{
+    const struct sched_job *j = &m->jobs[job];
+
+    m->workers[worker] = WORKER_BUSY;
+    if (m->listener->started)
+        m->listener->started(m->listener->context, job, worker);
+    if (worker == 0)
+        return hand_give(&m->hand, job, j->text, j->n_bytes, e);
+    struct bytes text = BYTES_INIT;
+    message_pack(&text, job, j->text, j->n_bytes);
+    int rc = link_send(m->link, worker, MSG_JOB, text.data, text.n, e);
+    bytes_release(&text);
+    return rc;
+}
+
+static int hand_out(struct manager *m, struct err *e)
+{
+    /* The first error of model or data must come before the first job. */
+    if (!m->ready)
+        return 0;
+    for (int w = 0; w < m->n_workers; w++) {
+        if (m->workers[w] != WORKER_IDLE)
+            continue;
+        int job = queue_next(&m->queue, w, clock_ns());
+        if (job < 0)
+            return 0;
+        if (give(m, w, job, e) < 0)
+            return err_in(e, "giving job %s to rank %d", m->jobs[job].name, w);
+    }
+    return 0;
+}
+
+static int finished(struct manager *m, int worker, int64_t job, const char *record, size_t n_bytes,
+                    struct err *e)
+{
+    bool ok = false;
+
+    if (job < 0 || job >= m->queue.n_jobs || m->queue.jobs[job].state != QUEUE_RUNNING)
+        return err_set(e, ERR_IO, "rank %d answers for job %lld, which does not run", worker,
+                       (long long)job);
+    /* On disk first, then counted as done. */
+    if (m->listener->finished(m->listener->context, (int)job, worker, record, n_bytes, &ok, e) < 0)
+        return -1;
+    queue_finished(&m->queue, (int)job, clock_ns());
+    if (!ok && m->options->fail_fast)
+        queue_stop(&m->queue);
+    m->workers[worker] = WORKER_IDLE;
+    return 0;
+}
+
+static int lost(struct manager *m, int worker, int64_t job, const char *text, struct err *e)
+{
+    if (job < 0 || job >= m->queue.n_jobs)
+        return err_set(e, ERR_IO, "rank %d lost job %lld, which does not exist", worker,
+                       (long long)job);
+    m->workers[worker] = WORKER_SETTING_UP;
+    if (!queue_lost(&m->queue, (int)job)) {
+        log_warn("%s: %s on rank %d; it is tried once more", m->jobs[job].name, text, worker);
+        return 0;
+    }
+    if (m->options->fail_fast)
+        queue_stop(&m->queue);
+    return m->listener->lost(m->listener->context, (int)job, worker, text, e);
+}
+
+static bool all_gone(const struct manager *m)
+{
+    for (int w = 0; w < m->n_workers; w++)
+        if (m->workers[w] != WORKER_GONE)
+            return false;
+    return true;
+}
+
+static int failed(struct manager *m, int worker, int64_t code, const char *text, struct err *e)
+{
+    m->workers[worker] = WORKER_GONE;
+    if (!m->ready && worker == 0)
+        return err_set(e, (enum err_code)code, "%s", text);
+    if (all_gone(m))
+        return err_set(e, (enum err_code)code, "no rank has a working engine: %s", text);
+    log_warn("rank %d takes no jobs: %s", worker, text);
+    return 0;
+}
+
+static int ready(struct manager *m, int worker, struct err *e)
+{
+    if (m->workers[worker] == WORKER_SETTING_UP)
+        m->workers[worker] = WORKER_IDLE;
+    if (worker != 0 || m->ready)
+        return 0;
+    m->ready = true;
+    return m->listener->ready ? m->listener->ready(m->listener->context, e) : 0;
+}
+
+static int heard(struct manager *m, int worker, int kind, int64_t number, const char *bytes,
+                 size_t n_bytes, struct err *e)
+{
+    switch (kind) {
+    case MSG_READY:
+        return ready(m, worker, e);
+    case MSG_RESULT:
+        return finished(m, worker, number, bytes, n_bytes, e);
+    case MSG_LOST:
+        return lost(m, worker, number, bytes, e);
+    case MSG_FAILED:
+        return failed(m, worker, number, bytes, e);
+    default:
+        return err_set(e, ERR_IO, "rank %d sent a message of kind %d", worker, kind);
+    }
+}
+
+/* One message of another rank and one of our own engine; *any: there was one. */
+static int listen_once(struct manager *m, struct bytes *in, bool *any, struct err *e)
+{
+    struct hand_news news;
+    int rank, kind;
+
+    if (link_poll(m->link, &rank, &kind, in, e) < 0 || hand_poll(&m->hand, &news, e) < 0)
+        return -1;
+    *any = kind >= 0 || news.kind;
+    if (kind >= 0) {
+        int64_t number;
+        const char *bytes;
+        size_t n_bytes;
+        if (!message_unpack(in, &number, &bytes, &n_bytes))
+            return err_set(e, ERR_IO, "rank %d sent a message of %zu bytes", rank, in->n);
+        if (heard(m, rank, kind, number, bytes, n_bytes, e) < 0)
+            return -1;
+    }
+    int rc = 0;
+    if (news.kind)
+        rc = heard(m, 0, news.kind, news.number, news.bytes.data ? news.bytes.data : "",
+                   news.bytes.n, e);
+    bytes_release(&news.bytes);
+    return rc;
+}
+
+static int tell_end(struct manager *m, struct err *e)
+{
+    for (int w = 1; w < m->n_workers; w++)
+        if (link_send(m->link, w, MSG_END, NULL, 0, e) < 0)
+            return -1;
+    return 0;
+}
+
+static int begin(struct manager *m, const void *setup, size_t n_bytes, struct err *e)
+{
+    for (int w = 1; w < m->n_workers; w++)
+        if (link_send(m->link, w, MSG_SETUP, setup, n_bytes, e) < 0)
+            return -1;
+    return engine_setup(m->hand.engine, setup, n_bytes, e);
+}
+
+/* One turn of the loop:
+ *   1. take what other ranks and the own engine say; write down results before acting on them;
+ *   2. give idle ranks a job;
+ *   3. rest until the engine speaks, at most 2 ms.
+ * Ends when nothing runs and nothing may start any more, or a signal says to drop all.  */
+static int loop(struct manager *m, struct err *e)
+{
+    struct bytes in = BYTES_INIT;
+    int64_t next_tick_ns = 0;
+    int rc = 0;
+
+    while (!(m->ready && queue_over(&m->queue, clock_ns()))) {
+        bool any = false;
+        int stop = m->options->stop ? (int)*m->options->stop : 0;
+        if (stop)
+            queue_stop(&m->queue);
+        if (stop > 1 || (stop && !m->ready))
+            break;
+        if (listen_once(m, &in, &any, e) < 0 || hand_out(m, e) < 0) {
+            rc = -1;
+            break;
+        }
+        if (clock_ns() >= next_tick_ns) {
+            if (m->listener->tick)
+                m->listener->tick(m->listener->context);
+            next_tick_ns = clock_ns() + 250000000;
+        }
+        int fd = engine_fd(m->hand.engine);
+        if (!any)
+            poll(&(struct pollfd){ fd, POLLIN, 0 }, fd >= 0, 2);
+    }
+    bytes_release(&in);
+    return rc;
+}
+
+int sched_manage(struct link *link, struct engine *own, const void *setup, size_t setup_bytes,
+                 const struct sched_job *jobs, int n_jobs, const struct sched_options *o,
+                 const struct sched_listener *l, enum sched_end *end, struct err *e)
+{
+    struct manager m = { .link = link,
+                         .hand = { .engine = own, .job_timeout_s = o->job_timeout_s },
+                         .jobs = jobs,
+                         .options = o,
+                         .listener = l,
+                         .n_workers = link_size(link) };
+    int64_t deadline = o->time_limit_s > 0 ? clock_ns() + (int64_t)(o->time_limit_s * 1e9) : 0;
+
+    queue_init(&m.queue, n_jobs, o->crash_limit, deadline);
+    for (int i = 0; i < n_jobs; i++)
+        queue_set(&m.queue, i, jobs[i].cost_s, jobs[i].done);
+    queue_sort(&m.queue);
+    m.workers = mem_array((size_t)m.n_workers, sizeof *m.workers);
+
+    int rc = begin(&m, setup, setup_bytes, e);
+    if (rc == 0)
+        rc = loop(&m, e);
+    *end = queue_all_done(&m.queue) ? SCHED_ALL_DONE : SCHED_STOPPED_EARLY;
+    struct err second = ERR_INIT;
+    if (tell_end(&m, rc < 0 ? &second : e) < 0)
+        rc = -1;
+    queue_release(&m.queue);
+    free(m.workers);
+    return rc;
+}

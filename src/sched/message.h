@@ -1,0 +1,22 @@
+/* message.h - what ranks say to each other: the kinds, and a job number in front of bytes. */
+#pragma once
+
+#include "base/memory.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum message_kind {
+    MSG_SETUP = 1, /* 0 -> rank: bytes for the engine                     */
+    MSG_JOB,       /* 0 -> rank: job, bytes                               */
+    MSG_END,       /* 0 -> rank: nothing more; 1 byte: drop what runs     */
+    MSG_READY,     /* rank -> 0: the engine may be given a job            */
+    MSG_RESULT,    /* rank -> 0: job, record                              */
+    MSG_LOST,      /* rank -> 0: job, how its engine was lost             */
+    MSG_FAILED     /* rank -> 0: err_code, why the engine cannot be set up */
+};
+
+/* A number and bytes in one message, little-endian, 8 bytes in front. */
+void message_pack(struct bytes *out, int64_t number, const void *bytes, size_t n_bytes);
+/* False for a message too short to hold a number. */
+bool message_unpack(const struct bytes *in, int64_t *number, const char **bytes, size_t *n_bytes);
