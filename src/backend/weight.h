@@ -6,7 +6,7 @@
  *   WEIGHT_PLAIN    the stored element
  *   WEIGHT_AFFINE   fl((code - zero) * scale)         rtn, gptq, awq, hqq, int formats
  *   WEIGHT_TABLE    fl(table[code] * scale)           nf4, fp4, mxfp4, nvfp4
- *   WEIGHT_INT8     code * scale / 127                LLM.int8: codes are signed bytes, scale is
+ *   WEIGHT_INT8     fl(fl(code * scale) * fl(1/127))  LLM.int8: codes are signed bytes, scale is
  *                                                     the row's absmax (SCB); the activations
  *                                                     are quantized too (linear() does it)
  *
@@ -83,6 +83,12 @@ struct weight {
 };
 
 enum code_table { TABLE_NONE, TABLE_NF4, TABLE_FP4, TABLE_NF2, TABLE_NF3, TABLE_E2M1 };
+
+/* The values of bitsandbytes' code tables (quantizers.md 1.1, 1.3); other ids give zeros. */
+void weight_code_table(enum code_table id, float out[16]);
+/* bitsandbytes' signed dynamic map (quantizers.md 2.2), ascending: the 256 values of the 8-bit
+ * codes of SCALE_NESTED. */
+extern const float weight_dynamic_map[256];
 
 /* Bytes of each part, as allocated. */
 size_t weight_codes_bytes(const struct weight *w);

@@ -1,0 +1,37 @@
+/* cpu.h - inner to src/cpu: the entries of the CPU table and what they share.
+ *
+ * The CPU table is the definition of every operation.  Its results are the same bits on every
+ * processor, with any number of threads and in any batch: every sum has an order fixed by the
+ * shape of one row, every product-and-add is one fused operation (done in software where the
+ * processor has none), and exponentials are our own.  */
+#pragma once
+
+#include "backend/backend.h"
+
+int cpu_embed(struct backend *b, const struct embed_args *a, struct err *e);
+int cpu_norm(struct backend *b, const struct norm_args *a, struct err *e);
+int cpu_linear(struct backend *b, const struct linear_args *a, struct err *e);
+int cpu_rope(struct backend *b, const struct rope_args *a, struct err *e);
+int cpu_attention(struct backend *b, const struct attention_args *a, struct err *e);
+int cpu_add(struct backend *b, const struct add_args *a, struct err *e);
+int cpu_swiglu(struct backend *b, const struct swiglu_args *a, struct err *e);
+int cpu_gather(struct backend *b, const struct gather_args *a, struct err *e);
+int cpu_argmax(struct backend *b, const struct argmax_args *a, struct err *e);
+int cpu_nll(struct backend *b, const struct nll_args *a, struct err *e);
+int cpu_convert(struct backend *b, const struct convert_args *a, struct err *e);
+int cpu_quantize(struct backend *b, const struct quantize_args *a, struct err *e);
+int cpu_dequantize(struct backend *b, const struct dequantize_args *a, struct err *e);
+
+/* Rows first_row .. first_row + n_rows - 1 of w, as weight.h defines their values, rounded once
+ * to `compute` and widened again: out [n_rows, n_in].  Any thread. */
+void cpu_weight_rows(const struct weight *w, int64_t first_row, int64_t n_rows, enum dtype compute,
+                     float *out);
+/* The same of columns first_col .. first_col + n_cols - 1 alone: out [n_rows, ld], ld >= n_cols. */
+void cpu_weight_block(const struct weight *w, int64_t first_row, int64_t n_rows, int64_t first_col,
+                      int64_t n_cols, enum dtype compute, float *out, int64_t ld);
+/* Scale of a group, decoded; the group of an element. */
+float cpu_weight_scale(const struct weight *w, int64_t group);
+int64_t cpu_weight_group(const struct weight *w, int64_t row, int64_t col);
+
+/* Name, memory and free memory of this host, limits of control groups included. */
+void cpu_host_facts(struct device_facts *out);
