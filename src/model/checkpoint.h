@@ -3,12 +3,14 @@
 #pragma once
 
 #include "base/err.h"
+#include "model/safetensors.h"
 
 #include <stdbool.h>
 
 /* Resolves `path` (an existing folder, else a hub id such as "meta-llama/Llama-3.2-1B") to a
- * folder.  commit receives the 40-hex commit of a cached id, "" for a folder.  The message of a
- * failure lists what is cached and names sweeps/README.md.  *folder is malloc'ed. */
+ * folder.  revision NULL or "": "main".  commit receives the 40-hex commit of a cached id, "" for
+ * a folder.  The message of a failure lists what is cached and names sweeps/README.md.
+ * *folder is malloc'ed. */
 int checkpoint_find(const char *path, const char *revision, char **folder, char commit[64],
                     struct err *e);
 
@@ -16,3 +18,27 @@ int checkpoint_find(const char *path, const char *revision, char **folder, char 
  * (LFS blobs of the cache are named by their SHA-256, which is taken without reading them),
  * tokenizer.json, tokenizer_config.json, generation_config.json; out has 65 bytes. */
 int checkpoint_sha256(const char *folder, char *out, struct err *e);
+
+/* The weights of a folder: model.safetensors, else the shards that model.safetensors.index.json
+ * maps tensors to.  Lifetime: while its owner reads. */
+struct checkpoint {
+    int n_files;
+    struct safetensors *file; /* [n_files] */
+    size_t n;
+    struct checkpoint_tensor {
+        const char *name;
+        const struct safetensors *file;
+        const struct safetensors_tensor *tensor;
+    } * tensor; /* [n], by name */
+};
+
+#define CHECKPOINT_INIT \
+    {                   \
+        0               \
+    }
+
+/* Refuses file names with folders in them, absent shards, and tensors that are not in the file
+ * they are mapped to. */
+int checkpoint_open(struct checkpoint *c, const char *folder, struct err *e);
+void checkpoint_close(struct checkpoint *c); /* also after a failed open, also twice */
+const struct checkpoint_tensor *checkpoint_tensor(const struct checkpoint *c, const char *name);

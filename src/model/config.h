@@ -21,7 +21,7 @@ struct rope_config {
     double beta_fast, beta_slow, attention_factor; /* yarn; attention_factor NaN: by the formula */
     double mscale, mscale_all_dim;                 /* yarn; NaN: absent */
     bool truncate;                                 /* yarn */
-    int64_t original_max_position;                 /* llama3, yarn; 0: absent */
+    int64_t original_max_position;                 /* llama3, yarn: what lengths are measured by */
     double partial_rotary_factor;                  /* 1: the whole head */
 };
 
@@ -52,6 +52,9 @@ int config_read(const char *folder, struct config *out, struct err *e);
 /* A config.json alone (--dry-run of [model] config). */
 int config_read_file(const char *path, struct config *out, struct err *e);
 
+/* The rotation alone, for config_parse(): shapes and max_position of c are set already. */
+int config_parse_rope(const struct js *config, struct config *c, struct err *e);
+
 const char *family_name(enum family f); /* "llama", "mistral", "qwen2" */
 
 /* Counts from the formula of eval-and-model facts 2.1; tied tensors once. */
@@ -73,6 +76,7 @@ enum linear_name {
     N_LINEARS
 };
 void config_linear_shape(const struct config *c, enum linear_name l, int64_t *n_out, int64_t *n_in);
+bool config_linear_bias(const struct config *c, enum linear_name l); /* does it have one? */
 /* "model.layers.3.self_attn.q_proj" */
 void config_linear_module(const struct config *c, int64_t layer, enum linear_name l, char *out,
                           size_t room);
