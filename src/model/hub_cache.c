@@ -143,14 +143,16 @@ static int not_found(const char *id, const char *root, struct err *e)
     return -1;
 }
 
-static int no_snapshot(const char *id, const char *revision, const char *snapshots, struct err *e)
+static int no_snapshot(const char *id, const char *revision, const char *commit,
+                       const char *snapshots, struct err *e)
 {
     struct bytes cached = BYTES_INIT;
 
     add_listing(&cached, snapshots, "");
     err_set(e, ERR_INPUT,
-            "revision %s of %s is not in the Hugging Face cache %s (snapshots: %s); " HELP,
-            revision, id, snapshots, cached.data);
+            "revision %s of %s (commit %s) is not in the Hugging Face cache %s (snapshots there: "
+            "%s); " HELP,
+            revision, id, commit, snapshots, cached.data);
     bytes_release(&cached);
     return -1;
 }
@@ -307,7 +309,7 @@ static int find_cached(const char *id, const char *revision, char **folder, char
         goto out;
     snapshot = file_join(snapshots, commit);
     if (!file_is_folder(snapshot)) {
-        no_snapshot(id, revision, snapshots, e);
+        no_snapshot(id, revision, commit, snapshots, e);
         goto out;
     }
     if (check_snapshot(id, repository, commit, snapshot, e) < 0)
