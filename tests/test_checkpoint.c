@@ -122,7 +122,7 @@ static void test_folders_and_ids(void **state)
     not_found("org/other", "main", "gpt2", "neither a folder nor");
     not_found("gpt2", "main", "gpt2", OTHER);
     not_found("/nowhere/at/all", "main", "/nowhere/at/all", "sweeps/README.md");
-    not_found("..", "..", "", "");
+    not_found("../no/such", "..", "../no/such", "");
     free(snapshot);
 }
 
