@@ -4,25 +4,6 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-const float codebook_nf4[16] = {
-    -1.0f,
-    -0.6961928009986877f,
-    -0.5250730514526367f,
-    -0.39491748809814453f,
-    -0.28444138169288635f,
-    -0.18477343022823334f,
-    -0.09105003625154495f,
-    0.0f,
-    0.07958029955625534f,
-    0.16093020141124725f,
-    0.24611230194568634f,
-    0.33791524171829224f,
-    0.44070982933044434f,
-    0.5626170039176941f,
-    0.7229568362236023f,
-    1.0f,
-};
-
 /* The midpoints, as the compiler reads the library's literals: four of them are a tie between
  * two fp32 numbers, which a detour through double would round the other way (1 ulp; no pair of
  * fp16 or bf16 weight and absmax comes out there). */
@@ -31,11 +12,6 @@ const float codebook_nf4_threshold[15] = {
     -0.23460740596055984f, -0.13791173323988914f, -0.045525018125772476f, 0.03979014977812767f,
     0.1202552504837513f,   0.2035212516784668f,   0.2920137718319893f,    0.3893125355243683f,
     0.5016634166240692f,   0.6427869200706482f,   0.8614784181118011f,
-};
-
-const float codebook_fp4[16] = {
-    0.0f,  0.0052083335f,  0.6666667f,  1.0f,  0.33333334f,  0.5f,  0.16666667f,  0.25f,
-    -0.0f, -0.0052083335f, -0.6666667f, -1.0f, -0.33333334f, -0.5f, -0.16666667f, -0.25f,
 };
 
 const float codebook_fp4_threshold[7] = {

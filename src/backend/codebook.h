@@ -1,26 +1,24 @@
-/* codebook.h - the numbers behind the codes: tables of 4-bit types, the thresholds that choose
- * a code, and bitsandbytes' 8-bit map of scales.  Every backend takes them from here.
+/* codebook.h - from numbers to codes: the thresholds between the values of the code tables, and
+ * how the 8-bit map of nested scales is made and searched.  The values themselves are in
+ * weight.h.  Every backend takes these from here.
  *
- * Source: bitsandbytes 0.50 (quantizers.md 1.1-1.3, 2.2); the thresholds are its own fp32
+ * Source: bitsandbytes 0.50 (quantizers.md 1.2, 1.3, 2.2, 2.3); the thresholds are its own fp32
  * literals, which for FP4 lie up to 14 ulp off the true midpoints.  */
 #pragma once
 
 #include <stdint.h>
 
 /* NF4: code = number of thresholds strictly below x, x in [-1, 1]. */
-extern const float codebook_nf4[16];
 extern const float codebook_nf4_threshold[15];
 
 /* FP4: bit 3 is the sign, set when x < 0; the three bits below are not monotone in |x|.
  * codebook_fp4_code[number of thresholds strictly below |x|] are those three bits. */
-extern const float codebook_fp4[16];
 extern const float codebook_fp4_threshold[7];
 extern const uint8_t codebook_fp4_code[8];
 
-/* The signed dynamic map (nested scales): 256 values, ascending, 0 at index 127, 1 at 255.
- * Built as torch builds it, with fused multiply-adds; all 256 values are bit-exact. */
+/* The recipe of the dynamic maps, with torch's fused multiply-adds; all values are bit-exact.
+ * Signed: weight_dynamic_map, 0 at index 127, 1 at 255.  Unsigned: 0 at index 0, 1 at 255. */
 void codebook_dynamic(float map[256]);
-/* The unsigned one: 0 at index 0, 1 at 255. */
 void codebook_dynamic_unsigned(float map[256]);
 
 /* Index of the value nearest to x in an ascending map; a tie takes the even index, and a NaN

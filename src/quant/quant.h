@@ -23,16 +23,30 @@ struct quant_spec {
                          e.g. "lm_head", "down_proj", "model.layers.0.mlp.gate_proj" */
 };
 
+/* Which settings a method allows; messages and --list-experiments are made from it. */
+struct quant_allowed {
+    int bits[8];                /* ends with 0 */
+    int64_t group_sizes[12];    /* ends with 0; empty: no group size, or any_group */
+    bool any_group;             /* any divisor of the inputs, or -1: one group a row */
+    const char *quant_types[4]; /* ends with NULL; empty: the method has none */
+    const char *later_types[8]; /* known to the contract, not in this version */
+    bool double_quant;          /* may be true */
+    bool grid;                  /* sym and grid mean something */
+};
+
 struct quantizer {
     const char *name;
     const char *agrees_with; /* whose numbers it reproduces; printed in the report */
     bool wants_calibration;
+    struct quant_allowed allowed;
     /* One weight, on the device: plain [N, K] in the source dtype -> packed. */
     int (*run)(struct backend *b, const struct quant_spec *s, const struct tensor *w,
                struct weight *out, struct err *e);
     /* Bits a weight and bytes of a [N, K] matrix without making it: for --dry-run. */
     int (*shape)(const struct quant_spec *s, int64_t n_out, int64_t n_in, struct weight *out,
                  struct err *e);
+    /* Bytes of a weight in Hugging Face's get_memory_footprint; NULL: it has no such form. */
+    double (*hf_bytes)(const struct weight *w);
 };
 
 extern const struct quantizer *const quantizers[]; /* ends with NULL */

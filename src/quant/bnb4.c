@@ -1,0 +1,56 @@
+/* bnb4.c - NF4 and FP4 in flat blocks, with or without nested scales.  Dettmers, Pagnoni,
+ * Holtzman, Zettlemoyer, "QLoRA: efficient finetuning of quantized LLMs" (2023), as
+ * bitsandbytes 0.50 computes it. */
+#include "backend/quantized.h"
+#include "quant/method.h"
+
+#include <string.h>
+
+static struct quantize_args args_of(const struct quant_spec *s)
+{
+    return (struct quantize_args){
+        .rule = strcmp(s->quant_type, "fp4") ? QUANTIZE_BNB_NF4 : QUANTIZE_BNB_FP4,
+        .bits = 4,
+        .group_size = s->group_size,
+        .double_quant = s->double_quant,
+    };
+}
+
+static int run(struct backend *b, const struct quant_spec *s, const struct tensor *w,
+               struct weight *out, struct err *e)
+{
+    struct quantize_args a = args_of(s);
+
+    a.w = w;
+    a.out = out;
+    return b->ops->quantize(b, &a, e);
+}
+
+static int shape(const struct quant_spec *s, int64_t n_out, int64_t n_in, struct weight *out,
+                 struct err *e)
+{
+    struct quantize_args a = args_of(s);
+
+    (void)e;
+    quantized_shape(&a, n_out, n_in, out);
+    return 0;
+}
+
+static double hf_bytes(const struct weight *w)
+{
+    return (double)((w->n_out * w->n_in + 1) / 2); /* the scales are no parameter there */
+}
+
+const struct quantizer quantizer_bnb_4bit = {
+    .name = "bnb_4bit",
+    .agrees_with = "bitsandbytes 0.50, Linear4bit (dequantize, then multiply)",
+    .allowed = {
+        .bits = { 4 },
+        .group_sizes = { 32, 64, 128, 256, 512, 1024, 2048, 4096 },
+        .quant_types = { "nf4", "fp4" },
+        .double_quant = true,
+    },
+    .run = run,
+    .shape = shape,
+    .hf_bytes = hf_bytes,
+};

@@ -1,0 +1,43 @@
+/* method.h - inner to src/quant: the methods, and what they share. */
+#pragma once
+
+#include "quant/quant.h"
+
+extern const struct quantizer quantizer_none;
+extern const struct quantizer quantizer_bnb_8bit;
+extern const struct quantizer quantizer_bnb_4bit;
+extern const struct quantizer quantizer_rtn;
+
+/* The method does not quantize: its weights are plain, in the compute dtype. */
+bool quant_is_plain(const struct quant_spec *s);
+
+/* Does one of the skip names match `module`, as a run of whole dotted parts? */
+bool quant_skips(const struct quant_spec *s, const char *module);
+
+/* Everything that can be known to be wrong from settings and shapes: settings, group sizes,
+ * names in `skip` that match no module. */
+int quant_spec_check_model(const struct quant_spec *s, const struct config *c, struct err *e);
+
+/* ---- sizes: the same count over real weights and over shapes alone ---- */
+
+struct size_count {
+    const struct quantizer *method;
+    enum dtype dtype; /* of the model */
+    int64_t n_bytes, n_parameters, n_linear, n_quantized;
+    double linear_bits, quantized_bits, hf_bytes;
+};
+
+void size_count_start(struct size_count *n, const struct quantizer *method, enum dtype dtype);
+void size_count_linear(struct size_count *n, const struct weight *w, bool quantized);
+void size_count_plain(struct size_count *n, int64_t n_elements, enum dtype t);
+void size_count_finish(const struct size_count *n, const struct config *c, struct quant_sizes *out);
+
+/* ---- how far a packed weight is from the plain one ---- */
+
+/* w: as stored; its values rounded to `source` (DTYPE_OTHER: not) are what was quantized.
+ * scratch: fp32, at least w's size, on the device.  Compares the values of the codes themselves,
+ * before any rounding to the compute dtype; sums in fp64, in an order that depends on the shape
+ * alone.  Fills mse and relative_error of *out. */
+int quant_measure(struct backend *b, const struct tensor *w, enum dtype source,
+                  const struct weight *packed, const struct tensor *scratch,
+                  struct quant_module *out, struct err *e);
