@@ -108,7 +108,7 @@ static int index_tokens(struct added *a, const struct normalizers *normalizers, 
     a->by_id = mem_array(a->n_ids, sizeof *a->by_id);
     memset(a->by_id, 0xFF, a->n_ids * sizeof *a->by_id);
     for (size_t i = 0; i < a->n; i++) {
-        const struct added_token *t = &a->tokens[i];
+        struct added_token *t = &a->tokens[i];
         int32_t *at = &a->by_id[t->id];
         if (*at >= 0 && (a->tokens[*at].content_bytes != t->content_bytes ||
                          memcmp(a->tokens[*at].content, t->content, t->content_bytes) != 0))
@@ -116,18 +116,15 @@ static int index_tokens(struct added *a, const struct normalizers *normalizers, 
                            a->tokens[*at].content, t->content, t->id);
         if (*at < 0)
             *at = (int32_t)i;
-        if (!t->normalized) {
-            trie_add(&a->raw, t->content, t->content_bytes, (int32_t)i);
-            continue;
-        }
-        struct bytes content = BYTES_INIT;
-        bytes_add(&content, t->content, t->content_bytes);
-        int rc = normalizers_run(normalizers, &content, e);
-        if (rc == 0)
-            trie_add(&a->normalized, content.data, content.n, (int32_t)i);
-        bytes_release(&content);
-        if (rc < 0)
+        bytes_add(&t->text, t->content, t->content_bytes);
+        if (t->normalized && normalizers_run(normalizers, &t->text, e) < 0)
             return -1;
+        trie_add(t->normalized ? &a->normalized : &a->raw, t->text.data, t->text.n, (int32_t)i);
+    }
+    for (size_t i = 0; i < a->n; i++) {
+        struct added_token *t = &a->tokens[i];
+        const struct added_token *same = added_find(a, t->text.data, t->text.n);
+        t->skipped = same && same->special;
     }
     return 0;
 }
@@ -157,8 +154,10 @@ int added_read(struct added *out, const struct js *list, const struct bpe *bpe,
 
 void added_release(struct added *a)
 {
-    for (size_t i = 0; i < a->n; i++)
+    for (size_t i = 0; i < a->n; i++) {
         free(a->tokens[i].content);
+        bytes_release(&a->tokens[i].text);
+    }
     free(a->tokens);
     free(a->by_id);
     free(a->raw.nodes);

@@ -3,7 +3,6 @@
  * The reference runs them with Oniguruma in Ruby syntax.  What both read alike is passed on;
  * \w and \h, which they read differently, are written out; what cannot be written out is
  * refused.  A pattern is never skipped.  */
-#define _GNU_SOURCE           /* memmem */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "tokenizer/stages.h"
 

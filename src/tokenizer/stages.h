@@ -146,6 +146,10 @@ void token_ids_add(struct token_ids *ids, const int32_t *more, size_t n);
 struct added_token {
     char *content;
     size_t content_bytes;
+    /* What decoding gives: the content, normalised where it is matched in normalised text (as
+     * tokenizers 0.23 does).  skipped: when special tokens are. */
+    struct bytes text;
+    bool skipped;
     int32_t id;
     bool single_word, lstrip, rstrip, normalized, special;
 };

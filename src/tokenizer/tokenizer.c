@@ -272,9 +272,9 @@ int tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n_ids
     tokens.room = n_ids;
     for (size_t i = 0; i < n_ids; i++) {
         const struct added_token *added = added_find_id(&t->added, ids[i]);
-        size_t n = added ? added->content_bytes : 0;
-        const char *s = added ? added->content : bpe_token(t->bpe, ids[i], &n);
-        if (!s || (added && added->special && skip_special))
+        size_t n = added ? added->text.n : 0;
+        const char *s = added ? added->text.data : bpe_token(t->bpe, ids[i], &n);
+        if (!s || (added && added->skipped && skip_special))
             continue;
         size_t from = tokens.text.n;
         bytes_add(&tokens.text, s, n);
