@@ -31,6 +31,7 @@ struct experiment {
     bool sym;
     char grid[16];
     double outlier_threshold;
+    char scale_dtype[8]; /* "fp32"; "": the method has no choice */
     int n_skip;
     char skip[SKIP_MAX][64];
     int line; /* in the sweep file, for messages */
@@ -46,12 +47,24 @@ struct job {
     double cost_s; /* estimate */
 };
 
-/* The members "experiment", "seed", "quality", "benchmark", "key" and "quant" (the settings of
- * struct experiment under their sweep-file names); shared settings (model, tasks, benchmark, run)
- * travel once, in the setup text of struct sweep. */
+/* Resolved settings under their sweep-file names, without the name: for a job's text, the
+ * attributes of /experiments/NAME and --dry-run -v.  Keys that the method does not have are left
+ * out, but bits, group_size (0: none), quant_type ("": none), double_quant and compute_dtype are
+ * always there. */
+struct js *experiment_to_js(const struct experiment *x);
+
+/* The members "experiment" (the name), "seed", "quality", "benchmark", "key" and "quant"
+ * (experiment_to_js); shared settings (model, tasks, benchmark, run) travel once, in
+ * sweep_setup_js(). */
 struct js *job_to_js(const struct job *j);
-/* Into caller's structs; job->experiment points to *experiment. */
+/* Into caller's structs; job->experiment points to *experiment, job->id is -1. */
 int job_from_js(const struct js *text, struct job *job, struct experiment *experiment,
                 struct err *e);
-/* identity: hashes of model and data, task versions; canonical JSON text made by the caller. */
-void job_make_key(struct job *j, const char *identity);
+
+/* Sets j->key.  What enters: SEMANTICS_VERSION, the experiment's settings (not its name), the
+ * quality and benchmark flags, the source dtype; where quality is asked for, profile and task
+ * options (not their paths); where a benchmark is, its settings; the seed where it can change
+ * something; and identity (hashes of model and data, task versions), a canonical text made by
+ * the caller.  So a deterministic job keeps its key when only the list of seeds changes. */
+struct sweep;
+void job_make_key(struct job *j, const struct sweep *s, const char *identity);

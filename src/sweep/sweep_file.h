@@ -10,13 +10,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define SWEEP_MAX_BYTES   (1 << 20)
 #define SWEEP_MAX_JOBS    100000
 #define SWEEP_LIST_MAX    64
 #define SWEEP_MAX_METRICS 16
 
-/* One [[experiment]] block before expansion: values of each axis. */
+/* One [[experiment]] block before expansion: values of each axis (sweep/block.h). */
 struct experiment_block;
+struct toml_value;
 
 struct margin {
     char metric[32];
@@ -57,9 +57,13 @@ struct sweep {
 
     int n_blocks;
     struct experiment_block *blocks;
+    struct toml_value *tree; /* of the file, with --set put in; blocks point into it */
+    int n_set;
+    char **set; /* --set, for messages */
 
-    /* After sweep_expand(). */
-    int n_experiments;
+    /* After sweep_expand().  Behind the n_experiments that are run stand those that --experiment
+     * filtered out, n_known in all: a resumed file may hold their results. */
+    int n_experiments, n_known;
     struct experiment *experiments;
     int n_jobs;
     struct job *jobs;
@@ -71,18 +75,24 @@ struct sweep {
         0          \
     }
 
+/* Paths in `set` are relative to the working directory, those of the file to the file. */
 struct sweep_overrides {
     int n_set;
     const char *const *set; /* --set KEY=VALUE, in order */
     bool has_seeds;
     int n_seeds;
     int64_t seeds[SWEEP_LIST_MAX];
-    int64_t limit; /* --limit; -1: not given */
+    int64_t limit; /* --limit: replaces the limit of every task that has one; -1: not given */
     int n_only;
     const char *const *only; /* --experiment, shell patterns */
-    int shard_i, shard_n;    /* 0, 0: not given */
 };
+#define SWEEP_OVERRIDES_INIT \
+    {                        \
+        .limit = -1          \
+    }
 
+/* o may be NULL: none.  Whether files named in it exist is not looked at, but for model.path: an
+ * existing folder is made absolute, everything else that could be a hub id stays as it is. */
 int sweep_read(const char *path, const struct sweep_overrides *o, struct sweep *out, struct err *e);
 void sweep_release(struct sweep *s);
 
@@ -93,7 +103,8 @@ typedef int cell_check(const struct experiment *x, void *context, struct err *e)
 /* Blocks -> experiments -> jobs.  A cell that `check` refuses is an error where its value stands
  * alone on its axis, and removes the cell (listed once) where it stands in a list.  Deterministic
  * experiments (data-free method, no task with subset "random") get one quality job, under the
- * first seed.  Also applies --experiment, --shard; sets the default baseline. */
+ * first seed; benchmarks run under the first seed, or all with per_seed.  Also applies
+ * --experiment; sets the default baseline.  check and o may be NULL.  May be called again. */
 int sweep_expand(struct sweep *s, const struct sweep_overrides *o, cell_check *check, void *context,
                  struct err *e);
 
@@ -103,5 +114,6 @@ bool sweep_seed_matters(const struct sweep *s, const struct experiment *x);
 /* Everything jobs share, as JSON text for the engines: model, run, tasks, benchmark, profile. */
 struct js *sweep_setup_js(const struct sweep *s);
 
-/* Resolved settings of one experiment for /experiments/NAME attributes and --dry-run -v. */
-struct js *experiment_to_js(const struct experiment *x);
+/* Every resolved setting, defaults included, sections as in the file, the experiments that are
+ * run by name: for --dry-run -v.  malloc'ed. */
+char *sweep_resolved_text(const struct sweep *s);

@@ -1,0 +1,177 @@
+/* key_tables.c - the tables of keys.h. */
+#include "sweep/keys.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#define LATER(key)               \
+    {                            \
+        (key), .type = KEY_LATER \
+    }
+#define INT_MOST 2147483647.0       /* of an int */
+#define ID_MOST  9007199254740992.0 /* 2^53: integers every JSON and HDF5 reader keeps exact */
+
+static const struct key_rule root[] = {
+    { "sweep", KEY_TABLE, .allowed = "a table" },
+    { "model", KEY_TABLE, .allowed = "a table" },
+    { "run", KEY_TABLE, .allowed = "a table" },
+    { "tasks", KEY_TABLE, .allowed = "a table" },
+    { "benchmark", KEY_TABLE, .allowed = "a table" },
+    { "experiment", KEY_TABLES, .allowed = "written [[experiment]], once for each block" },
+    LATER("calibration"),
+    LATER("comparison"),
+    { 0 },
+};
+
+static const struct key_rule sweep[] = {
+    { "name", KEY_NAME, .allowed = "1 to 64 letters, digits, `_`, `.` or `-`" },
+    { "seeds", KEY_INTS, "a list of 1 to 64 different integers, each from 0 to 2^53",
+      .required = true, .most = ID_MOST },
+    { "baseline", KEY_NAME, .allowed = "the name of an experiment" },
+    { "confidence", KEY_REAL, "a number above 0 and below 1", "0.95", .most = 1, .beyond = true },
+    { "margin", KEY_TABLE, .allowed = "a table from metric to number" },
+    { "job_timeout", KEY_REAL, "a number of seconds above 0, at most 1e9", "3600", .most = 1e9 + 1,
+      .beyond = true },
+    { 0 },
+};
+
+static const struct key_rule sweep_margin[] = {
+    { "coqa_f1", KEY_REAL, "a number from 0 to 1", "0.01", .most = 1 },
+    { "coqa_em", KEY_REAL, "a number from 0 to 1", "0.01", .most = 1 },
+    { "perplexity", KEY_REAL, "a number from 0 to 1", "0.01", .most = 1 },
+    LATER("kl"),
+    LATER("top1_agreement"),
+    { 0 },
+};
+
+static const struct key_rule model[] = {
+    { "path", KEY_TEXT, "a folder, or a hub id such as \"meta-llama/Llama-3.2-1B\"",
+      .required = true },
+    { "config", KEY_TEXT, .allowed = "a config.json file" },
+    { "revision", KEY_TEXT, "a branch, tag or commit of the hub id", .standard = "\"main\"" },
+    { "source_dtype", KEY_TEXT, "one of stored, fp16, bf16, fp32", "\"stored\"",
+      .choices = "stored fp16 bf16 fp32" },
+    LATER("tensor_parallel"),
+    { 0 },
+};
+
+static const struct key_rule run[] = {
+    { "batch_size", KEY_INT, "an integer from 0 to 4096 (0 = from free memory)", "0",
+      .most = 4096 },
+    { 0 },
+};
+
+static const struct key_rule tasks[] = {
+    { "profile", KEY_TEXT, "one of lm-eval-0.4.12, lm-eval-0.4.9", "\"lm-eval-0.4.12\"",
+      .choices = "lm-eval-0.4.12 lm-eval-0.4.9", .later = "official-coqa" },
+    { "coqa", KEY_TABLE, .allowed = "a table" },
+    { "perplexity", KEY_TABLE, .allowed = "a table" },
+    { "sanity", KEY_TABLE, .allowed = "a table" },
+    LATER("divergence"),
+    LATER("multiple_choice"),
+    { 0 },
+};
+
+static const struct key_rule tasks_coqa[] = {
+    { "path", KEY_TEXT, "a file in CoQA's JSON form", .required = true },
+    { "limit", KEY_INT, "an integer of at least 0 (0 = all)", "0", .most = INT_MOST },
+    { "subset", KEY_TEXT, "one of first, random", "\"first\"", .choices = "first random" },
+    { "turns", KEY_TEXT, "\"last\"", "\"last\"", .choices = "last", .later = "all" },
+    { "num_fewshot", KEY_INT, "0", .standard = "0" },
+    { 0 },
+};
+
+static const struct key_rule tasks_perplexity[] = {
+    { "path", KEY_TEXT, "a text file (.txt, .raw, .jsonl) or a .safetensors file of token ids",
+      .required = true },
+    { "protocol", KEY_TEXT, "\"gptq\"", "\"gptq\"", .choices = "gptq",
+      .later = "lm_eval llama_cpp" },
+    { "window", KEY_INT, "an integer from 2 to 1048576", "2048", .least = 2, .most = 1048576 },
+    { 0 },
+};
+
+static const struct key_rule tasks_sanity[] = {
+    { "on_broken", KEY_TEXT, "one of warn, skip", "\"warn\"", .choices = "warn skip" },
+    { 0 },
+};
+
+static const struct key_rule benchmark[] = {
+    { "warmup", KEY_INT, "an integer from 0 to 1000000", "3", .most = 1e6 },
+    { "repeats", KEY_INT, "an integer from 1 to 1000000", "10", .least = 1, .most = 1e6 },
+    { "warmup_seconds", KEY_REAL, "a number from 0 to 86400", "1.0", .most = 86400 },
+    { "min_seconds", KEY_REAL, "a number from 0 to 86400", "1.0", .most = 86400 },
+    { "prefill_tokens", KEY_INTS, "a list of 1 to 16 different integers, each from 1 to 1048576",
+      "[512]", .least = 1, .most = 1048576 },
+    { "decode_tokens", KEY_INT, "an integer from 1 to 1048576", "128", .least = 1,
+      .most = 1048576 },
+    { "batch_sizes", KEY_INTS, "a list of 1 to 16 different integers, each from 1 to 4096",
+      "[1, 4, 8]", .least = 1, .most = 4096 },
+    { "energy", KEY_BOOL, "true or false", .standard = "true" },
+    { "per_seed", KEY_BOOL, "true or false", .standard = "false" },
+    { 0 },
+};
+
+/* Values of one cell; the reader also takes a list of them, which makes an axis.  What a method
+ * allows, and its defaults, stand in method.c. */
+static const struct key_rule experiment[] = {
+    { "name", KEY_NAME, "1 to 64 letters, digits, `_`, `.` or `-`", .required = true },
+    { "method", KEY_TEXT, "one of none, bnb_8bit, bnb_4bit, rtn", .required = true,
+      .choices = "none bnb_8bit bnb_4bit rtn", .later = "gptq awq hqq" },
+    { "bits", KEY_INT, "an integer from 2 to 32", .least = 2, .most = 32 },
+    { "group_size", KEY_INT, "an integer of at least 1, or -1 (one group per row)", .least = -1,
+      .most = INT_MOST },
+    { "quant_type", KEY_TEXT, "one of int, nf4, fp4", .choices = "int nf4 fp4",
+      .later = "nf2 nf3 mxfp4 nvfp4 fp8_e4m3" },
+    { "double_quant", KEY_BOOL, .allowed = "true or false" },
+    { "compute_dtype", KEY_TEXT, "one of fp16, bf16, fp32", "\"fp16\"",
+      .choices = "fp16 bf16 fp32" },
+    { "sym", KEY_BOOL, .allowed = "true or false" },
+    { "grid", KEY_TEXT, "one of absmax, gptq, awq", .choices = "absmax gptq awq" },
+    { "outlier_threshold", KEY_REAL, "a number from 0 to 1000 (0 = no outliers)", .most = 1000 },
+    { "scale_dtype", KEY_TEXT, "\"fp32\"", .choices = "fp32", .later = "fp16" },
+    { "skip_modules", KEY_TEXTS,
+      .allowed = "a list of at most 8 module names of 1 to 63 bytes (or, for a grid, a list of "
+                 "such lists)" },
+    LATER("preset"),
+    LATER("desc_act"),
+    LATER("damp_percent"),
+    LATER("static_groups"),
+    LATER("gar"),
+    LATER("true_sequential"),
+    LATER("mse"),
+    LATER("zero_point"),
+    LATER("duo_scaling"),
+    LATER("clip"),
+    { 0 },
+};
+
+const struct key_section key_sections[] = {
+    { "", root },
+    { "sweep", sweep },
+    { "sweep.margin", sweep_margin },
+    { "model", model },
+    { "run", run },
+    { "tasks", tasks },
+    { "tasks.coqa", tasks_coqa },
+    { "tasks.perplexity", tasks_perplexity },
+    { "tasks.sanity", tasks_sanity },
+    { "benchmark", benchmark },
+    { "experiment", experiment },
+    { 0 },
+};
+
+const struct key_rule *key_rules(const char *section)
+{
+    for (const struct key_section *s = key_sections; s->name; s++)
+        if (strcmp(s->name, section) == 0)
+            return s->rules;
+    return NULL;
+}
+
+const struct key_rule *key_find(const struct key_rule *rules, const char *name)
+{
+    for (const struct key_rule *r = rules; r && r->name; r++)
+        if (strcmp(r->name, name) == 0)
+            return r;
+    return NULL;
+}

@@ -1,0 +1,231 @@
+/* method.c - see method.h. */
+#include "sweep/method.h"
+
+#include "sweep/keys.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *const axis_keys[N_AXES] = {
+    [AXIS_BITS] = "bits",
+    [AXIS_GROUP_SIZE] = "group_size",
+    [AXIS_QUANT_TYPE] = "quant_type",
+    [AXIS_DOUBLE_QUANT] = "double_quant",
+    [AXIS_COMPUTE_DTYPE] = "compute_dtype",
+    [AXIS_GRID] = "grid",
+    [AXIS_METHOD] = "method",
+    [AXIS_OUTLIER_THRESHOLD] = "outlier_threshold",
+    [AXIS_SCALE_DTYPE] = "scale_dtype",
+    [AXIS_SKIP_MODULES] = "skip_modules",
+    [AXIS_SYM] = "sym",
+};
+
+const struct method_rule method_rules[] = {
+    { .name = "none", .data_free = true, .bits = "16 32", .standard_bits = 16 },
+    { .name = "bnb_8bit",
+      .data_free = true,
+      .bits = "8",
+      .standard_bits = 8,
+      .keys = AXIS_BIT(AXIS_OUTLIER_THRESHOLD) | AXIS_BIT(AXIS_SKIP_MODULES) },
+    { .name = "bnb_4bit",
+      .data_free = true,
+      .bits = "4",
+      .standard_bits = 4,
+      .group_sizes = "32 64 128 256 512 1024 2048 4096",
+      .standard_group_size = 64,
+      .quant_types = "nf4 fp4",
+      .has_double_quant = true,
+      .standard_double_quant = true,
+      .keys = AXIS_BIT(AXIS_SKIP_MODULES) },
+    { .name = "rtn",
+      .data_free = true,
+      .bits = "2 3 4 5 6 7 8",
+      .standard_bits = 4,
+      .group_sizes = "",
+      .standard_group_size = 128,
+      .quant_types = "int",
+      .quant_types_later = "nf2 nf3 nf4 fp4 mxfp4 nvfp4 fp8_e4m3",
+      .has_double_quant = true,
+      .keys = AXIS_BIT(AXIS_SYM) | AXIS_BIT(AXIS_GRID) | AXIS_BIT(AXIS_SCALE_DTYPE) |
+              AXIS_BIT(AXIS_SKIP_MODULES) },
+    { 0 },
+};
+
+const struct method_rule *method_find(const char *name)
+{
+    for (const struct method_rule *m = method_rules; m->name; m++)
+        if (strcmp(m->name, name) == 0)
+            return m;
+    return NULL;
+}
+
+int quant_type_bits(const char *quant_type)
+{
+    return word_in(quant_type, "nf4 fp4") ? 4 : 0;
+}
+
+static int refuse(struct refusal *r, enum axis_id at, unsigned axes, const char *fmt, ...)
+    PRINTF_LIKE(4, 5);
+
+static int refuse(struct refusal *r, enum axis_id at, unsigned axes, const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(r->why, sizeof r->why, fmt, args);
+    va_end(args);
+    r->at = at;
+    r->axes = axes;
+    return -1;
+}
+
+/* "2 3 4" -> "2, 3, 4" */
+static const char *listed(const char *words, char *out, size_t room)
+{
+    size_t n = 0;
+
+    for (const char *p = words; *p && n + 3 < room; p++) {
+        if (*p == ' ')
+            out[n++] = ',';
+        out[n++] = *p;
+    }
+    out[n] = 0;
+    return out;
+}
+
+static bool number_in(int64_t number, const char *words)
+{
+    char text[24];
+
+    snprintf(text, sizeof text, "%lld", (long long)number);
+    return word_in(text, words);
+}
+
+/* Keys the method knows nothing of. */
+static int check_keys(const struct method_rule *m, const struct cell *c, struct refusal *r)
+{
+    unsigned taken =
+        m->keys | AXIS_BIT(AXIS_METHOD) | AXIS_BIT(AXIS_BITS) | AXIS_BIT(AXIS_COMPUTE_DTYPE);
+
+    if (m->group_sizes)
+        taken |= AXIS_BIT(AXIS_GROUP_SIZE);
+    if (m->quant_types)
+        taken |= AXIS_BIT(AXIS_QUANT_TYPE);
+    if (m->has_double_quant)
+        taken |= AXIS_BIT(AXIS_DOUBLE_QUANT);
+    for (int a = 0; a < N_AXES; a++)
+        if (c->value[a] && !(taken & AXIS_BIT(a)))
+            return refuse(r, (enum axis_id)a, AXIS_BIT(a) | AXIS_BIT(AXIS_METHOD),
+                          "method %s has no %s", m->name, axis_keys[a]);
+    return 0;
+}
+
+static void put_text(char *to, size_t room, const struct toml_value *v, const char *standard)
+{
+    snprintf(to, room, "%s", v ? v->text : standard);
+}
+
+static int resolve_quant_type(const struct method_rule *m, const struct toml_value *v,
+                              struct experiment *x, struct refusal *r)
+{
+    char all[128];
+
+    if (!m->quant_types)
+        return 0;
+    if (v && word_in(v->text, m->quant_types_later))
+        return refuse(r, AXIS_QUANT_TYPE, 0, "%s with %s is not in this version", m->name, v->text);
+    if (v && !word_in(v->text, m->quant_types))
+        return refuse(r, AXIS_QUANT_TYPE, AXIS_BIT(AXIS_QUANT_TYPE) | AXIS_BIT(AXIS_METHOD),
+                      "%s allows %s", m->name, listed(m->quant_types, all, sizeof all));
+    if (v)
+        put_text(x->quant_type, sizeof x->quant_type, v, "");
+    else
+        snprintf(x->quant_type, sizeof x->quant_type, "%.*s", (int)strcspn(m->quant_types, " "),
+                 m->quant_types);
+    return 0;
+}
+
+static int resolve_bits(const struct method_rule *m, const struct toml_value *v,
+                        struct experiment *x, struct refusal *r)
+{
+    bool plain = strcmp(m->name, "none") == 0;
+    int fixed =
+        plain ? (strcmp(x->compute_dtype, "fp32") == 0 ? 32 : 16) : quant_type_bits(x->quant_type);
+    char all[128];
+
+    x->bits = fixed ? fixed : m->standard_bits;
+    if (!v)
+        return 0;
+    if (!number_in(v->integer, m->bits))
+        return refuse(r, AXIS_BITS, AXIS_BIT(AXIS_BITS) | AXIS_BIT(AXIS_METHOD), "%s allows %s",
+                      m->name, listed(m->bits, all, sizeof all));
+    if (fixed && v->integer != fixed)
+        return refuse(r, AXIS_BITS,
+                      AXIS_BIT(AXIS_BITS) | AXIS_BIT(plain ? AXIS_COMPUTE_DTYPE : AXIS_QUANT_TYPE),
+                      "%s has %d bits", plain ? x->compute_dtype : x->quant_type, fixed);
+    x->bits = (int)v->integer;
+    return 0;
+}
+
+static int resolve_group_size(const struct method_rule *m, const struct toml_value *v,
+                              struct experiment *x, struct refusal *r)
+{
+    unsigned axes = AXIS_BIT(AXIS_GROUP_SIZE) | AXIS_BIT(AXIS_METHOD);
+    char all[128];
+
+    if (!m->group_sizes)
+        return 0;
+    x->group_size = v ? v->integer : m->standard_group_size;
+    if (*m->group_sizes && !number_in(x->group_size, m->group_sizes))
+        return refuse(r, AXIS_GROUP_SIZE, axes, "%s allows %s", m->name,
+                      listed(m->group_sizes, all, sizeof all));
+    if (!*m->group_sizes && x->group_size != -1 && x->group_size < 1)
+        return refuse(r, AXIS_GROUP_SIZE, axes,
+                      "%s allows every divisor of the layers' widths, and -1 (one group per row)",
+                      m->name);
+    return 0;
+}
+
+/* Settings whose every value is right once the method has the key. */
+static void resolve_rest(const struct method_rule *m, const struct cell *c, struct experiment *x)
+{
+    const struct toml_value *v = c->value[AXIS_DOUBLE_QUANT];
+
+    x->double_quant = v ? v->boolean : m->standard_double_quant;
+    if (m->keys & AXIS_BIT(AXIS_SYM))
+        x->sym = c->value[AXIS_SYM] ? c->value[AXIS_SYM]->boolean : true;
+    if (m->keys & AXIS_BIT(AXIS_GRID))
+        put_text(x->grid, sizeof x->grid, c->value[AXIS_GRID], "absmax");
+    if (m->keys & AXIS_BIT(AXIS_SCALE_DTYPE))
+        put_text(x->scale_dtype, sizeof x->scale_dtype, c->value[AXIS_SCALE_DTYPE], "fp32");
+    if (m->keys & AXIS_BIT(AXIS_OUTLIER_THRESHOLD)) {
+        v = c->value[AXIS_OUTLIER_THRESHOLD];
+        x->outlier_threshold = !v ? 6.0 : v->kind == TOML_KIND_INT ? (double)v->integer : v->real;
+    }
+    if (m->keys & AXIS_BIT(AXIS_SKIP_MODULES)) {
+        v = c->value[AXIS_SKIP_MODULES];
+        x->n_skip = v ? v->n : 1;
+        if (!v)
+            snprintf(x->skip[0], sizeof x->skip[0], "lm_head");
+        for (int i = 0; v && i < v->n; i++)
+            snprintf(x->skip[i], sizeof x->skip[i], "%s", v->items[i]->text);
+    }
+}
+
+int method_resolve(const struct cell *c, struct experiment *out, struct refusal *why)
+{
+    const struct method_rule *m = method_find(c->value[AXIS_METHOD]->text);
+
+    *out = (struct experiment){ 0 };
+    put_text(out->method, sizeof out->method, c->value[AXIS_METHOD], "");
+    put_text(out->compute_dtype, sizeof out->compute_dtype, c->value[AXIS_COMPUTE_DTYPE], "fp16");
+    if (check_keys(m, c, why) < 0 ||
+        resolve_quant_type(m, c->value[AXIS_QUANT_TYPE], out, why) < 0 ||
+        resolve_bits(m, c->value[AXIS_BITS], out, why) < 0 ||
+        resolve_group_size(m, c->value[AXIS_GROUP_SIZE], out, why) < 0)
+        return -1;
+    resolve_rest(m, c, out);
+    return 0;
+}
