@@ -1,0 +1,69 @@
+/* stats.h - means, intervals and tests, in double, two-pass, sums in the order given.
+ *
+ * Formulas: eval-and-model facts, section 6 (Miller, arXiv 2411.00640, for clustered and paired
+ * errors).  Fewer than two values give NaN and a reason, never 0; so does a spread of exactly 0,
+ * because an interval of width 0 claims a certainty that no sample has.  */
+#pragma once
+
+#include "base/distribution.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+double stats_mean(const double *x, int64_t n);               /* n = 0: NaN */
+double stats_sd(const double *x, int64_t n);                 /* divisor n - 1; n < 2: NaN */
+double stats_median(const double *x, int64_t n);             /* x stays as it is */
+double stats_quantile(const double *x, int64_t n, double q); /* linear between order statistics,
+                                                                as numpy; a NaN in x gives NaN */
+
+struct estimate {
+    int64_t n, n_clusters;
+    double mean, se, df;
+    double low, high;     /* NaN where reason says why */
+    double design_effect; /* (clustered SE / SE of independent items)^2; NaN where not known */
+    const char *reason;   /* "": there is an interval */
+};
+
+/* mean +- t * se at another confidence (the 90 % interval of a verdict).  NaN stays NaN. */
+void stats_limits(const struct estimate *a, double confidence, double *low, double *high);
+
+/* Independent values: t with n - 1 degrees of freedom. */
+struct estimate stats_mean_interval(const double *x, int64_t n, double confidence);
+
+/* Values that come in groups (turns of a story): sqrt(C / (C - 1) * sum_c (sum of residuals)^2) /
+ * n, t with C - 1.  cluster: [n], any numbers, equal ones belong together.  With singletons the
+ * same as stats_mean_interval. */
+struct estimate stats_clustered(const double *x, const int64_t *cluster, int64_t n,
+                                double confidence);
+
+/* The same items under several seeds, generalised over both: two-way random effects on the sums of
+ * residuals of each cluster.  x: [n_items, n_seeds]; cluster: [n_items]. */
+struct estimate stats_crossed(const double *x, const int64_t *cluster, int64_t n_items, int n_seeds,
+                              double confidence);
+
+/* a - b item by item, clustered. p_value: two-sided Student; where every difference is the same
+ * number, the exact sign-flip probability 2^(1 - C), 1 for 0. */
+struct estimate stats_paired(const double *a, const double *b, const int64_t *cluster, int64_t n,
+                             double confidence, double *p_value);
+
+/* exp() of the mean and the limits of an estimate on the log scale; se stays on that scale. */
+struct estimate stats_exp(struct estimate log_scale);
+
+struct interval {
+    double low, high;
+};
+
+/* A share of `hits` (need not be whole) among n, Wilson's score interval: never of width 0. */
+struct interval stats_wilson(double hits, double n, double confidence);
+
+/* What n independent values in [least, most] that all came out as `value` say about their mean: at
+ * most a share z^2 / (n + z^2) of the population differs (Wilson), by no more than the range. */
+struct interval stats_constant(double value, int64_t n, double least, double most,
+                               double confidence);
+
+/* The median's interval from order statistics k and n + 1 - k, whatever the distribution; NaN
+ * where n is too small (below 6 at 95 %). */
+struct interval stats_median_interval(const double *x, int64_t n, double confidence);
+
+/* Adjusted p-values by Holm; NaN entries are no tests and stay NaN. */
+void stats_holm(const double *p, int n, double *adjusted);
