@@ -192,6 +192,7 @@ struct backend_ops {
     int (*facts)(struct backend *b, struct device_facts *out, struct err *e);
     int (*alloc)(struct backend *b, size_t n_bytes, void **out, struct err *e); /* 64-aligned */
     void (*free)(struct backend *b, void *p);
+    /* `from` may be reused on return; several threads may upload at once. */
     int (*upload)(struct backend *b, void *to, const void *from, size_t n_bytes, struct err *e);
     int (*download)(struct backend *b, void *to, const void *from, size_t n_bytes, struct err *e);
     int (*sync)(struct backend *b, struct err *e);
