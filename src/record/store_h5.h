@@ -11,12 +11,14 @@ struct store_input {
     const struct summary *summary;
     const struct js *const *records; /* finished jobs */
     int n_records;
-    const struct js *provenance; /* object: scalar members become attributes of /provenance, arrays
-                                    datasets */
+    const struct js *provenance; /* provenance.h: scalar members become attributes of /provenance,
+                                    arrays datasets; llq_version and git_commit go to the root */
     const char *command_line, *created, *finished; /* finished "" while it runs */
     bool complete;
 };
 
+/* The same input gives the same bytes.  Of two records of one experiment and seed the later one
+ * counts; records of experiments that the sweep does not name are kept, without statistics. */
 int store_h5_build(const char *path, const struct store_input *in, struct err *e);
 
 /* The tables and attributes that --report prints, from a results file alone.  failures: a table
@@ -29,6 +31,7 @@ struct store_report {
     int64_t jobs_total, jobs_ok, jobs_failed;
 };
 
+/* ERR_INPUT, one line, for whatever is no whole results file of ours. */
 int store_h5_read(const char *path, struct store_report *out, struct err *e);
 void store_report_release(struct store_report *r);
 const char *store_h5_version(void);
