@@ -12,8 +12,9 @@
 
 static int cpu_open(struct backend *b, int device, struct err *e)
 {
-    (void)b, (void)device, (void)e;
-    return 0;
+    (void)device;
+    b->state = (void *)cpu_kernels_choose(e);
+    return b->state ? 0 : -1;
 }
 
 static void cpu_close(struct backend *b)
@@ -48,6 +49,15 @@ static int cpu_alloc(struct backend *b, size_t n_bytes, void **out, struct err *
     if (!*out)
         return err_set(e, ERR_MEMORY, "does not fit: the host refused %zu bytes", n_bytes);
     return 0;
+}
+
+void *cpu_scratch(size_t n_bytes, struct err *e)
+{
+    void *p = aligned_alloc(64, (n_bytes + 64) / 64 * 64);
+
+    if (!p)
+        err_set(e, ERR_MEMORY, "does not fit: the host refused %zu bytes of scratch", n_bytes);
+    return p;
 }
 
 static void cpu_free(struct backend *b, void *p)

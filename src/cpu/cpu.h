@@ -7,6 +7,13 @@
 #pragma once
 
 #include "backend/backend.h"
+#include "cpu/kernels.h"
+
+/* The inner loops chosen when the backend was opened. */
+static inline const struct cpu_kernels *cpu_kernels_of(const struct backend *b)
+{
+    return b->state;
+}
 
 int cpu_embed(struct backend *b, const struct embed_args *a, struct err *e);
 int cpu_norm(struct backend *b, const struct norm_args *a, struct err *e);
@@ -27,11 +34,18 @@ int cpu_dequantize(struct backend *b, const struct dequantize_args *a, struct er
 void cpu_weight_rows(const struct weight *w, int64_t first_row, int64_t n_rows, enum dtype compute,
                      float *out);
 /* The same of columns first_col .. first_col + n_cols - 1 alone: out [n_rows, ld], ld >= n_cols. */
-void cpu_weight_block(const struct weight *w, int64_t first_row, int64_t n_rows, int64_t first_col,
-                      int64_t n_cols, enum dtype compute, float *out, int64_t ld);
+void cpu_weight_block(const struct cpu_kernels *k, const struct weight *w, int64_t first_row,
+                      int64_t n_rows, int64_t first_col, int64_t n_cols, enum dtype compute,
+                      float *out, int64_t ld);
 /* Scale of a group, decoded; the group of an element. */
 float cpu_weight_scale(const struct weight *w, int64_t group);
 int64_t cpu_weight_group(const struct weight *w, int64_t row, int64_t col);
+
+/* The WEIGHT_INT8 case of cpu_linear(). */
+int cpu_linear_int8(struct backend *b, const struct linear_args *a, struct err *e);
+
+/* Scratch of one call, 64-aligned; free() releases.  ERR_MEMORY when refused. */
+void *cpu_scratch(size_t n_bytes, struct err *e);
 
 /* Name, memory and free memory of this host, limits of control groups included. */
 void cpu_host_facts(struct device_facts *out);

@@ -93,18 +93,8 @@ static void unpack(const struct weight *w, int64_t row, int64_t col, int64_t n, 
     const uint8_t *codes = (const uint8_t *)w->codes + row * w->row_bytes;
     unsigned mask = (1u << w->bits) - 1;
 
-    if (w->bits == 4) {
-        int64_t i = 0;
-
-        if (col & 1 && n > 0)
-            out[i++] = codes[col / 2] >> 4;
-        for (; i + 2 <= n; i += 2) {
-            uint8_t pair = codes[(col + i) / 2];
-            out[i] = pair & 15;
-            out[i + 1] = pair >> 4;
-        }
-        if (i < n)
-            out[i] = codes[(col + i) / 2] & 15;
+    if (w->bits == 8) {
+        memcpy(out, codes + col, (size_t)n);
         return;
     }
     for (int64_t i = 0; i < n; i++) {
@@ -130,8 +120,24 @@ static void group_table(const struct weight *w, int64_t group, enum dtype comput
     dtype_round(compute, table, 16);
 }
 
-static void coded_values(const struct weight *w, int64_t row, int64_t first_col, int64_t n_cols,
-                         enum dtype compute, float *out)
+/* 4-bit codes go straight from their bytes to values. */
+static void values_of_4_bits(const struct cpu_kernels *k, const struct weight *w, int64_t row,
+                             int64_t first_col, int64_t n_cols, enum dtype compute, float *out)
+{
+    const uint8_t *packed = (const uint8_t *)w->codes + row * w->row_bytes;
+    int64_t last = first_col + n_cols;
+
+    for (int64_t col = first_col, end; col < last; col = end) {
+        float table[16];
+
+        end = group_end(w, row, col, last);
+        group_table(w, cpu_weight_group(w, row, col), compute, table);
+        k->lookup4(packed, col, end - col, table, out + (col - first_col));
+    }
+}
+
+static void coded_values(const struct cpu_kernels *k, const struct weight *w, int64_t row,
+                         int64_t first_col, int64_t n_cols, enum dtype compute, float *out)
 {
     uint8_t codes[CHUNK];
     int64_t last = first_col + n_cols, unpacked = first_col, base = first_col;
@@ -154,8 +160,7 @@ static void coded_values(const struct weight *w, int64_t row, int64_t first_col,
                 value[i] = table[code[i]];
         } else {
             float scale = cpu_weight_scale(w, group), zero = zero_of(w, group);
-            for (int64_t i = 0; i < end - col; i++)
-                value[i] = ((float)code[i] - zero) * scale;
+            k->affine8(code, end - col, zero, scale, value);
             dtype_round(compute, value, end - col);
         }
         col = end;
@@ -173,8 +178,9 @@ static void int8_values(const struct weight *w, int64_t row, int64_t first_col, 
     dtype_round(compute, out, n_cols);
 }
 
-void cpu_weight_block(const struct weight *w, int64_t first_row, int64_t n_rows, int64_t first_col,
-                      int64_t n_cols, enum dtype compute, float *out, int64_t ld)
+void cpu_weight_block(const struct cpu_kernels *k, const struct weight *w, int64_t first_row,
+                      int64_t n_rows, int64_t first_col, int64_t n_cols, enum dtype compute,
+                      float *out, int64_t ld)
 {
     assert(w->arrangement == 0);
     for (int64_t r = 0; r < n_rows; r++) {
@@ -190,8 +196,10 @@ void cpu_weight_block(const struct weight *w, int64_t first_row, int64_t n_rows,
                 dtype_round(compute, values, n_cols);
         } else if (w->form == WEIGHT_INT8) {
             int8_values(w, row, first_col, n_cols, compute, values);
+        } else if (w->bits == 4) {
+            values_of_4_bits(k, w, row, first_col, n_cols, compute, values);
         } else {
-            coded_values(w, row, first_col, n_cols, compute, values);
+            coded_values(k, w, row, first_col, n_cols, compute, values);
         }
     }
 }
@@ -199,7 +207,7 @@ void cpu_weight_block(const struct weight *w, int64_t first_row, int64_t n_rows,
 void cpu_weight_rows(const struct weight *w, int64_t first_row, int64_t n_rows, enum dtype compute,
                      float *out)
 {
-    cpu_weight_block(w, first_row, n_rows, 0, w->n_in, compute, out, w->n_in);
+    cpu_weight_block(&cpu_kernels_generic, w, first_row, n_rows, 0, w->n_in, compute, out, w->n_in);
 }
 
 /* Rounded to out's dtype, once: cpu_weight_rows() rounds, the conversion after it is exact. */
@@ -208,7 +216,6 @@ int cpu_dequantize(struct backend *b, const struct dequantize_args *a, struct er
     const struct weight *w = a->w;
     size_t row_bytes = (size_t)w->n_in * dtype_bytes(a->out->dtype);
 
-    (void)b;
     if (a->out->n_rows != w->n_out || a->out->n_cols != w->n_in)
         return err_set(e, ERR_INPUT, "dequantize: %lld x %lld weights into %lld x %lld elements",
                        (long long)w->n_out, (long long)w->n_in, (long long)a->out->n_rows,
@@ -221,7 +228,7 @@ int cpu_dequantize(struct backend *b, const struct dequantize_args *a, struct er
             int64_t n = w->n_in - col < CHUNK ? w->n_in - col : CHUNK;
             char *to = (char *)a->out->data + (size_t)row * row_bytes;
 
-            cpu_weight_block(w, row, 1, col, n, a->out->dtype, values, n);
+            cpu_weight_block(cpu_kernels_of(b), w, row, 1, col, n, a->out->dtype, values, n);
             dtype_from_f32(a->out->dtype, values, to + (size_t)col * dtype_bytes(a->out->dtype), n);
         }
     }

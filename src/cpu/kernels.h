@@ -1,0 +1,76 @@
+/* kernels.h - the inner loops that are compiled once per instruction set.
+ *
+ * kernels_generic.c, kernels_avx2.c and kernels_avx512.c hold the same functions
+ * (kernels_body.h) for other vector widths.  All give the same bits: an output is one chain of
+ * fused multiply-adds in the order of k, or an integer, or lane-wise arithmetic.  The choice is
+ * made when the backend opens: the widest the processor has, or what LLQ_CPU_ISA names
+ * ("generic", "avx2", "avx512"), for tests.  */
+#pragma once
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define TILE_ROWS_MAX   14 /* of any instruction set */
+#define TILE_COLS_MAX   32
+#define ATTENTION_BLOCK 64 /* positions, counted from 0 */
+#define SOFTMAX_LANES   16 /* partial sums of a softmax; lane = position % 16 */
+
+/* Running state of one row's softmax. */
+struct softmax_row {
+    float max;
+    float sum[SOFTMAX_LANES];
+};
+
+struct cpu_kernels {
+    const char *name;
+    int tile_rows, tile_cols;
+
+    /* c [m, tile_cols] (row stride ldc) = or += a b: a [k, m], b [k, tile_cols], 1 <= m <=
+     * tile_rows.  Every c is one chain over k in order, from 0 or from what is there. */
+    void (*tile)(int m, int64_t k, const float *a, const float *b, float *c, int64_t ldc, bool add);
+    /* to [n_cols, width] = transpose of from [n_rows, n_cols] (row stride ld), n_rows <= width;
+     * columns n_rows .. width-1 are zeros. */
+    void (*transpose)(const float *from, int64_t ld, int64_t n_rows, int64_t n_cols, float *to,
+                      int64_t width);
+
+    /* out[i] = table[code i], code i the (first + i)-th 4-bit code of packed. */
+    void (*lookup4)(const uint8_t *packed, int64_t first, int64_t n, const float table[16],
+                    float *out);
+    /* out[i] = (codes[i] - zero) * scale, each operation rounded. */
+    void (*affine8)(const uint8_t *codes, int64_t n, float zero, float scale, float *out);
+
+    /* values[i] = silu(values[i]) */
+    void (*silu)(float *values, int64_t n);
+    /* One block of ATTENTION_BLOCK raw scores of a row, of which first .. last-1 count: turned
+     * into exp(score * scale - max) in place, 0 elsewhere.  Returns what sums so far are to be
+     * multiplied with (1 unless the maximum grew). */
+    float (*softmax_block)(float *scores, int first, int last, float scale, struct softmax_row *s);
+    /* Sum of exp(x[i] - max) in double, in 8 fixed lanes. */
+    double (*sum_exp)(const float *x, int64_t n, float max);
+    /* Largest of x, NaN when one of them is NaN. */
+    float (*maximum)(const float *x, int64_t n);
+
+    bool (*all_finite)(const float *x, int64_t n);
+
+    /* LLM.int8 (quantizers.md 4.2).  Marks the columns with |x| >= threshold in `outlier` (adds to
+     * what is there) and returns the largest |x| below threshold, NaN when an element is NaN. */
+    float (*int8_scan)(const float *x, int64_t n, float threshold, uint8_t *outlier);
+    /* codes[i] = round(x[i] * scale), 0 where skip[i] or not |x[i]| < threshold. */
+    void (*int8_codes)(const float *x, int64_t n, float threshold, float scale, const uint8_t *skip,
+                       int16_t *codes);
+    void (*widen8)(const int8_t *from, int16_t *to, int64_t n);
+    /* c[i * ldc + j] += sum over k of a[i * lda + k] * b[j * ldb + k], exact: i < m <= 4, j < 4,
+     * k a multiple of 32. */
+    void (*dot16)(int64_t k, int m, const int16_t *a, int64_t lda, const int16_t *b, int64_t ldb,
+                  int32_t *c, int64_t ldc);
+};
+
+extern const struct cpu_kernels cpu_kernels_generic;
+#if defined(__x86_64__)
+extern const struct cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512;
+#endif
+
+/* The kernels for this process; ERR_USAGE when LLQ_CPU_ISA names what is not there. */
+const struct cpu_kernels *cpu_kernels_choose(struct err *e);

@@ -1,0 +1,436 @@
+/* kernels_body.h - the functions of struct cpu_kernels, for the width of the including file.
+ * What each does, and why its bits do not depend on the width, stands in kernels.h. */
+#pragma once
+
+#pragma GCC optimize("O3")
+
+#include "cpu/kernels.h"
+#include "cpu/vector.h"
+
+#define TILE_COLS (TILE_VECTORS * LANES)
+
+/* ---- products ---- */
+
+INLINE void tile_of(const int m, int64_t k, const float *a, const float *b, float *c, int64_t ldc,
+                    bool add)
+{
+    vf sum[TILE_ROWS][TILE_VECTORS];
+
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < TILE_VECTORS; j++)
+            sum[i][j] = add ? vf_load(c + i * ldc + j * LANES) : (vf){ 0 };
+    for (int64_t p = 0; p < k; p++, a += m, b += TILE_COLS) {
+        vf right[TILE_VECTORS];
+
+#pragma GCC unroll 4
+        for (int j = 0; j < TILE_VECTORS; j++)
+            right[j] = vf_load(b + j * LANES);
+#pragma GCC unroll 16
+        for (int i = 0; i < m; i++) {
+            vf left = vf_all(a[i]);
+#pragma GCC unroll 4
+            for (int j = 0; j < TILE_VECTORS; j++)
+                sum[i][j] = vf_fma(left, right[j], sum[i][j]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < TILE_VECTORS; j++)
+            vf_store(c + i * ldc + j * LANES, sum[i][j]);
+}
+
+static void tile(int m, int64_t k, const float *a, const float *b, float *c, int64_t ldc, bool add)
+{
+    switch (m) {
+#define CASE(M)                           \
+    case M:                               \
+        tile_of(M, k, a, b, c, ldc, add); \
+        break
+        CASE(1);
+        CASE(2);
+        CASE(3);
+        CASE(4);
+#if TILE_ROWS > 4
+        CASE(5);
+        CASE(6);
+#endif
+#if TILE_ROWS > 6
+        CASE(7);
+        CASE(8);
+        CASE(9);
+        CASE(10);
+        CASE(11);
+        CASE(12);
+        CASE(13);
+        CASE(14);
+#endif
+#undef CASE
+    }
+}
+
+/* The transpose of LANES vectors, by halves: after the step of distance d, rows that differ in
+ * bit d have exchanged the columns that differ in bit d. */
+INLINE void transpose_vectors(vf v[LANES])
+{
+#pragma GCC unroll 4
+    for (int d = LANES / 2; d >= 1; d /= 2) {
+        vi low, high;
+
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) {
+            low[i] = i & d ? LANES + i - d : i;
+            high[i] = i & d ? LANES + i : i + d;
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++)
+            if (!(i & d)) {
+                vf a = v[i], b = v[i + d];
+                v[i] = __builtin_shuffle(a, b, low);
+                v[i + d] = __builtin_shuffle(a, b, high);
+            }
+    }
+}
+
+/* Squares of LANES x LANES through registers where a row of `to` holds whole vectors.  Narrower
+ * rows are written in order, each overwriting what the one before wrote too far; the last columns
+ * then go one by one, so that nothing is written past the end. */
+static void transpose(const float *from, int64_t ld, int64_t n_rows, int64_t n_cols, float *to,
+                      int64_t width)
+{
+    bool overlap = width < LANES && 2 * width >= LANES;
+    int64_t last = overlap ? n_cols - 1 : n_cols;
+
+    for (int64_t row = 0; row < width; row += LANES) {
+        int64_t here = width - row < LANES ? width - row : LANES, col = 0;
+        int64_t n = n_rows - row < here ? n_rows - row : here;
+
+        for (; (here == LANES || overlap) && col + LANES <= last; col += LANES) {
+            vf v[LANES];
+
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++)
+                v[i] = i < n ? vf_load(from + (row + i) * ld + col) : (vf){ 0 };
+            transpose_vectors(v);
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++)
+                vf_store(to + (col + i) * width + row, v[i]);
+        }
+        for (; col < n_cols; col++)
+            for (int64_t i = 0; i < here; i++)
+                to[col * width + row + i] = i < n ? from[(row + i) * ld + col] : 0.0f;
+    }
+}
+
+/* ---- codes ---- */
+
+static void lookup4(const uint8_t *packed, int64_t first, int64_t n, const float table[16],
+                    float *out)
+{
+    int64_t i = 0;
+
+    if (first & 1 && n > 0)
+        out[i++] = table[packed[first / 2] >> 4];
+#if LANES >= 8
+    const __m128i nibble = _mm_set1_epi8(15);
+#if LANES == 16
+    const __m512 all = _mm512_loadu_ps(table);
+#else
+    const __m256 below = _mm256_loadu_ps(table), above = _mm256_loadu_ps(table + 8);
+#endif
+    for (; i + 16 <= n; i += 16) {
+        __m128i pairs = _mm_loadl_epi64((const __m128i *)(packed + (first + i) / 2));
+        __m128i codes = _mm_unpacklo_epi8(_mm_and_si128(pairs, nibble),
+                                          _mm_and_si128(_mm_srli_epi16(pairs, 4), nibble));
+#if LANES == 16
+        _mm512_storeu_ps(out + i, _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(codes), all));
+#else
+        for (int half = 0; half < 2; half++) {
+            __m256i c = _mm256_cvtepu8_epi32(half ? _mm_srli_si128(codes, 8) : codes);
+            __m256 low = _mm256_permutevar8x32_ps(below, c);
+            __m256 high = _mm256_permutevar8x32_ps(above, c);
+            __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(c, 28));
+            _mm256_storeu_ps(out + i + 8 * half, _mm256_blendv_ps(low, high, upper));
+        }
+#endif
+    }
+#endif
+    for (; i < n; i++)
+        out[i] = table[packed[(first + i) / 2] >> 4 * ((first + i) & 1) & 15];
+}
+
+static void affine8(const uint8_t *codes, int64_t n, float zero, float scale, float *out)
+{
+    for (int64_t i = 0; i < n; i++)
+        out[i] = ((float)codes[i] - zero) * scale;
+}
+
+/* ---- functions of values ---- */
+
+static void silu(float *values, int64_t n)
+{
+    int64_t i = 0;
+
+    for (; i < n; i += LANES) {
+        float part[LANES] = { 0 };
+        bool whole = i + LANES <= n;
+        vf x;
+
+        if (!whole)
+            memcpy(part, values + i, (size_t)(n - i) * sizeof *part);
+        x = vf_load(whole ? values + i : part);
+        x = x / (vf_all(1.0f) + vf_exp(-x));
+        if (whole) {
+            vf_store(values + i, x);
+        } else {
+            vf_store(part, x);
+            memcpy(values + i, part, (size_t)(n - i) * sizeof *part);
+        }
+    }
+}
+
+static float softmax_block(float *scores, int first, int last, float scale, struct softmax_row *s)
+{
+    enum { N = ATTENTION_BLOCK / LANES, PER_SUM = SOFTMAX_LANES / LANES };
+    vf score[N], largest = vf_all(s->max), lane;
+    float old = s->max, lanes[LANES];
+
+    for (int i = 0; i < LANES; i++)
+        lane[i] = (float)i;
+    for (int j = 0; j < N; j++) {
+        vf at = lane + vf_all((float)(j * LANES));
+        vi counts = (at >= vf_all((float)first)) & (at < vf_all((float)last));
+
+        score[j] =
+            vf_select(counts, vf_load(scores + j * LANES) * vf_all(scale), vf_all(-INFINITY));
+        largest = vf_select(score[j] > largest, score[j], largest);
+    }
+    vf_store(lanes, largest);
+    for (int i = 0; i < LANES; i++)
+        s->max = lanes[i] > s->max ? lanes[i] : s->max;
+
+    vf before = vf_exp(vf_all(old) - vf_all(s->max));
+    float factor = before[0];
+    for (int j = 0; j < N; j++) {
+        score[j] = vf_exp(score[j] - vf_all(s->max));
+        vf_store(scores + j * LANES, score[j]);
+    }
+    for (int i = 0; i < PER_SUM; i++) {
+        vf sum = vf_load(s->sum + i * LANES) * before;
+        for (int j = i; j < N; j += PER_SUM)
+            sum = sum + score[j];
+        vf_store(s->sum + i * LANES, sum);
+    }
+    return factor;
+}
+
+typedef float vh __attribute__((vector_size(2 * LANES))); /* as many lanes as a vd */
+
+static double sum_exp(const float *x, int64_t n, float max)
+{
+    enum { HALF = LANES / 2, N = 8 / HALF };
+    vd sum[N];
+    double lanes[8], most = max;
+    vh part;
+
+    for (int j = 0; j < N; j++)
+        sum[j] = (vd){ 0 };
+    for (int64_t at = 0; at < n; at += 8) {
+        float tail[8];
+        const float *block = x + at;
+
+        if (at + 8 > n) {
+            for (int i = 0; i < 8; i++)
+                tail[i] = at + i < n ? block[i] : -INFINITY;
+            block = tail;
+        }
+        for (int j = 0; j < N; j++) {
+            memcpy(&part, block + j * HALF, sizeof part);
+            sum[j] = sum[j] + vd_exp(__builtin_convertvector(part, vd) - most);
+        }
+    }
+    for (int j = 0; j < N; j++)
+        for (int i = 0; i < HALF; i++)
+            lanes[j * HALF + i] = sum[j][i];
+    return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
+           ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+}
+
+static float maximum(const float *x, int64_t n)
+{
+    float lanes[LANES], most = -INFINITY;
+    vf largest = vf_all(-INFINITY), odd = vf_all(0.0f);
+    int64_t i = 0;
+    bool nan = false;
+
+    for (; i + LANES <= n; i += LANES) {
+        vf v = vf_load(x + i);
+        largest = vf_select(v > largest, v, largest);
+        odd = (vf)((vi)odd | (v != v));
+    }
+    vf_store(lanes, largest);
+    for (int j = 0; j < LANES; j++) {
+        most = lanes[j] > most ? lanes[j] : most;
+        nan |= ((vi)odd)[j] != 0;
+    }
+    for (; i < n; i++) {
+        most = x[i] > most ? x[i] : most;
+        nan |= x[i] != x[i];
+    }
+    return nan ? NAN : most;
+}
+
+static bool all_finite(const float *x, int64_t n)
+{
+    vi bad = { 0 };
+    bool finite = true;
+    int64_t i = 0;
+
+    for (; i + LANES <= n; i += LANES)
+        bad |= ((vi)vf_load(x + i) & 0x7F800000) == 0x7F800000;
+    for (int j = 0; j < LANES; j++)
+        finite &= !bad[j];
+    for (; i < n; i++)
+        finite &= fabsf(x[i]) < INFINITY;
+    return finite;
+}
+
+/* ---- LLM.int8 ---- */
+
+static float int8_scan(const float *x, int64_t n, float threshold, uint8_t *outlier)
+{
+    float most = 0;
+    bool nan = false;
+    int64_t i = 0;
+    vf largest = vf_all(0.0f), limit = vf_all(threshold);
+    vi odd = { 0 }, beyond = { 0 };
+
+    for (; i + LANES <= n; i += LANES) {
+        vf v = vf_load(x + i), size = (vf)((vi)v & 0x7FFFFFFF);
+        vi out = size >= limit;
+
+        odd |= v != v;
+        beyond |= out;
+        size = vf_select(out, vf_all(0.0f), size);
+        largest = vf_select(size > largest, size, largest);
+    }
+    for (int j = 0; j < LANES; j++) {
+        most = largest[j] > most ? largest[j] : most;
+        nan |= odd[j] != 0;
+    }
+    bool any = i < n;
+    for (int j = 0; j < LANES; j++)
+        any |= beyond[j] != 0;
+    for (int64_t col = any ? 0 : n; col < n; col++) {
+        bool out = fabsf(x[col]) >= threshold;
+
+        outlier[col] |= out;
+        nan |= x[col] != x[col];
+        most = !out && fabsf(x[col]) > most ? fabsf(x[col]) : most;
+    }
+    return nan ? NAN : most;
+}
+
+static void int8_codes(const float *x, int64_t n, float threshold, float scale, const uint8_t *skip,
+                       int16_t *codes)
+{
+    for (int64_t i = 0; i < n; i++) {
+        float value = fabsf(x[i]) < threshold && !skip[i] ? x[i] : 0.0f;
+
+        codes[i] = (int16_t)(int32_t)((value * scale + 0x1.8p23f) - 0x1.8p23f);
+    }
+}
+
+static void widen8(const int8_t *from, int16_t *to, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        to[i] = from[i];
+}
+
+#if LANES >= 8
+typedef int16_t vs __attribute__((vector_size(4 * LANES)));
+
+#if LANES == 16
+#define multiply_pairs(a, b) ((vi)_mm512_madd_epi16((__m512i)(a), (__m512i)(b)))
+#else
+#define multiply_pairs(a, b) ((vi)_mm256_madd_epi16((__m256i)(a), (__m256i)(b)))
+#endif
+
+INLINE void dot16_of(const int m, int64_t k, const int16_t *a, int64_t lda, const int16_t *b,
+                     int64_t ldb, int32_t *c, int64_t ldc)
+{
+    vi sum[4][4];
+
+#pragma GCC unroll 4
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++)
+            sum[i][j] = (vi){ 0 };
+    for (int64_t p = 0; p < k; p += 2 * LANES) {
+        vs left[4], right;
+
+#pragma GCC unroll 4
+        for (int i = 0; i < m; i++)
+            memcpy(&left[i], a + i * lda + p, sizeof left[i]);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            memcpy(&right, b + j * ldb + p, sizeof right);
+#pragma GCC unroll 4
+            for (int i = 0; i < m; i++)
+                sum[i][j] += multiply_pairs(left[i], right);
+        }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            int32_t total = 0;
+            for (int l = 0; l < LANES; l++)
+                total += sum[i][j][l];
+            c[i * ldc + j] += total;
+        }
+}
+#else
+INLINE void dot16_of(const int m, int64_t k, const int16_t *a, int64_t lda, const int16_t *b,
+                     int64_t ldb, int32_t *c, int64_t ldc)
+{
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < 4; j++) {
+            int32_t total = 0;
+            for (int64_t p = 0; p < k; p++)
+                total += (int32_t)a[i * lda + p] * b[j * ldb + p];
+            c[i * ldc + j] += total;
+        }
+}
+#endif
+
+static void dot16(int64_t k, int m, const int16_t *a, int64_t lda, const int16_t *b, int64_t ldb,
+                  int32_t *c, int64_t ldc)
+{
+    if (m == 4)
+        dot16_of(4, k, a, lda, b, ldb, c, ldc);
+    else
+        for (int i = 0; i < m; i++)
+            dot16_of(1, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
+}
+
+const struct cpu_kernels KERNELS = {
+    .name = KERNELS_NAME,
+    .tile_rows = TILE_ROWS,
+    .tile_cols = TILE_COLS,
+    .tile = tile,
+    .transpose = transpose,
+    .lookup4 = lookup4,
+    .affine8 = affine8,
+    .silu = silu,
+    .softmax_block = softmax_block,
+    .sum_exp = sum_exp,
+    .maximum = maximum,
+    .all_finite = all_finite,
+    .int8_scan = int8_scan,
+    .int8_codes = int8_codes,
+    .widen8 = widen8,
+    .dot16 = dot16,
+};
