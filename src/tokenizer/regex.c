@@ -38,10 +38,11 @@ void cuts_release(struct cuts *c)
 
 /* ---- Ruby's syntax in PCRE2's ---- */
 
-/* Oniguruma's word characters: alphabetic, marks, decimal digits, connectors. */
-#define WORD_CLASS                                                              \
-    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}" \
-    "\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}"
+/* Oniguruma's word characters: alphabetic, marks, decimal digits, connectors, and of the other
+ * numbers the six of Latin-1. */
+#define WORD_CLASS                                                          \
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}" \
+    "\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}"
 #define HEX_CLASS "0-9A-Fa-f"
 
 static int translate_escape(const char *s, bool in_class, struct bytes *out, struct err *e)

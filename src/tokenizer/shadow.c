@@ -1,6 +1,6 @@
 /* shadow.c - what to show PCRE2 where its Unicode is not ours.
  *
- * The reference's classes are those of Unicode 15.  PCRE2 10.42 knows Unicode 14, and its \s also
+ * The reference's classes are those of Unicode 16.  PCRE2 10.42 knows Unicode 14, and its \s also
  * matches U+180E, which is not White_Space.  So PCRE2 itself is asked, once per tokenizer, for
  * the general category of every code point that can be assigned; where its answer differs
  * from ours, the matched text carries a stand-in: another code point of the right category and

@@ -1,8 +1,8 @@
 /* unicode.h - UTF-8 and the few character classes that decide token ids and scores.
  *
- * Classes follow the general categories of Unicode 15.  Two sets of white space exist on purpose:
- * the tokenizers' (White_Space) and Python's (str.split, which adds U+001C..U+001F).  eval/ scores
- * answers with Python's rules through this header.  */
+ * Classes follow the general categories of Unicode 16 (those of tokenizers 0.23).  Two sets of
+ * white space exist on purpose: the tokenizers' (White_Space) and Python's (str.split, which adds
+ * U+001C..U+001F).  eval/ scores answers with Python's rules through this header.  */
 #pragma once
 
 #include "base/memory.h"
