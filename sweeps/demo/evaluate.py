@@ -17,6 +17,7 @@ import statistics
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import coqa_score
 import fake_quantize
@@ -157,7 +158,9 @@ def main():
         records = json.load(f)["data"]
     with open(os.path.join(HERE, "heldout.txt")) as f:
         text = f.read()
-    rows = [evaluate(args.model, m, d, tokenizer, records, text, args.device) for m, d in CONFIGS]
+    with sdpa_kernel(SDPBackend.MATH):       # plain fp32 sums, nothing in TF32
+        rows = [evaluate(args.model, m, d, tokenizer, records, text, args.device)
+                for m, d in CONFIGS]
     kinds = [k[-1] for k in generate.held_out()[2]]
     whole = [coqa_score.prompt(r, len(r["questions"]) - 1) for r in records]
     longest = max(len(tokenizer.encode(p).ids) for p in whole)
@@ -167,8 +170,9 @@ def main():
     for r in rows:
         r["by_kind"] = by_key(kinds, r["per_item_f1"])
         r["by_source"] = by_key([x["source"] for x in records], r["per_item_f1"])
-        print(f"{r['method']:5s} {r['dtype']:8s}", ", ".join(
-            f"{k} {v['f1']:.3f} (n={v['n']})" for k, v in r["by_kind"].items()))
+        for key in ("by_kind", "by_source"):
+            print(f"{r['method']:5s} {r['dtype']:8s}", ", ".join(
+                f"{k} {v['f1']:.3f} (n={v['n']})" for k, v in r[key].items()))
     if args.reference:
         keep = {"f1": "f1", "em": "em", "tokens_per_answer": "tokens_per_answer",
                 "by_kind": "by_kind", "by_source": "by_source"}

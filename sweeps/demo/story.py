@@ -270,7 +270,8 @@ class Story:
             self.yes_no(["Were {t:s} " + fake + "?"], {"t": goods}, fake == colour, s1,
                         tells={"thing", "colour"}, wants="colour"),
         ]
-        if rng.random() < 0.5:
+        if (p, "give") not in self.done and rng.random() < 0.5:
+            self.done.add((p, "give"))
             q = self.other(p)
             k = rng.randrange(1, n)
             s2 = self.say(f"{p.word('s', True).capitalize()} gave {w.NUMBERS[k - 1]} of them "
@@ -356,6 +357,8 @@ class Story:
     def give(self):
         rng = self.rng
         p = self.doer("give")
+        if p is None:
+            return
         q = self.other(p)
         colour, thing = self.colours.pop(), Thing(self.things.pop())
         what = a(f"{colour} {thing.noun}")

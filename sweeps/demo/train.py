@@ -3,7 +3,7 @@
 
     python3 train.py [--steps N] [--out DIR]
 
-Draws a million documents (generate.py, all processes of the machine), keeps them on
+Draws half a million documents (generate.py, on all processor cores), keeps them on
 the GPU as token ids, and trains on whole documents plus, every fifth step, on
 512-token windows of running text, which is what perplexity sees.  The tokens of
 answers weigh more than the rest, so that copying from the story sets in early.
@@ -28,14 +28,14 @@ import generate
 import llama
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-N_SHARDS, DOCUMENTS_PER_SHARD = 64, 16_000
+N_SHARDS, DOCUMENTS_PER_SHARD = 32, 16_000
 TEXT_SHARDS = 12                 # of them, used again as running text
 BUCKETS = (144, 224)             # document lengths, padded; few are longer, those are left out
 WINDOW = 512
 TOKENS_PER_STEP = 36_864
 ANSWER_WEIGHT = 4.0
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 2e-3, 0.1, 500
-STEPS = 50_000
+STEPS, SCHEDULE = 30_000, 36_000   # the cosine would reach zero at SCHEDULE
 
 
 def tokenize_shard(job):
@@ -109,7 +109,7 @@ class Data:
         last_begin = torch.where(begins, place, -1).cummax(1).values
         last_end = torch.where(ends, place, -1).cummax(1).values
         inside = last_begin > last_end
-        padding = F.pad((ids[:, :-1] == self.eos).cumsum(1) > 0, (1, 0))
+        padding = F.pad((ids[:, :-1] == self.eos).int().cummax(1).values > 0, (1, 0))
         weight = torch.where(inside, ANSWER_WEIGHT, 1.0).masked_fill(padding, 0.0)
         return weight[:, 1:].contiguous()
 
@@ -124,11 +124,11 @@ def make_loss(model):
     return torch.compile(loss, dynamic=False)
 
 
-def learning_rate(step, steps, peak):
+def learning_rate(step, schedule, peak):
     """Linear warm-up to `peak`, then half a cosine down to zero."""
     if step < WARM_UP:
         return peak * (step + 1) / WARM_UP
-    done = (step - WARM_UP) / max(1, steps - WARM_UP)
+    done = (step - WARM_UP) / max(1, schedule - WARM_UP)
     return peak * 0.5 * (1.0 + float(np.cos(np.pi * done)))
 
 
@@ -154,6 +154,7 @@ class Watch:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--schedule", type=int, default=SCHEDULE)
     parser.add_argument("--shards", type=int, default=N_SHARDS)
     parser.add_argument("--out", default=HERE)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE",
@@ -181,7 +182,7 @@ def main():
     running = torch.zeros((), device=device)
     for step in range(args.steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, args.steps, args.learning_rate)
+            group["lr"] = learning_rate(step, args.schedule, args.learning_rate)
         loss = loss_of(*data.batch())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
