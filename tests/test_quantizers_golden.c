@@ -1,0 +1,625 @@
+/* quantizer-vectors.json of the golden folder: the maps of nested scales, bitsandbytes' 4-bit
+ * and 8-bit codes, nested scales, round to nearest on the solvers' grids, and the footprints of
+ * Llama-3.2-1B. */
+#include "vectors.h"
+
+#include "base/hash.h"
+#include "quant/quant.h"
+
+static struct backend backend = BACKEND_INIT;
+static struct js *vectors;
+
+static const struct js *data_of(const char *key)
+{
+    const struct js *data = js_get(js_get(vectors, key), "data");
+
+    CHECK(data, "quantizer-vectors.json has %s.data", key);
+    return data;
+}
+
+static const char *text_of(const struct js *j, const char *key)
+{
+    const char *text = js_text(js_get(j, key));
+
+    CHECK(text, "the vectors have a text \"%s\"", key);
+    return text;
+}
+
+static enum dtype dtype_in(const char *key)
+{
+    return strstr(key, "fp32") ? DTYPE_F32 : strstr(key, "bf16") ? DTYPE_BF16 : DTYPE_F16;
+}
+
+/* n fp32 numbers as a tensor of type t; free(tensor.data). */
+static struct tensor tensor_from(const float *x, enum dtype t, int64_t n_rows, int64_t n_cols)
+{
+    struct tensor w = tensor_over(NULL, t, n_rows, n_cols);
+
+    w.data = mem_array((size_t)(n_rows * n_cols), dtype_bytes(t));
+    dtype_from_f32(t, x, w.data, n_rows * n_cols);
+    return w;
+}
+
+static struct weight quantized(const struct tensor *w, struct quantize_args a)
+{
+    struct weight out;
+    struct err e = ERR_INIT;
+
+    a.w = w;
+    a.out = &out;
+    CHECK_OK(backend.ops->quantize(&backend, &a, &e), e);
+    return out;
+}
+
+/* The values of a weight in type t; free(tensor.data). */
+static struct tensor values_of(const struct weight *w, enum dtype t)
+{
+    struct tensor out = tensor_over(NULL, t, w->n_out, w->n_in);
+    struct err e = ERR_INIT;
+
+    out.data = mem_array((size_t)(w->n_out * w->n_in), dtype_bytes(t));
+    CHECK_OK(
+        backend.ops->dequantize(&backend, &(struct dequantize_args){ .w = w, .out = &out }, &e), e);
+    return out;
+}
+
+static bool has_sha256(const void *data, size_t n_bytes, const char *want)
+{
+    char got[HASH_TEXT_MAX];
+
+    hash_bytes(data, n_bytes, got);
+    return !strcmp(got, want);
+}
+
+static bool tensor_has_sha256(const struct tensor *t, const char *want)
+{
+    return has_sha256(t->data, tensor_bytes(t), want);
+}
+
+static long check_floats(const float *got, const struct js *hex, const char *what)
+{
+    size_t n = js_count(hex);
+
+    CHECK(n > 0, "%s: the vectors have values", what);
+    for (size_t i = 0; i < n; i++)
+        CHECK(bits_of_float(got[i]) == bits_of_float(float_of_hex(js_text(js_at(hex, i)))),
+              "%s %zu: %a is the reference's number", what, i, got[i]);
+    return (long)n;
+}
+
+/* ---- the dynamic maps ---- */
+
+static void dynamic_maps(void **state)
+{
+    float map[256], unsigned_map[256];
+    long n = 0;
+
+    (void)state;
+    codebook_dynamic(map);
+    codebook_dynamic_unsigned(unsigned_map);
+    CHECK(!memcmp(map, weight_dynamic_map, sizeof map), "the map in weight.h follows the recipe");
+    CHECK(js_count(js_get(vectors, "dynamic_map_signed_fp32_hex")) == 256, "256 signed values");
+    n += check_floats(map, js_get(vectors, "dynamic_map_signed_fp32_hex"), "signed map");
+    n += check_floats(unsigned_map, js_get(vectors, "dynamic_map_unsigned_fp32_hex"),
+                      "unsigned map");
+    check_report("quantizer-vectors.json dynamic_map_*", n, 0, 0);
+}
+
+/* ---- 4 bit, a few blocks, every number given ---- */
+
+/* Compares codes, absmax and values with one entry of bnb4_small; returns ulp of deviation. */
+static double check_small(const char *key, const struct tensor *w, const float *x, long *n_values)
+{
+    const struct js *want = js_get(data_of("bnb4_small"), key);
+    bool fp4 = strstr(key, "fp4");
+    enum quantize_rule rule = fp4 ? QUANTIZE_BNB_FP4 : QUANTIZE_BNB_NF4;
+    struct weight got =
+        quantized(w, (struct quantize_args){ .rule = rule, .bits = 4, .group_size = 64 });
+    struct tensor values = values_of(&got, w->dtype);
+    int64_t n = w->n_rows * w->n_cols;
+    size_t element = dtype_bytes(w->dtype);
+    uint8_t *packed = bytes_of_hex(text_of(want, "packed"), (size_t)(n + 1) / 2);
+    char *deq = (char *)bytes_of_hex(text_of(want, "deq"), (size_t)n * element);
+    double largest = 0;
+
+    CHECK(js_count(js_get(want, "absmax")) == (size_t)got.n_groups, "%s: as many blocks", key);
+    *n_values += check_floats(got.scales, js_get(want, "absmax"), key);
+    for (int64_t i = 0; i < n; i++) {
+        int code = code_at(&got, i / w->n_cols, i % w->n_cols);
+        int want_code = code_in_bnb_order(packed, i);
+
+        if (code == want_code)
+            CHECK(!memcmp((char *)values.data + (size_t)i * element, deq + (size_t)i * element,
+                          element),
+                  "%s: value %lld", key, (long long)i);
+        else
+            largest = fmax(largest, fp4 ? fp4_moves(x[i], ((float *)got.scales)[i / 64], want_code)
+                                        : INFINITY);
+    }
+    *n_values += 2 * n;
+    free(deq);
+    free(packed);
+    free(values.data);
+    weight_release(&backend, &got);
+    return largest;
+}
+
+static void bnb4_small(void **state)
+{
+    static const char *const keys[] = { "fp16_nf4", "fp16_fp4", "bf16_nf4",
+                                        "bf16_fp4", "fp32_nf4", "fp32_fp4" };
+    long n_values = 0;
+    double largest = 0;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        float *x = vector_numbers(1, 320);
+
+        memset(x + 192, 0, 64 * sizeof *x);
+        struct tensor w = tensor_from(x, dtype_in(keys[i]), 1, 320);
+        dtype_round(w.dtype, x, 320);
+        largest = fmax(largest, check_small(keys[i], &w, x, &n_values));
+        free(w.data);
+        free(x);
+    }
+    /* Blocks that cross rows, a partial last one, an odd number of weights. */
+    float *x = vector_numbers(2, 150);
+    struct tensor w50 = tensor_from(x, DTYPE_F16, 3, 50), w33 = tensor_from(x, DTYPE_F16, 3, 33);
+    dtype_round(DTYPE_F16, x, 150);
+    largest = fmax(largest, check_small("partial_3x50", &w50, x, &n_values));
+    largest = fmax(largest, check_small("partial_3x33", &w33, x, &n_values));
+    free(w33.data);
+    free(w50.data);
+    free(x);
+    check_report("quantizer-vectors.json bnb4_small", n_values, largest, 2);
+}
+
+/* bitsandbytes' CPU backend: the same codes but for an all-zero block, which has 7 there. */
+static void bnb4_small_on_its_cpu(void **state)
+{
+    const struct js *want = js_get(data_of("bnb4_small"), "cpu_fp16_nf4");
+    uint8_t *packed = bytes_of_hex(text_of(want, "packed"), 160);
+    float *x = vector_numbers(1, 320);
+
+    (void)state;
+    memset(x + 192, 0, 64 * sizeof *x);
+    struct tensor w = tensor_from(x, DTYPE_F16, 1, 320);
+    struct weight got = quantized(
+        &w, (struct quantize_args){ .rule = QUANTIZE_BNB_NF4, .bits = 4, .group_size = 64 });
+    for (int64_t i = 0; i < 320; i++) {
+        bool in_zeros = i / 64 == 3;
+
+        CHECK(code_in_bnb_order(packed, i) == (in_zeros ? 7 : code_at(&got, 0, i)), "code %lld",
+              (long long)i);
+        CHECK(!in_zeros || code_at(&got, 0, i) == 0, "ours is the GPU's answer to zeros");
+    }
+    weight_release(&backend, &got);
+    free(w.data);
+    free(x);
+    free(packed);
+    check_report("quantizer-vectors.json bnb4_small (its CPU)", 320, 0, 0);
+}
+
+/* ---- 4 bit, every block size, by hash ---- */
+
+#define N_LARGE         19200
+#define DOUBTS_MAX      64
+#define RECIPROCALS_MAX 8
+
+/* FP4 codes that change when the reciprocal of their block's absmax moves by an ulp, as a GPU's
+ * may: it takes one reciprocal for all blocks of the same absmax. */
+struct doubts {
+    int n, n_absmax;
+    int64_t at[DOUBTS_MAX];
+    int of[DOUBTS_MAX]; /* index into absmax */
+    float absmax[RECIPROCALS_MAX];
+};
+
+/* move 0: correctly rounded, 1 and 2: the neighbours. */
+static float reciprocal(float absmax, int move)
+{
+    float r = 1.0f / absmax;
+
+    return move == 0 ? r : nextafterf(r, move == 1 ? INFINITY : 0.0f);
+}
+
+static int absmax_in_doubt(struct doubts *d, float absmax)
+{
+    for (int k = 0; k < d->n_absmax; k++)
+        if (d->absmax[k] == absmax)
+            return k;
+    CHECK(d->n_absmax < RECIPROCALS_MAX, "few reciprocals are in doubt");
+    d->absmax[d->n_absmax] = absmax;
+    return d->n_absmax++;
+}
+
+static struct doubts doubts_of(const struct weight *w, const float *x)
+{
+    struct doubts d = { 0 };
+
+    for (int64_t i = 0; i < N_LARGE; i++) {
+        float absmax = ((float *)w->scales)[i / w->group_size];
+        int code = code_at(w, 0, i);
+
+        if (code == fp4_code(x[i] * reciprocal(absmax, 1)) &&
+            code == fp4_code(x[i] * reciprocal(absmax, 2)))
+            continue;
+        CHECK(d.n < DOUBTS_MAX, "few codes are in doubt");
+        d.of[d.n] = absmax_in_doubt(&d, absmax);
+        d.at[d.n++] = i;
+    }
+    return d;
+}
+
+static void set_code(struct weight *w, int64_t col, int code)
+{
+    uint8_t *byte = (uint8_t *)w->codes + col / 2;
+
+    *byte = (uint8_t)(col % 2 ? (*byte & 0x0F) | code << 4 : (*byte & 0xF0) | code);
+}
+
+static bool codes_match(const struct weight *w, const char *sha256)
+{
+    uint8_t packed[N_LARGE / 2];
+
+    for (int64_t i = 0; i < N_LARGE / 2; i++)
+        packed[i] = (uint8_t)(code_at(w, 0, 2 * i) << 4 | code_at(w, 0, 2 * i + 1));
+    return has_sha256(packed, sizeof packed, sha256);
+}
+
+/* Tries every choice of the reciprocals in doubt; leaves the right codes in w. *n_changed of
+ * them are not ours. */
+static bool settle_doubts(struct weight *w, const float *x, const char *sha256, int *n_changed)
+{
+    struct doubts d = doubts_of(w, x);
+    int n_choices = 1;
+
+    for (int k = 0; k < d.n_absmax; k++)
+        n_choices *= 3;
+    for (int choice = 0; choice < n_choices; choice++) {
+        float r[RECIPROCALS_MAX];
+
+        for (int k = 0, rest = choice; k < d.n_absmax; k++, rest /= 3)
+            r[k] = reciprocal(d.absmax[k], rest % 3);
+        *n_changed = 0;
+        for (int k = 0; k < d.n; k++) {
+            float own = x[d.at[k]] * reciprocal(d.absmax[d.of[k]], 0);
+            int code = fp4_code(x[d.at[k]] * r[d.of[k]]);
+
+            set_code(w, d.at[k], code);
+            *n_changed += code != fp4_code(own);
+        }
+        if (codes_match(w, sha256))
+            return true;
+    }
+    return false;
+}
+
+static void check_hashes(const char *key, long *n_values, int *n_other)
+{
+    const struct js *want = js_get(data_of("bnb4_sha256"), key);
+    bool fp4 = strstr(key, "fp4");
+    enum dtype t = dtype_in(key);
+    float *x = vector_numbers(3, N_LARGE);
+    struct tensor w = tensor_from(x, t, 1, N_LARGE);
+    struct weight got = quantized(
+        &w, (struct quantize_args){ .rule = fp4 ? QUANTIZE_BNB_FP4 : QUANTIZE_BNB_NF4,
+                                    .bits = 4,
+                                    .group_size = strtol(strrchr(key, '_') + 1, NULL, 10) });
+    int n_changed = 0;
+
+    dtype_round(t, x, N_LARGE);
+    CHECK(has_sha256(got.scales, weight_scales_bytes(&got), text_of(want, "absmax")),
+          "%s: every absmax", key);
+    if (fp4)
+        CHECK(settle_doubts(&got, x, text_of(want, "packed"), &n_changed),
+              "%s: every code, with reciprocals at most an ulp off ours", key);
+    else
+        CHECK(codes_match(&got, text_of(want, "packed")), "%s: every code", key);
+    struct tensor values = values_of(&got, t);
+    CHECK(tensor_has_sha256(&values, text_of(want, "deq")), "%s: every value", key);
+    *n_values += 2 * N_LARGE + got.n_groups;
+    *n_other += n_changed;
+    free(values.data);
+    weight_release(&backend, &got);
+    free(w.data);
+    free(x);
+}
+
+static void bnb4_sha256(void **state)
+{
+    const struct js *data = data_of("bnb4_sha256");
+    struct js_member m = JS_MEMBER_INIT;
+    long n_values[2] = { 0 };
+    int n_other[2] = { 0 };
+
+    (void)state;
+    while (js_next(data, &m))
+        if (js_get(m.value, "packed")) {
+            bool fp4 = strstr(m.key, "fp4");
+            check_hashes(m.key, &n_values[fp4], &n_other[fp4]);
+        }
+    check_report("quantizer-vectors.json bnb4_sha256 NF4", n_values[0], n_other[0], 0);
+    /* Six of the 24 hashes need the GPU's reciprocals: some tens among 460,800 codes. */
+    check_report("quantizer-vectors.json bnb4_sha256 FP4 (codes)", n_values[1], n_other[1], 200);
+}
+
+/* NF4 codes of fp16 weights, their values in every dtype, with and without nested scales. */
+static void bnb4_values_in_every_dtype(void **state)
+{
+    static const char *const types[] = { "fp16", "bf16", "fp32" };
+    float *x = vector_numbers(3, N_LARGE);
+    struct tensor w = tensor_from(x, DTYPE_F16, 1, N_LARGE);
+    struct quantize_args a = { .rule = QUANTIZE_BNB_NF4, .bits = 4, .group_size = 64 };
+    long n_values = 0;
+
+    (void)state;
+    for (int nested = 0; nested < 2; nested++) {
+        a.double_quant = nested;
+        struct weight got = quantized(&w, a);
+        for (int i = 0; i < 3; i++) {
+            struct tensor values = values_of(&got, dtype_in(types[i]));
+            char key[32];
+
+            snprintf(key, sizeof key, "%sdeq_to_%s", nested ? "dq_" : "", types[i]);
+            CHECK(tensor_has_sha256(&values, text_of(data_of("bnb4_sha256"), key)), "%s", key);
+            n_values += N_LARGE;
+            free(values.data);
+        }
+        weight_release(&backend, &got);
+    }
+    free(w.data);
+    free(x);
+    check_report("quantizer-vectors.json bnb4_sha256 deq_to_*", n_values, 0, 0);
+}
+
+static void bnb_double_quant(void **state)
+{
+    const struct js *want = data_of("bnb_double_quant");
+    float *x = vector_numbers(3, N_LARGE);
+    struct tensor w = tensor_from(x, DTYPE_F16, 1, N_LARGE);
+    struct quantize_args a = { .rule = QUANTIZE_BNB_NF4, .bits = 4, .group_size = 64 };
+    struct weight plain = quantized(&w, a);
+    float decoded[300];
+    long n = 0;
+
+    (void)state;
+    a.double_quant = true;
+    struct weight got = quantized(&w, a);
+    uint8_t *codes = bytes_of_hex(text_of(want, "qabsmax"), 300);
+
+    CHECK(got.n_groups == 300, "300 blocks of 64");
+    n += check_floats(plain.scales, js_get(want, "absmax_fp32"), "absmax");
+    n += check_floats(&got.nested_offset, js_get(want, "offset"), "offset");
+    n += check_floats(got.scales2, js_get(want, "absmax2"), "absmax2");
+    CHECK(!memcmp(got.scales, codes, 300), "every 8-bit scale");
+    for (int i = 0; i < 300; i++) {
+        float scaled = weight_dynamic_map[codes[i]] * ((float *)got.scales2)[i / 256];
+        decoded[i] = scaled + got.nested_offset;
+    }
+    n += 300 + check_floats(decoded, js_get(want, "absmax_deq"), "decoded scale");
+    CHECK(has_sha256(decoded, sizeof decoded, text_of(want, "absmax_deq_sha")),
+          "every decoded scale");
+    struct tensor values = values_of(&got, DTYPE_F16);
+    CHECK(tensor_has_sha256(&values, text_of(want, "deq")), "every value");
+    check_report("quantizer-vectors.json bnb_double_quant", n + N_LARGE, 0, 0);
+
+    free(values.data);
+    free(codes);
+    weight_release(&backend, &got);
+    weight_release(&backend, &plain);
+    free(w.data);
+    free(x);
+}
+
+static void llm_int8_weights(void **state)
+{
+    const struct js *want = js_get(data_of("llm_int8"), "W");
+    float *x = vector_numbers(4, 8 * 64);
+    struct tensor w = tensor_from(x, DTYPE_F16, 8, 64);
+    struct weight got = quantized(
+        &w, (struct quantize_args){ .rule = QUANTIZE_INT8_ROW, .bits = 8, .group_size = 64 });
+    int8_t *codes = (int8_t *)bytes_of_hex(text_of(want, "CB"), 8 * 64);
+
+    (void)state;
+    for (int64_t i = 0; i < 8 * 64; i++)
+        CHECK((int8_t)code_at(&got, i / 64, i % 64) == codes[i], "code %lld", (long long)i);
+    long n = check_floats(got.scales, js_get(want, "SCB"), "SCB");
+    check_report("quantizer-vectors.json llm_int8 (weights)", n + 8 * 64, 0, 0);
+    free(codes);
+    weight_release(&backend, &got);
+    free(w.data);
+    free(x);
+}
+
+/* ---- round to nearest ---- */
+
+static float *scaled_numbers(uint32_t seed, int64_t n)
+{
+    float *x = vector_numbers(seed, n);
+
+    for (int64_t i = 0; i < n; i++)
+        x[i] *= 8.0f;
+    return x;
+}
+
+/* mean((X W^T - X Q^T)^2) over 512 rows of X, in fp64. */
+static double output_mse(const float *x, const float *w, const float *q)
+{
+    double sum = 0;
+
+    for (int t = 0; t < 512; t++)
+        for (int r = 0; r < 16; r++) {
+            double d = 0;
+
+            for (int c = 0; c < 256; c++)
+                d += x[t * 256 + c] * ((double)w[r * 256 + c] - (double)q[r * 256 + c]);
+            sum += d * d;
+        }
+    return sum / (512 * 16);
+}
+
+static void rtn(void **state)
+{
+    float *numbers = scaled_numbers(6, 16 * 256), *x = scaled_numbers(7, 512 * 256);
+    struct tensor w = tensor_over(numbers, DTYPE_F32, 16, 256);
+    struct js_member m = JS_MEMBER_INIT;
+    long n_values = 0;
+    double largest = 0;
+
+    (void)state;
+    for (int64_t i = 0; i < 512 * 256; i++)
+        x[i] = i % 256 == 5 ? 0.0f : x[i] * (float)(1 + i % 256 % 7);
+    while (js_next(data_of("rtn"), &m)) {
+        struct quantize_args a = { .rule = QUANTIZE_GRID_GPTQ };
+        char form[8];
+        double mse = js_real(js_get(m.value, "outmse"));
+
+        CHECK(sscanf(m.key, "b%d_g%ld_%7s", &a.bits, &a.group_size, form) == 3, "%s", m.key);
+        a.sym = !strcmp(form, "sym");
+        struct weight got = quantized(&w, a);
+        struct tensor values = values_of(&got, DTYPE_F32);
+        CHECK(tensor_has_sha256(&values, text_of(m.value, "sha")), "%s: every value", m.key);
+        largest = fmax(largest, fabs(output_mse(x, numbers, values.data) / mse - 1));
+        n_values += 16 * 256;
+        free(values.data);
+        weight_release(&backend, &got);
+    }
+    /* The values agree to the last bit; the reference's error was summed in fp32. */
+    check_report("quantizer-vectors.json rtn (output error)", n_values, largest, 1e-5);
+    free(x);
+    free(numbers);
+}
+
+/* The reference's symmetric codes are numbers and keep the sign of a zero; ours are integers. */
+static void sign_zeros(float *values, const float *of, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (values[i] == 0.0f)
+            values[i] = copysignf(0.0f, of[i]);
+}
+
+static void rtn_on_the_awq_grid(void **state)
+{
+    float *numbers = scaled_numbers(8, 64 * 256);
+    struct tensor w = tensor_over(numbers, DTYPE_F32, 64, 256);
+    struct js_member m = JS_MEMBER_INIT;
+    long n_values = 0;
+
+    (void)state;
+    while (js_next(data_of("awq_rtn_sha256"), &m)) {
+        const struct js *zeros = js_get(m.value, "zeros_first8");
+        struct quantize_args a = { .rule = QUANTIZE_GRID_AWQ };
+        int zero_point;
+
+        CHECK(sscanf(m.key, "w%d_zp%d_g%ld", &a.bits, &zero_point, &a.group_size) == 3, "%s",
+              m.key);
+        a.sym = !zero_point;
+        struct weight got = quantized(&w, a);
+        struct tensor values = values_of(&got, DTYPE_F32);
+        if (a.sym)
+            sign_zeros(values.data, numbers, 64 * 256);
+        CHECK(tensor_has_sha256(&values, text_of(m.value, "sha256_deq_fp32")), "%s: every value",
+              m.key);
+        n_values += 64 * 256 + check_floats(got.scales, js_get(m.value, "scales_first4"), m.key);
+        for (size_t i = 0; i < js_count(zeros); i++)
+            CHECK(((uint8_t *)got.zeros)[i] == js_real(js_at(zeros, i)), "%s: zero %zu", m.key, i);
+        n_values += (long)js_count(zeros);
+        free(values.data);
+        weight_release(&backend, &got);
+    }
+    check_report("quantizer-vectors.json awq_rtn_sha256", n_values, 0, 0);
+    free(numbers);
+}
+
+/* ---- footprints ---- */
+
+static void footprint(void **state)
+{
+    const struct config llama_1b = { .vocab_size = 128256,
+                                     .hidden_size = 2048,
+                                     .intermediate_size = 8192,
+                                     .n_layers = 16,
+                                     .n_heads = 32,
+                                     .n_kv_heads = 8,
+                                     .head_dim = 64,
+                                     .tied = true,
+                                     .stored_dtype = DTYPE_BF16 };
+    const struct quant_spec fp16 = {
+        .method = "none", .bits = 16, .compute = DTYPE_F16, .n_skip = 1, .skip = { "lm_head" }
+    };
+    const struct js *want = js_get(vectors, "footprint_llama_3_2_1b_shape");
+    struct quant_spec nf4 = fp16, nested, int8 = fp16;
+    struct quant_sizes got;
+    struct err e = ERR_INIT;
+    long n = 0;
+
+    (void)state;
+    snprintf(nf4.method, sizeof nf4.method, "bnb_4bit");
+    snprintf(nf4.quant_type, sizeof nf4.quant_type, "nf4");
+    nf4.bits = 4;
+    nf4.group_size = 64;
+    nested = nf4;
+    nested.double_quant = true;
+    snprintf(int8.method, sizeof int8.method, "bnb_8bit");
+    int8.bits = 8;
+    int8.outlier_threshold = 6;
+
+    const struct {
+        const struct quant_spec *spec;
+        double want;
+        const char *name;
+    } cases[] = {
+        { &fp16, js_real(js_at(js_get(want, "fp16"), 0)), "fp16" },
+        { &nf4, js_real(js_get(js_get(want, "nf4"), "fp")), "nf4" },
+        { &nested, js_real(js_get(js_get(want, "nf4dq"), "fp")), "nf4, double quantization" },
+        { &int8, js_real(js_get(js_get(want, "int8"), "fp")), "int8" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        CHECK_OK(quant_sizes_of(&llama_1b, cases[i].spec, DTYPE_F16, &got, &e), e);
+        CHECK(got.hf_footprint_bytes == cases[i].want, "%s: %.0f is %.0f bytes", cases[i].name,
+              got.hf_footprint_bytes, cases[i].want);
+        n++;
+    }
+    check_report("quantizer-vectors.json footprint_llama_3_2_1b", n, 0, 0);
+}
+
+static int open_all(void **state)
+{
+    char path[4096];
+    struct err e = ERR_INIT;
+
+    (void)state;
+    snprintf(path, sizeof path, "%s/quantizer-vectors.json", check_golden());
+    vectors = js_read(path, &e);
+    if (!vectors || backend_open(&backend, "cpu", 0, NULL, &e) < 0) {
+        print_error("%s\n", e.text);
+        return -1;
+    }
+    return 0;
+}
+
+static int close_all(void **state)
+{
+    (void)state;
+    backend_close(&backend);
+    js_release(vectors);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(dynamic_maps),
+        cmocka_unit_test(bnb4_small),
+        cmocka_unit_test(bnb4_small_on_its_cpu),
+        cmocka_unit_test(bnb4_sha256),
+        cmocka_unit_test(bnb4_values_in_every_dtype),
+        cmocka_unit_test(bnb_double_quant),
+        cmocka_unit_test(llm_int8_weights),
+        cmocka_unit_test(rtn),
+        cmocka_unit_test(rtn_on_the_awq_grid),
+        cmocka_unit_test(footprint),
+    };
+    return cmocka_run_group_tests(tests, open_all, close_all);
+}

@@ -1,0 +1,113 @@
+/* vectors.h - what tests against reference vectors of quantizers share. */
+#pragma once
+
+#include "check.h"
+
+#include "backend/backend.h"
+#include "backend/codebook.h"
+#include "base/js.h"
+#include "base/memory.h"
+
+#include <string.h>
+
+/* uint32 x = seed; x = x * 1664525 + 1013904223; v = (x >> 8) * 2^-23 - 1; v^3 / 8. */
+static inline float *vector_numbers(uint32_t seed, int64_t n)
+{
+    float *out = mem_array((size_t)n, sizeof *out);
+    uint32_t x = seed;
+
+    for (int64_t i = 0; i < n; i++) {
+        x = x * 1664525u + 1013904223u;
+        float v = (float)(x >> 8) * 0x1p-23f - 1.0f;
+        out[i] = v * v * v * 0.125f;
+    }
+    return out;
+}
+
+static inline uint32_t bits_of_float(float x)
+{
+    uint32_t u;
+
+    memcpy(&u, &x, sizeof u);
+    return u;
+}
+
+/* "3df76000" -> the number with these bits. */
+static inline float float_of_hex(const char *hex)
+{
+    uint32_t u = (uint32_t)strtoul(hex, NULL, 16);
+    float x;
+
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
+
+/* Steps between two finite fp32 numbers. */
+static inline double ulps_apart(float a, float b)
+{
+    int64_t x = bits_of_float(a), y = bits_of_float(b);
+
+    x = x & 0x80000000 ? -(x & 0x7FFFFFFF) : x;
+    y = y & 0x80000000 ? -(y & 0x7FFFFFFF) : y;
+    return fabs((double)(x - y));
+}
+
+/* "0a1b..." -> bytes; malloc'ed. */
+static inline uint8_t *bytes_of_hex(const char *hex, size_t n_bytes)
+{
+    uint8_t *out = mem_array(n_bytes, 1);
+
+    CHECK(hex && strlen(hex) == 2 * n_bytes, "a hex text of %zu bytes", n_bytes);
+    for (size_t i = 0; i < n_bytes; i++) {
+        char two[3] = { hex[2 * i], hex[2 * i + 1], 0 };
+        out[i] = (uint8_t)strtoul(two, NULL, 16);
+    }
+    return out;
+}
+
+/* Code (row, col) as weight.h draws it; the CPU backend's memory is the host's. */
+static inline int code_at(const struct weight *w, int64_t row, int64_t col)
+{
+    const uint8_t *from = (const uint8_t *)w->codes + row * w->row_bytes;
+    int64_t bit = col * w->bits;
+    int pair = from[bit / 8] | (bit / 8 + 1 < w->row_bytes ? from[bit / 8 + 1] << 8 : 0);
+
+    return pair >> bit % 8 & ((1 << w->bits) - 1);
+}
+
+/* bitsandbytes' order: the flattened matrix, two codes a byte, the first in the high half. */
+static inline int code_in_bnb_order(const uint8_t *packed, int64_t i)
+{
+    return i % 2 ? packed[i / 2] & 15 : packed[i / 2] >> 4;
+}
+
+/* The FP4 code of a scaled value, by the thresholds. */
+static inline int fp4_code(float y)
+{
+    int n_below = 0;
+
+    for (int k = 0; k < 7; k++)
+        n_below += fabsf(y) > codebook_fp4_threshold[k];
+    return codebook_fp4_code[n_below] | (y < 0 ? 8 : 0);
+}
+
+/* How many ulp the scaled value must move, by the CPU's arithmetic, for the code to be `code`;
+ * infinity when two do not do.  (A GPU takes an approximate reciprocal.) */
+static inline double fp4_moves(float x, float absmax, int code)
+{
+    float y = x * (1.0f / absmax), up = y, down = y;
+
+    for (int n = 0; n <= 2; n++) {
+        if (fp4_code(up) == code || fp4_code(down) == code)
+            return n;
+        up = nextafterf(up, INFINITY);
+        down = nextafterf(down, -INFINITY);
+    }
+    return INFINITY;
+}
+
+/* A tensor over host memory. */
+static inline struct tensor tensor_over(void *data, enum dtype t, int64_t n_rows, int64_t n_cols)
+{
+    return (struct tensor){ .data = data, .dtype = t, .n_rows = n_rows, .n_cols = n_cols };
+}
