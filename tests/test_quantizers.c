@@ -1,0 +1,648 @@
+/* Quantizers without any reference: every method of the registry over awkward shapes, what is
+ * refused and how it is said, and the codes' way into memory. */
+#include "vectors.h"
+
+#include "base/rng.h"
+#include "cpu/quantize.h"
+#include "quant/method.h"
+
+#include <float.h>
+#include <omp.h>
+
+static struct backend backend = BACKEND_INIT;
+
+#define LM_HEAD .n_skip = 1, .skip = { "lm_head" }
+#define BNB4(type, block, nested)                                                 \
+    {                                                                             \
+        .method = "bnb_4bit", .bits = 4, .group_size = block, .quant_type = type, \
+        .double_quant = nested, .compute = DTYPE_F16, LM_HEAD                     \
+    }
+#define RTN(n_bits, group, is_sym, which, twice)                                                  \
+    {                                                                                             \
+        .method = "rtn", .bits = n_bits, .group_size = group, .quant_type = "int", .sym = is_sym, \
+        .grid = which, .double_quant = twice, .compute = DTYPE_F16, LM_HEAD                       \
+    }
+
+/* `bound`: largest error allowed, in units of the largest magnitude that shares the scale.  Half
+ * the widest gap between codes; an asymmetric grid may shift by half a step more, because its
+ * zero point is an integer. */
+static const struct setting {
+    struct quant_spec spec;
+    double bound;
+} settings[] = {
+    { { .method = "none", .bits = 16, .compute = DTYPE_F16, LM_HEAD }, 0x1p-11 },
+    { { .method = "none", .bits = 16, .compute = DTYPE_BF16, LM_HEAD }, 0x1p-8 },
+    { { .method = "none", .bits = 32, .compute = DTYPE_F32, LM_HEAD }, 0 },
+    { { .method = "bnb_8bit", .bits = 8, .compute = DTYPE_F16, .outlier_threshold = 6, LM_HEAD },
+      0.5 / 127 + 0x1p-11 },
+    { BNB4("nf4", 64, false), 0.1520 },
+    { BNB4("nf4", 32, false), 0.1520 },
+    { BNB4("nf4", 4096, false), 0.1520 },
+    { BNB4("fp4", 64, false), 0.1667 },
+    { BNB4("fp4", 128, false), 0.1667 },
+    { RTN(2, 1, true, "absmax", false), 0.5 },
+    { RTN(2, -1, true, "absmax", false), 0.5 },
+    { RTN(3, -1, true, "absmax", false), 0.5 / 3 },
+    { RTN(4, 13, true, "absmax", false), 0.5 / 7 },
+    { RTN(5, -1, true, "absmax", false), 0.5 / 15 },
+    { RTN(6, 32, true, "absmax", false), 0.5 / 31 },
+    { RTN(7, -1, true, "absmax", false), 0.5 / 63 },
+    { RTN(8, 64, true, "absmax", false), 0.5 / 127 },
+    { RTN(2, -1, false, "absmax", false), 2.0 / 3 },
+    { RTN(3, 2, false, "absmax", false), 2.0 / 7 },
+    { RTN(4, -1, false, "gptq", false), 2.0 / 15 },
+    { RTN(8, 128, false, "gptq", false), 2.0 / 255 },
+    { RTN(4, -1, false, "awq", false), 2.0 },
+    { RTN(4, 64, true, "awq", false), 0.5 / 7 },
+};
+#define N_SETTINGS ((int)(sizeof settings / sizeof *settings))
+
+static const struct {
+    const char *name;
+    int64_t n_rows, n_cols;
+} shapes[] = {
+    { "one weight", 1, 1 },
+    { "an odd row", 1, 33 },
+    { "blocks that cross rows", 3, 50 },
+    { "rows shorter than a block", 70, 13 },
+    { "one column", 129, 1 },
+    { "one weight short of a block", 1, 63 },
+    { "one more than a block", 1, 65 },
+    { "a width of 172", 2, 172 },
+    { "exact blocks", 16, 256 },
+    { "more blocks than a run of scales", 65, 260 },
+};
+#define N_SHAPES ((int)(sizeof shapes / sizeof *shapes))
+
+/* About normal, with a row of zeros and one large weight. */
+static float *numbers(uint64_t seed, int64_t n_rows, int64_t n_cols)
+{
+    int64_t n = n_rows * n_cols;
+    float *x = mem_array((size_t)n, sizeof *x);
+
+    for (int64_t i = 0; i < n; i++) {
+        double sum = -6;
+        for (uint64_t k = 0; k < 12; k++)
+            sum += rng_real(seed, RNG_TEST, 12 * (uint64_t)i + k);
+        x[i] = (float)(0.02 * sum);
+    }
+    if (n_rows > 2)
+        memset(x + n_cols, 0, (size_t)n_cols * sizeof *x);
+    if (n > 100)
+        x[n / 2] = 3.0f;
+    return x;
+}
+
+static void describe(const struct quant_spec *s, char *out, size_t room)
+{
+    snprintf(out, room, "%s %s %d bits g%lld %s%s %s%s", s->method, s->quant_type, s->bits,
+             (long long)s->group_size, s->grid, s->grid[0] ? s->sym ? " sym" : " asym" : "",
+             dtype_name(s->compute), s->double_quant ? " dq" : "");
+}
+
+static float *run(const struct quant_spec *s, const float *x, int64_t n_rows, int64_t n_cols,
+                  struct weight *w)
+{
+    float *values = mem_array((size_t)(n_rows * n_cols), sizeof *values);
+    struct tensor plain = tensor_over((void *)(uintptr_t)x, DTYPE_F32, n_rows, n_cols);
+    struct tensor out = tensor_over(values, DTYPE_F32, n_rows, n_cols);
+    struct err e = ERR_INIT;
+
+    CHECK_OK(quantizer_find(s->method)->run(&backend, s, &plain, w, &e), e);
+    CHECK_OK(
+        backend.ops->dequantize(&backend, &(struct dequantize_args){ .w = w, .out = &out }, &e), e);
+    return values;
+}
+
+static bool applies(const struct quant_spec *s, int64_t n_cols)
+{
+    struct err e = ERR_INIT;
+
+    return quant_spec_check(s, n_cols, &e) == 0;
+}
+
+static void every_method_is_a_row(void **state)
+{
+    (void)state;
+    for (int i = 0; quantizers[i]; i++) {
+        const struct quantizer *z = quantizers[i];
+        bool tried = false;
+
+        CHECK(z->run && z->shape && z->agrees_with[0], "%s can run and names its reference",
+              z->name);
+        CHECK(quantizer_find(z->name) == z, "%s: no earlier row has this name", z->name);
+        CHECK(z->allowed.bits[0] && !z->allowed.bits[7], "%s lists its bits", z->name);
+        for (int k = 0; k < N_SETTINGS; k++)
+            tried = tried || !strcmp(settings[k].spec.method, z->name);
+        CHECK(tried, "%s is tested below", z->name);
+    }
+    CHECK(!quantizer_find("NONE") && !quantizer_find(""), "other names are not found");
+}
+
+/* First of all. */
+static void zeros_stay_zeros(void **state)
+{
+    (void)state;
+    for (int k = 0; k < N_SETTINGS; k++)
+        for (int i = 0; i < N_SHAPES; i++)
+            for (int twice = 0; twice < 2; twice++) {
+                int64_t n = shapes[i].n_rows * shapes[i].n_cols;
+                struct quant_spec s = settings[k].spec;
+                struct weight w;
+                char name[128];
+
+                s.double_quant = twice && quantizer_find(s.method)->allowed.double_quant;
+                describe(&s, name, sizeof name);
+                if (!applies(&s, shapes[i].n_cols))
+                    continue;
+                float *x = mem_array((size_t)n, sizeof *x);
+                float *values = run(&s, x, shapes[i].n_rows, shapes[i].n_cols, &w);
+                for (int64_t j = 0; j < n; j++)
+                    CHECK(values[j] == 0.0f, "%s: zeros come back, %s", name, shapes[i].name);
+                free(values);
+                free(x);
+                weight_release(&backend, &w);
+            }
+}
+
+/* The largest magnitude that shares weight i's scale. */
+static float largest_near(const struct weight *w, const float *x, int64_t i)
+{
+    int64_t n = w->n_out * w->n_in, size = w->group_size, first = i / size * size;
+    float largest = 0;
+
+    if (!w->flat_groups)
+        first = i / w->n_in * w->n_in + i % w->n_in / size * size;
+    for (int64_t j = first; j < first + size && j < n; j++)
+        largest = fmaxf(largest, fabsf(x[j]));
+    return largest;
+}
+
+static void values_come_back(void **state)
+{
+    (void)state;
+    for (int k = 0; k < N_SETTINGS; k++)
+        for (int i = 0; i < N_SHAPES; i++) {
+            const struct quant_spec *s = &settings[k].spec;
+            int64_t n_rows = shapes[i].n_rows, n_cols = shapes[i].n_cols;
+            struct weight w;
+            char name[128];
+
+            describe(s, name, sizeof name);
+            if (!applies(s, n_cols))
+                continue;
+            float *x = numbers((uint64_t)(100 * k + i), n_rows, n_cols);
+            float *values = run(s, x, n_rows, n_cols, &w);
+            for (int64_t j = 0; j < n_rows * n_cols; j++) {
+                double allowed = settings[k].bound * (1 + 1e-5) * (double)largest_near(&w, x, j);
+                /* The AWQ grid of a narrow group: its range is taken as 1e-5. */
+                CHECK(fabs((double)x[j] - (double)values[j]) <= allowed + 1e-6,
+                      "%s: weight %lld of %s, %g, comes back as %g", name, (long long)j,
+                      shapes[i].name, (double)x[j], (double)values[j]);
+            }
+            free(values);
+            free(x);
+            weight_release(&backend, &w);
+        }
+}
+
+static void bytes_match_the_shape(void **state)
+{
+    (void)state;
+    for (int k = 0; k < N_SETTINGS; k++)
+        for (int i = 0; i < N_SHAPES; i++)
+            for (int twice = 0; twice < 2; twice++) {
+                struct quant_spec s = settings[k].spec;
+                const struct quantizer *z = quantizer_find(s.method);
+                struct weight w, shape;
+                struct err e = ERR_INIT;
+                char name[128];
+
+                s.double_quant = twice && z->allowed.double_quant;
+                describe(&s, name, sizeof name);
+                if (!applies(&s, shapes[i].n_cols))
+                    continue;
+                float *x = numbers(7, shapes[i].n_rows, shapes[i].n_cols);
+                size_t before = backend.mem.now[MEM_WEIGHTS];
+                float *values = run(&s, x, shapes[i].n_rows, shapes[i].n_cols, &w);
+                size_t taken = backend.mem.now[MEM_WEIGHTS] - before;
+                CHECK_OK(z->shape(&s, shapes[i].n_rows, shapes[i].n_cols, &shape, &e), e);
+                CHECK(weight_bytes(&shape) == weight_bytes(&w), "%s: bytes of %s", name,
+                      shapes[i].name);
+                CHECK(taken == weight_codes_bytes(&shape) + weight_scales_bytes(&shape) +
+                                   weight_scales2_bytes(&shape) + weight_zeros_bytes(&shape),
+                      "%s: %zu bytes are taken for %s", name, taken, shapes[i].name);
+                CHECK(weight_bits_per_weight(&shape) == weight_bits_per_weight(&w) &&
+                          shape.form == w.form && shape.table_id == w.table_id &&
+                          shape.outlier_threshold == w.outlier_threshold,
+                      "%s: the shape is the weight's", name);
+                free(values);
+                free(x);
+                weight_release(&backend, &w);
+                CHECK(backend.mem.now[MEM_WEIGHTS] == before, "%s gives everything back", name);
+            }
+}
+
+static void bits_per_weight(void **state)
+{
+    static const struct {
+        struct quant_spec spec;
+        double bits;
+    } cases[] = {
+        { BNB4("nf4", 64, false), 4.5 },
+        { BNB4("nf4", 64, true), 4 + 8.0 / 64 + 32.0 / (64 * 256) },
+        { BNB4("fp4", 32, false), 5 },
+        { RTN(4, 64, true, "absmax", false), 4.5 },
+        { RTN(4, 64, true, "absmax", true), 4 + 8.0 / 64 + 32.0 / (64 * 256) },
+        { RTN(3, 128, true, "absmax", false), 3.25 },
+        { RTN(4, 128, false, "gptq", false), 4 + 40.0 / 128 },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct weight w;
+        struct err e = ERR_INIT;
+
+        CHECK_OK(quantizer_find(cases[i].spec.method)->shape(&cases[i].spec, 1024, 2048, &w, &e),
+                 e);
+        CHECK(weight_bits_per_weight(&w) == cases[i].bits, "case %zu: %g bits a weight", i,
+              cases[i].bits);
+    }
+}
+
+static void any_number_of_threads(void **state)
+{
+    int n_threads = omp_get_max_threads();
+
+    (void)state;
+    for (int k = 0; k < N_SETTINGS; k++) {
+        struct quant_spec s = settings[k].spec;
+        struct weight one, three;
+        float *x = numbers(11, 65, 260), *values;
+        char name[128];
+
+        describe(&s, name, sizeof name);
+        s.double_quant = quantizer_find(s.method)->allowed.double_quant;
+        if (applies(&s, 260)) {
+            omp_set_num_threads(1);
+            free(run(&s, x, 65, 260, &one));
+            omp_set_num_threads(3);
+            values = run(&s, x, 65, 260, &three);
+            omp_set_num_threads(n_threads);
+            free(values);
+            CHECK(
+                !memcmp(one.codes, three.codes, weight_codes_bytes(&one)) &&
+                    one.nested_offset == three.nested_offset &&
+                    (!one.scales || !memcmp(one.scales, three.scales, weight_scales_bytes(&one))) &&
+                    (!one.scales2 ||
+                     !memcmp(one.scales2, three.scales2, weight_scales2_bytes(&one))) &&
+                    (!one.zeros || !memcmp(one.zeros, three.zeros, weight_zeros_bytes(&one))),
+                "%s: the same bytes with 1 and 3 threads", name);
+            weight_release(&backend, &one);
+            weight_release(&backend, &three);
+        }
+        free(x);
+    }
+}
+
+/* A block of bitsandbytes does not see where rows end. */
+static void flat_blocks_ignore_rows(void **state)
+{
+    const struct quant_spec s = BNB4("nf4", 64, false);
+    float *x = numbers(5, 3, 50);
+    struct weight rows, line;
+
+    (void)state;
+    float *a = run(&s, x, 3, 50, &rows), *b = run(&s, x, 1, 150, &line);
+    CHECK(rows.n_groups == 3 && line.n_groups == 3, "150 weights are three blocks");
+    for (int i = 0; i < 150; i++)
+        CHECK(a[i] == b[i] && code_at(&rows, i / 50, i % 50) == code_at(&line, 0, i), "weight %d",
+              i);
+    free(a);
+    free(b);
+    free(x);
+    weight_release(&backend, &rows);
+    weight_release(&backend, &line);
+}
+
+/* In a double quantization an all-zero group counts as 0, not as its nominal scale of 1, which
+ * would leave nothing of scales near 0.01. */
+static void zero_groups_spare_their_neighbours(void **state)
+{
+    const struct quant_spec s = RTN(4, 16, true, "absmax", true);
+    float x[64];
+    struct weight w;
+
+    (void)state;
+    for (int i = 0; i < 64; i++)
+        x[i] = i / 16 == 2 ? 0.0f : 0.01f * (float)(i % 15 - 7);
+    float *values = run(&s, x, 1, 64, &w);
+    for (int i = 0; i < 64; i++)
+        CHECK(fabsf(values[i] - x[i]) <= 0.0004f, "weight %d, %g, comes back as %g", i,
+              (double)x[i], (double)values[i]);
+    free(values);
+    weight_release(&backend, &w);
+}
+
+static void equal_scales_nest(void **state)
+{
+    const struct quant_spec s = BNB4("nf4", 64, true);
+    float x[256];
+    struct weight w;
+
+    (void)state;
+    for (int i = 0; i < 256; i++)
+        x[i] = i % 2 ? 0.5f : -0.5f;
+    float *values = run(&s, x, 1, 256, &w);
+    for (int i = 0; i < 256; i++)
+        CHECK(values[i] == x[i], "weight %d, where every scale equals the mean", i);
+    free(values);
+    weight_release(&backend, &w);
+}
+
+/* Weights so small that their scale has few bits, or none, still give finite values. */
+static void subnormal_weights(void **state)
+{
+    (void)state;
+    for (int k = 0; k < N_SETTINGS; k++)
+        for (int exponent = -149; exponent <= -120; exponent++) {
+            struct quant_spec s = settings[k].spec;
+            float x[64];
+            struct weight w;
+            char name[128];
+
+            describe(&s, name, sizeof name);
+            if (!applies(&s, 64))
+                continue;
+            for (int i = 0; i < 64; i++)
+                x[i] = ldexpf((float)(i - 31), exponent);
+            float *values = run(&s, x, 1, 64, &w);
+            for (int i = 0; i < 64; i++)
+                CHECK(fabsf(values[i]) <= ldexpf(64, exponent) + 1e-5f, "%s: %g at 2^%d", name,
+                      (double)values[i], exponent);
+            free(values);
+            weight_release(&backend, &w);
+        }
+}
+
+/* ---- refusals ---- */
+
+static void settings_refused(void **state)
+{
+    const struct quant_spec rtn = RTN(4, 128, true, "absmax", false);
+    const struct quant_spec nf4 = BNB4("nf4", 64, true);
+    const struct quant_spec int8 = {
+        .method = "bnb_8bit", .bits = 8, .compute = DTYPE_F16, .outlier_threshold = 6, LM_HEAD
+    };
+    const struct quant_spec none = { .method = "none", .bits = 16, .compute = DTYPE_F16, LM_HEAD };
+    struct err e = ERR_INIT;
+
+    (void)state;
+#define REFUSED(base, n_in, sentence, ...)                                                         \
+    do {                                                                                           \
+        struct quant_spec s = base;                                                                \
+        err_clear(&e);                                                                             \
+        CHECK(quant_spec_check(&s, n_in, &e) == 0, "the settings are allowed before: %s", e.text); \
+        __VA_ARGS__;                                                                               \
+        err_clear(&e);                                                                             \
+        CHECK(quant_spec_check(&s, n_in, &e) == -1, "refused: %s", sentence);                      \
+        CHECK(e.code == ERR_USAGE, "%s: a mistake of the user", sentence);                         \
+        CHECK(strstr(e.text, sentence), "\"%s\" says \"%s\"", e.text, sentence);                   \
+    } while (0)
+
+    REFUSED(rtn, 0, "rtn allows 2, 3, 4, 5, 6, 7, 8", s.bits = 9);
+    REFUSED(rtn, 0, "bits = 1: rtn allows", s.bits = 1);
+    REFUSED(nf4, 0, "bits = 8: bnb_4bit allows 4", s.bits = 8);
+    REFUSED(int8, 0, "bits = 4: bnb_8bit allows 8", s.bits = 4);
+    REFUSED(none, 0, "none with compute_dtype fp16 has 16", s.bits = 32);
+    REFUSED(none, 0, "none with compute_dtype fp32 has 32", s.compute = DTYPE_F32);
+    REFUSED(none, 0, "bits = 4: none allows 16, 32", s.bits = 4);
+    REFUSED(nf4, 0, "bnb_4bit allows 32, 64, 128, 256, 512, 1024, 2048, 4096", s.group_size = 48);
+    REFUSED(nf4, 0, "group_size = -1: bnb_4bit allows 32,", s.group_size = -1);
+    REFUSED(nf4, 0, "group_size = 16: bnb_4bit allows 32,", s.group_size = 16);
+    REFUSED(nf4, 0, "group_size = 8192: bnb_4bit allows", s.group_size = 8192);
+    REFUSED(rtn, 0, "or -1 for one group a row", s.group_size = 0);
+    REFUSED(rtn, 0, "group_size = -2", s.group_size = -2);
+    REFUSED(rtn, 256, "group_size = 96 does not divide 256 inputs", s.group_size = 96);
+    REFUSED(rtn, 256, "group_size = 512 does not divide 256 inputs", s.group_size = 512);
+    REFUSED(int8, 0, "bnb_8bit has no groups", s.group_size = 64);
+    REFUSED(none, 0, "none has no groups", s.group_size = -1);
+    REFUSED(nf4, 0, "quant_type = \"int\": bnb_4bit allows nf4, fp4", strcpy(s.quant_type, "int"));
+    REFUSED(rtn, 0, "quant_type = \"nf3\" of rtn is not in this version",
+            strcpy(s.quant_type, "nf3"));
+    REFUSED(rtn, 0, "quant_type = \"\": rtn allows int", strcpy(s.quant_type, ""));
+    REFUSED(int8, 0, "bnb_8bit has no types", strcpy(s.quant_type, "int"));
+    REFUSED(int8, 0, "bnb_8bit has no scales to quantize again", s.double_quant = true);
+    REFUSED(none, 0, "none has no scales", s.double_quant = true);
+    REFUSED(rtn, 0, "grid = \"round\": rtn allows absmax, gptq, awq", strcpy(s.grid, "round"));
+    REFUSED(rtn, 0, "compute_dtype = \"int8\"", s.compute = DTYPE_I8);
+    REFUSED(int8, 0, "outlier_threshold = -1", s.outlier_threshold = -1);
+    REFUSED(int8, 0, "outlier_threshold = nan", s.outlier_threshold = NAN);
+    REFUSED(rtn, 0, "method \"gptq\" is not in this version", strcpy(s.method, "gptq"));
+    REFUSED(rtn, 0, "known are none, bnb_8bit, bnb_4bit, rtn", strcpy(s.method, "rtm"));
+    REFUSED(nf4, 0, "a quantized head and embedding, which is not in this version", s.n_skip = 0);
+    REFUSED(nf4, 0, "a quantized head, which is not in this version",
+            strcpy(s.skip[0], "down_proj"));
+#undef REFUSED
+    struct quant_spec every = none;
+    every.n_skip = 0;
+    CHECK_OK(quant_spec_check(&every, 0, &e), e);
+}
+
+static void names_to_skip(void **state)
+{
+    static const struct {
+        const char *skip, *module;
+        bool matches;
+    } cases[] = {
+        { "lm_head", "lm_head", true },
+        { "down_proj", "model.layers.0.mlp.down_proj", true },
+        { "mlp", "model.layers.0.mlp.down_proj", true },
+        { "mlp.down_proj", "model.layers.11.mlp.down_proj", true },
+        { "layers.1", "model.layers.1.mlp.down_proj", true },
+        { "layers.1", "model.layers.11.mlp.down_proj", false },
+        { "1.mlp", "model.layers.11.mlp.down_proj", false },
+        { "model.layers.0.mlp.gate_proj", "model.layers.0.mlp.gate_proj", true },
+        { "model.layers.0.mlp.gate_proj", "model.layers.0.mlp.up_proj", false },
+        { "proj", "model.layers.0.mlp.up_proj", false },
+        { "down_pro", "model.layers.0.mlp.down_proj", false },
+        { "", "model.layers.0.mlp.down_proj", false },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct quant_spec s = { .n_skip = 2, .skip = { "nothing" } };
+
+        snprintf(s.skip[1], sizeof s.skip[1], "%s", cases[i].skip);
+        CHECK(quant_skips(&s, cases[i].module) == cases[i].matches, "\"%s\" %s %s", cases[i].skip,
+              cases[i].matches ? "matches" : "does not match", cases[i].module);
+    }
+}
+
+static void model_dtype(void **state)
+{
+    struct quant_spec s = { .compute = DTYPE_BF16 };
+
+    (void)state;
+    CHECK(quant_model_dtype(&s, DTYPE_F16) == DTYPE_F16, "a 16-bit source is the model dtype");
+    CHECK(quant_model_dtype(&s, DTYPE_F32) == DTYPE_BF16, "else it is the compute dtype");
+    s.compute = DTYPE_F32;
+    CHECK(quant_model_dtype(&s, DTYPE_BF16) == DTYPE_BF16, "whatever the compute dtype");
+    CHECK(quant_model_dtype(&s, DTYPE_F32) == DTYPE_F32, "fp32 throughout");
+}
+
+static void weights_refused(void **state)
+{
+    static const struct {
+        float value;
+        const char *sentence;
+        bool int8_only;
+    } cases[] = {
+        { NAN, "weight [2, 5] is nan, only finite weights can be quantized", false },
+        { -NAN, "nan, only finite weights can be quantized", false },
+        { INFINITY, "weight [2, 5] is inf, only finite", false },
+        { -INFINITY, "weight [2, 5] is -inf, only finite", false },
+        { 65520.0f, "weight [2, 5] is 65520, beyond the largest fp16 number, 65504", true },
+        { -1e30f, "weight [2, 5] is -1e+30, beyond the largest fp16 number", true },
+    };
+
+    (void)state;
+    for (int k = 0; k < N_SETTINGS; k++)
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            const struct quant_spec *s = &settings[k].spec;
+            bool int8 = !strcmp(s->method, "bnb_8bit");
+            struct err e = ERR_INIT;
+            struct weight w = { 0 };
+
+            if (quant_is_plain(s) || !applies(s, 64) || (cases[i].int8_only && !int8))
+                continue;
+            float *x = numbers(3, 4, 64);
+            x[2 * 64 + 5] = cases[i].value;
+            struct tensor plain = tensor_over(x, DTYPE_F32, 4, 64);
+            size_t before = backend.mem.now[MEM_WEIGHTS];
+            CHECK(quantizer_find(s->method)->run(&backend, s, &plain, &w, &e) == -1,
+                  "%s refuses %g", s->method, (double)cases[i].value);
+            CHECK(e.code == ERR_INPUT && strstr(e.text, cases[i].sentence), "\"%s\" says \"%s\"",
+                  e.text, cases[i].sentence);
+            CHECK(backend.mem.now[MEM_WEIGHTS] == before, "%s gives its memory back", s->method);
+            free(x);
+        }
+}
+
+static void the_limits_of_fp16_and_fp32(void **state)
+{
+    const struct quant_spec int8 = { .method = "bnb_8bit", .bits = 8, .compute = DTYPE_F16 };
+    const struct quant_spec rtn = RTN(4, -1, false, "gptq", false);
+    float x[4] = { 65504, 1, -65519, 0 };
+    struct weight w;
+    struct err e = ERR_INIT;
+
+    (void)state;
+    float *values = run(&int8, x, 1, 4, &w);
+    CHECK(((float *)w.scales)[0] == 65504, "65519 still rounds to the largest fp16 number");
+    CHECK((int8_t)code_at(&w, 0, 0) == 127 && (int8_t)code_at(&w, 0, 2) == -127, "full range");
+    free(values);
+    weight_release(&backend, &w);
+
+    float wide[2] = { FLT_MAX, -FLT_MAX };
+    struct tensor plain = tensor_over(wide, DTYPE_F32, 1, 2);
+    CHECK(quantizer_rtn.run(&backend, &rtn, &plain, &w, &e) == -1 &&
+              strstr(e.text, "row 0 is too wide for fp32"),
+          "a range of twice the largest number is refused: %s", e.text);
+}
+
+/* ---- codes in memory ---- */
+
+static void codes_of_every_width(void **state)
+{
+    (void)state;
+    for (int bits = 2; bits <= 8; bits++)
+        for (int n = 1; n <= 70; n++) {
+            uint8_t codes[70], stream[80], last = (uint8_t)((1 << bits) - 1);
+            struct weight w = { .bits = bits, .n_in = n, .codes = stream };
+
+            w.row_bytes = (n * bits + 31) / 32 * 4;
+            for (int i = 0; i < n; i++)
+                codes[i] = (uint8_t)rng_below((uint64_t)n, RNG_TEST, (uint64_t)i, last + 1u);
+            memset(stream, 0xA5, sizeof stream);
+            pack_codes(codes, n, bits, stream, w.row_bytes);
+            for (int i = 0; i < n; i++)
+                CHECK(code_at(&w, 0, i) == codes[i], "code %d of %d with %d bits", i, n, bits);
+            for (int64_t bit = (int64_t)n * bits; bit < 8 * w.row_bytes; bit++)
+                CHECK(!(stream[bit / 8] >> bit % 8 & 1), "the rest of a row is 0");
+            CHECK(stream[w.row_bytes] == 0xA5, "nothing is written behind the row");
+        }
+}
+
+static void nearest_in_the_dynamic_map(void **state)
+{
+    const float *map = weight_dynamic_map;
+
+    (void)state;
+    for (int k = 0; k < 255; k++) {
+        float middle = (map[k] + map[k + 1]) * 0.5f;
+        int even = k % 2 ? k + 1 : k;
+
+        CHECK(codebook_nearest(map, map[k]) == k, "value %d is its own nearest", k);
+        CHECK(codebook_nearest(map, middle) == even, "a tie at %d goes to the even index", k);
+        CHECK(codebook_nearest(map, nextafterf(middle, -2)) == k, "just below the middle of %d", k);
+        CHECK(codebook_nearest(map, nextafterf(middle, 2)) == k + 1, "just above it");
+    }
+    CHECK(codebook_nearest(map, 1) == 255 && codebook_nearest(map, 7) == 255, "the upper end");
+    CHECK(codebook_nearest(map, -1) == 0 && codebook_nearest(map, -INFINITY) == 0, "the lower end");
+    CHECK(codebook_nearest(map, NAN) == 0, "a NaN has index 0");
+}
+
+static void nf4_thresholds_are_midpoints(void **state)
+{
+    float table[16];
+
+    (void)state;
+    weight_code_table(TABLE_NF4, table);
+    for (int k = 0; k < 15; k++) {
+        double middle = ((double)table[k] + (double)table[k + 1]) / 2;
+
+        CHECK(fabs((double)codebook_nf4_threshold[k] - middle) <= 0.5 * fabs(middle) * 0x1p-23,
+              "threshold %d is the fp32 number at the middle", k);
+    }
+}
+
+static int open_backend(void **state)
+{
+    struct err e = ERR_INIT;
+
+    (void)state;
+    return backend_open(&backend, "cpu", 0, NULL, &e);
+}
+
+static int close_backend(void **state)
+{
+    (void)state;
+    backend_close(&backend);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_method_is_a_row),
+        cmocka_unit_test(zeros_stay_zeros),
+        cmocka_unit_test(values_come_back),
+        cmocka_unit_test(bytes_match_the_shape),
+        cmocka_unit_test(bits_per_weight),
+        cmocka_unit_test(any_number_of_threads),
+        cmocka_unit_test(flat_blocks_ignore_rows),
+        cmocka_unit_test(zero_groups_spare_their_neighbours),
+        cmocka_unit_test(equal_scales_nest),
+        cmocka_unit_test(subnormal_weights),
+        cmocka_unit_test(settings_refused),
+        cmocka_unit_test(names_to_skip),
+        cmocka_unit_test(model_dtype),
+        cmocka_unit_test(weights_refused),
+        cmocka_unit_test(the_limits_of_fp16_and_fp32),
+        cmocka_unit_test(codes_of_every_width),
+        cmocka_unit_test(nearest_in_the_dynamic_map),
+        cmocka_unit_test(nf4_thresholds_are_midpoints),
+    };
+    return cmocka_run_group_tests(tests, open_backend, close_backend);
+}
