@@ -218,15 +218,31 @@ static void check_int8_weights(const struct safetensors *s, const char *name, st
     free(input);
 }
 
-static void bnb_int8_weights(void **state)
+/* Each case is one document.  The sum over outlier columns may round once differently. */
+static int check_int8_product(const struct safetensors *s, const char *name, struct weight *w,
+                              long *n_values)
+{
+    struct safetensors_tensor info;
+    uint16_t *x = want_part(s, name, "X", &info), *y = want_part(s, name, "Y", NULL);
+    int64_t n_rows = (int64_t)info.shape[0];
+
+    w->outlier_threshold = 6;
+    int steps = linear_f16_steps(&backend, w, x, n_rows, y);
+    *n_values += n_rows * w->n_out;
+    free(y);
+    free(x);
+    return steps;
+}
+
+static void bnb_int8_file(void **state)
 {
     const char *name = "bnb_int8.safetensors";
     struct safetensors s = SAFETENSORS_INIT;
     struct weight w;
     char path[4096];
     struct err e = ERR_INIT;
-    long n_values = 0;
-    double largest = 0;
+    long n_values = 0, n_products = 0;
+    double largest = 0, steps = 0;
 
     (void)state;
     snprintf(path, sizeof path, "%s/%s", check_golden(), name);
@@ -239,10 +255,12 @@ static void bnb_int8_weights(void **state)
             continue;
         snprintf(tensor, sizeof tensor, "%.*s", (int)length - 2, s.tensor[i].name);
         check_int8_weights(&s, tensor, &w, &n_values, &largest);
+        steps = fmax(steps, check_int8_product(&s, tensor, &w, &n_products));
         weight_release(&backend, &w);
     }
     safetensors_close(&s);
     check_report("bnb_int8.safetensors (weights)", n_values, largest, 1e-4);
+    check_report("bnb_int8.safetensors (Y, fp16 steps)", n_products, steps, 1);
 }
 
 static int open_backend(void **state)
@@ -264,7 +282,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bnb_4bit_files),
-        cmocka_unit_test(bnb_int8_weights),
+        cmocka_unit_test(bnb_int8_file),
     };
     return cmocka_run_group_tests(tests, open_backend, close_backend);
 }

@@ -412,9 +412,9 @@ static void bnb_double_quant(void **state)
     free(x);
 }
 
-static void llm_int8_weights(void **state)
+static void llm_int8(void **state)
 {
-    const struct js *want = js_get(data_of("llm_int8"), "W");
+    const struct js *data = data_of("llm_int8"), *want = js_get(data, "W");
     float *x = vector_numbers(4, 8 * 64);
     struct tensor w = tensor_from(x, DTYPE_F16, 8, 64);
     struct weight got = quantized(
@@ -426,6 +426,14 @@ static void llm_int8_weights(void **state)
         CHECK((int8_t)code_at(&got, i / 64, i % 64) == codes[i], "code %lld", (long long)i);
     long n = check_floats(got.scales, js_get(want, "SCB"), "SCB");
     check_report("quantizer-vectors.json llm_int8 (weights)", n + 8 * 64, 0, 0);
+
+    uint16_t *a = (uint16_t *)bytes_of_hex(text_of(js_get(data, "A"), "A"), 2 * 4 * 64);
+    uint16_t *y = (uint16_t *)bytes_of_hex(text_of(data, "out"), 2 * 4 * 8);
+    got.outlier_threshold = 6;
+    check_report("quantizer-vectors.json llm_int8 (out, fp16 steps)", 4 * 8,
+                 linear_f16_steps(&backend, &got, a, 4, y), 1);
+    free(y);
+    free(a);
     free(codes);
     weight_release(&backend, &got);
     free(w.data);
@@ -616,7 +624,7 @@ int main(void)
         cmocka_unit_test(bnb4_sha256),
         cmocka_unit_test(bnb4_values_in_every_dtype),
         cmocka_unit_test(bnb_double_quant),
-        cmocka_unit_test(llm_int8_weights),
+        cmocka_unit_test(llm_int8),
         cmocka_unit_test(rtn),
         cmocka_unit_test(rtn_on_the_awq_grid),
         cmocka_unit_test(footprint),

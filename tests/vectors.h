@@ -111,3 +111,29 @@ static inline struct tensor tensor_over(void *data, enum dtype t, int64_t n_rows
 {
     return (struct tensor){ .data = data, .dtype = t, .n_rows = n_rows, .n_cols = n_cols };
 }
+
+/* How many fp16 steps lie between two fp16 numbers given as bits. */
+static inline int f16_steps(uint16_t a, uint16_t b)
+{
+    int x = a & 0x8000 ? -(a & 0x7FFF) : a, y = b & 0x8000 ? -(b & 0x7FFF) : b;
+
+    return abs(x - y);
+}
+
+/* Largest distance, in fp16 steps, of x W^T in fp16 from `want`, one document's call. */
+static inline int linear_f16_steps(struct backend *b, const struct weight *w, const uint16_t *x,
+                                   int64_t n_rows, const uint16_t *want)
+{
+    uint16_t *y = mem_array((size_t)(n_rows * w->n_out), sizeof *y);
+    struct tensor in = tensor_over((void *)(uintptr_t)x, DTYPE_F16, n_rows, w->n_in);
+    struct tensor out = tensor_over(y, DTYPE_F16, n_rows, w->n_out);
+    struct linear_args a = { .x = &in, .w = w, .y = &out, .n_rows = n_rows, .compute = DTYPE_F16 };
+    struct err e = ERR_INIT;
+    int largest = 0;
+
+    CHECK_OK(b->ops->linear(b, &a, &e), e);
+    for (int64_t i = 0; i < n_rows * w->n_out; i++)
+        largest = f16_steps(y[i], want[i]) > largest ? f16_steps(y[i], want[i]) : largest;
+    free(y);
+    return largest;
+}
