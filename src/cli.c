@@ -429,6 +429,21 @@ static char *numbered(const char *pattern)
     }
 }
 
+/* Tried out: permissions say nothing to root, nor on a read-only or foreign file system. */
+static bool can_make_file(const char *folder)
+{
+    char *temp = file_join(folder, ".llq_sweep_XXXXXX");
+    int fd = mkstemp(temp), failure = errno;
+
+    if (fd >= 0) {
+        close(fd);
+        unlink(temp);
+    }
+    free(temp);
+    errno = failure;
+    return fd >= 0;
+}
+
 int cli_output(const struct cli *c, char **path, struct err *e)
 {
     char *name = numbered(c->output), *folder = file_folder(name);
@@ -438,7 +453,7 @@ int cli_output(const struct cli *c, char **path, struct err *e)
         err_set(e, ERR_USAGE, "-o %s: is a folder", name);
     else if (!file_is_folder(folder))
         err_set(e, ERR_USAGE, "-o %s: there is no folder %s", name, folder);
-    else if (access(folder, W_OK | X_OK) < 0)
+    else if (!can_make_file(folder))
         err_set(e, ERR_USAGE, "-o %s: no file can be made in %s: %s", name, folder,
                 strerror(errno));
     else if (is_taken(name) && !c->resume && !c->force)

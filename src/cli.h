@@ -36,7 +36,8 @@ char *cli_help(void); /* malloc'ed */
 
 /* The absolute path of the results file, malloc'ed: %n replaced by the first number from 1 that
  * is free.  Refuses a file (or its journal) that exists where neither --resume nor --force is
- * given, a folder, and a place where no file can be made; creates nothing. */
+ * given, a folder, and a place where no file can be made; leaves nothing
+ * behind. */
 int cli_output(const struct cli *c, char **path, struct err *e);
 
 /* ---- cli_version.c ---- */

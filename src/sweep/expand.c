@@ -61,10 +61,10 @@ static int refuse_cell(struct expansion *x, const struct experiment_block *b, co
         remember_removed(x, name, r->why);
         return 0;
     }
-    const struct toml_value *at = b->axes[r->at].given;
-    snprintf(key, sizeof key, "experiment.%s.%s", b->name, axis_keys[r->at]);
-    if (at)
-        return source_error(e, &x->source, at, key, "%s", r->why);
+    if (r->at < N_AXES && b->axes[r->at].given) {
+        snprintf(key, sizeof key, "experiment.%s.%s", b->name, axis_keys[r->at]);
+        return source_error(e, &x->source, b->axes[r->at].given, key, "%s", r->why);
+    }
     snprintf(key, sizeof key, "experiment.%s", b->name);
     return source_error(e, &x->source, b->table, key, "%s", r->why);
 }
@@ -91,7 +91,7 @@ static int add_cell(struct expansion *x, const struct experiment_block *b, int64
         out->line = b->line;
         if (x->check && x->check(out, x->context, &refused) < 0) {
             why.axes = axes_at_fault(x, out);
-            why.at = out->group_size ? AXIS_GROUP_SIZE : AXIS_METHOD;
+            why.at = why.axes == AXIS_BIT(AXIS_GROUP_SIZE) ? AXIS_GROUP_SIZE : N_AXES;
             snprintf(why.why, sizeof why.why, "%.*s", (int)sizeof why.why - 1, refused.text);
             rc = refuse_cell(x, b, name.data, &why, e);
         } else {

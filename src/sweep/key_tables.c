@@ -130,8 +130,8 @@ static const struct key_rule experiment[] = {
     { "outlier_threshold", KEY_REAL, "a number from 0 to 1000 (0 = no outliers)", .most = 1000 },
     { "scale_dtype", KEY_TEXT, "\"fp32\"", .choices = "fp32", .later = "fp16" },
     { "skip_modules", KEY_TEXTS,
-      .allowed = "a list of at most 8 module names of 1 to 63 bytes (or, for a grid, a list of "
-                 "such lists)" },
+      .allowed = "a list of at most 8 module names of 1 to 63 bytes with \"lm_head\" among them "
+                 "(for a grid, a list of such lists)" },
     LATER("preset"),
     LATER("desc_act"),
     LATER("damp_percent"),

@@ -55,7 +55,7 @@ struct cell {
 /* Why a cell cannot be. */
 struct refusal {
     unsigned axes;   /* whose values are at fault; 0: refused whatever the grid */
-    enum axis_id at; /* the one to show */
+    enum axis_id at; /* the one to show; N_AXES: none in particular */
     char why[512];
 };
 

@@ -1,0 +1,455 @@
+/* test_expand.c - grids: names, removed cells, twins, the baseline, which jobs there are. */
+#include "sweep_help.h"
+
+#include "sweep/nearest.h"
+
+#define RTN "[[experiment]]\nname = 'r'\nmethod = 'rtn'\n"
+
+/* The experiments' names, separated by blanks. */
+static char *names_of(const struct sweep *s)
+{
+    struct bytes names = BYTES_INIT;
+
+    bytes_text(&names, "");
+    for (int i = 0; i < s->n_experiments; i++)
+        bytes_printf(&names, "%s%s", i ? " " : "", s->experiments[i].name);
+    return names.data;
+}
+
+static void expect_names(const char *text, const struct sweep_overrides *o, const char *want)
+{
+    struct sweep s;
+    struct err e = ERR_INIT;
+
+    CHECK_OK(expand_of(text, o, &s, &e), e);
+    char *names = names_of(&s);
+    CHECK(!strcmp(names, want), "the names are\n  %s\nnot\n  %s", want, names);
+    free(names);
+    sweep_release(&s);
+}
+
+static void names_follow_the_rules(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *block, *names;
+    } cases[] = {
+        { RTN, "r" },
+        { RTN "bits = [3]\ngroup_size = 32\n", "r" },
+        { RTN "bits = [3, 4]\n", "r_3bit r_4bit" },
+        { RTN "group_size = [32, -1]\n", "r_g32 r_grow" },
+        { RTN "compute_dtype = ['fp16', 'bf16']\ndouble_quant = [true, false]\nbits = 3\n",
+          "r_dq_fp16 r_dq_bf16 r_nodq_fp16 r_nodq_bf16" },
+        { RTN "compute_dtype = ['fp16', 'bf16']\ngroup_size = [32, 128]\nbits = [3, 4]\n",
+          "r_3bit_g32_fp16 r_3bit_g32_bf16 r_3bit_g128_fp16 r_3bit_g128_bf16 r_4bit_g32_fp16 "
+          "r_4bit_g32_bf16 r_4bit_g128_fp16 r_4bit_g128_bf16" },
+        { RTN "sym = [true, false]\ngrid = ['gptq', 'awq']\n",
+          "r_grid-gptq_sym-true r_grid-gptq_sym-false r_grid-awq_sym-true r_grid-awq_sym-false" },
+        { RTN "skip_modules = [['lm_head'], ['lm_head', 'down_proj']]\n",
+          "r_skip_modules-lm_head r_skip_modules-lm_head.down_proj" },
+        { RTN "skip_modules = ['lm_head', 'down_proj']\n", "r" },
+        { "[[experiment]]\nname = 'b'\nmethod = 'bnb_4bit'\nquant_type = ['nf4', 'fp4']\n",
+          "b_nf4 b_fp4" },
+        { "[[experiment]]\nname = 'b'\nmethod = 'bnb_8bit'\noutlier_threshold = [0, 6.5, 1000]\n",
+          "b_outlier_threshold-0 b_outlier_threshold-6.5 b_outlier_threshold-1000" },
+        { "[[experiment]]\nname = 'm'\nmethod = ['bnb_8bit', 'rtn']\n",
+          "m_method-bnb_8bit m_method-rtn" },
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct bytes text = BYTES_INIT;
+        bytes_printf(&text, SWEEP MODEL "%s", cases[i].block);
+        expect_names(text.data, NULL, cases[i].names);
+        bytes_release(&text);
+    }
+}
+
+static void a_name_may_have_64_characters(void **state)
+{
+    (void)state;
+    char text[400], want[400];
+    const char *stem = "a23456789_b23456789_c23456789_d23456789_e23456789_f2345678"; /* 58 */
+
+    snprintf(text, sizeof text,
+             SWEEP MODEL "[[experiment]]\nname = '%s9'\nmethod = 'rtn'\nbits = [3, 4]\n", stem);
+    snprintf(want, sizeof want, "%s9_3bit %s9_4bit", stem, stem);
+    CHECK(strlen(want) == 2 * 64 + 1, "the longest names have 64 characters");
+    expect_names(text, NULL, want);
+    snprintf(text, sizeof text,
+             SWEEP MODEL "[[experiment]]\nname = '%s9x'\nmethod = 'rtn'\nbits = [3, 4]\n", stem);
+    snprintf(want, sizeof want,
+             "t.toml:5: experiment.name: the cell %s9x_3bit gets a name of more than 64 "
+             "characters",
+             stem);
+    expect_refusal(text, NULL, want);
+}
+
+static void settings_are_resolved(void **state)
+{
+    (void)state;
+    struct sweep s;
+    struct err e = ERR_INIT;
+
+    CHECK_OK(expand_of(SWEEP MODEL "[[experiment]]\nname = 'n'\nmethod = 'none'\n"
+                                   "compute_dtype = 'fp32'\n"
+                                   "[[experiment]]\nname = 'i'\nmethod = 'bnb_8bit'\n"
+                                   "[[experiment]]\nname = 'f'\nmethod = 'bnb_4bit'\n" RTN,
+                       NULL, &s, &e),
+             e);
+    CHECK(s.n_experiments == 4, "four experiments");
+    const struct experiment *x = s.experiments;
+    CHECK(x[0].bits == 32 && x[0].group_size == 0 && !*x[0].quant_type && x[0].n_skip == 0,
+          "none with fp32 has 32 bits, no groups and nothing to skip");
+    CHECK(x[1].bits == 8 && x[1].outlier_threshold == 6.0 && x[1].n_skip == 1, "bnb_8bit");
+    CHECK(x[2].bits == 4 && x[2].group_size == 64 && !strcmp(x[2].quant_type, "nf4") &&
+              x[2].double_quant && !strcmp(x[2].compute_dtype, "fp16"),
+          "bnb_4bit: nf4, blocks of 64, double quantization");
+    CHECK(x[3].bits == 4 && x[3].group_size == 128 && !strcmp(x[3].quant_type, "int") &&
+              !x[3].double_quant && x[3].sym && !strcmp(x[3].grid, "absmax") &&
+              !strcmp(x[3].scale_dtype, "fp32") && !strcmp(x[3].skip[0], "lm_head"),
+          "rtn: 4 bits in groups of 128, symmetric, absmax, fp32 scales, head left alone");
+    CHECK(x[3].line == 15, "an experiment knows its line");
+    sweep_release(&s);
+}
+
+static void impossible_values_of_a_list_remove_cells(void **state)
+{
+    (void)state;
+    struct sweep s;
+    struct err e = ERR_INIT;
+
+    CHECK_OK(expand_of(SWEEP MODEL BASE "[[experiment]]\nname = 'b'\nmethod = 'bnb_4bit'\n"
+                                        "group_size = [48, 64, 100]\n",
+                       NULL, &s, &e),
+             e);
+    char *names = names_of(&s);
+    CHECK(!strcmp(names, "base b_g64"), "one of three is left: %s", names);
+    CHECK(!strcmp(s.removed_cells,
+                  "b_g48 (bnb_4bit allows 32, 64, 128, 256, 512, 1024, 2048, 4096), "
+                  "b_g100 (bnb_4bit allows 32, 64, 128, 256, 512, 1024, 2048, 4096)"),
+          "the others are listed: %s", s.removed_cells);
+    free(names);
+    sweep_release(&s);
+
+    CHECK_OK(expand_of(SWEEP MODEL "[[experiment]]\nname = 'm'\nmethod = ['none', 'rtn']\n"
+                                   "group_size = 32\n",
+                       NULL, &s, &e),
+             e);
+    CHECK(s.n_experiments == 1 && !strcmp(s.experiments[0].name, "m_method-rtn"),
+          "a key that one of two methods has not removes that one");
+    sweep_release(&s);
+
+    CHECK_OK(expand_of(SWEEP MODEL "[[experiment]]\nname = 'm'\nmethod = 'none'\n"
+                                   "bits = [16, 32]\ncompute_dtype = ['fp16', 'fp32']\n",
+                       NULL, &s, &e),
+             e);
+    names = names_of(&s);
+    CHECK(!strcmp(names, "m_16bit_fp16 m_32bit_fp32"), "bits that disagree do not exist: %s",
+          names);
+    free(names);
+    sweep_release(&s);
+
+    expect_refusal(SWEEP MODEL "[[experiment]]\nname = 'm'\nmethod = 'bnb_8bit'\n"
+                               "bits = [3, 4]\n",
+                   NULL,
+                   "t.toml: experiment: no cell can run: m_3bit (bnb_8bit allows 8), m_4bit "
+                   "(bnb_8bit allows 8)");
+}
+
+static void many_removed_cells_are_counted(void **state)
+{
+    (void)state;
+    struct sweep s;
+    struct err e = ERR_INIT;
+
+    CHECK_OK(expand_of(SWEEP MODEL RTN "group_size = [32]\nbits = [4, 9, 10, 11, 12, 13, 14, 15, "
+                                       "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29]\n",
+                       NULL, &s, &e),
+             e);
+    CHECK(s.n_experiments == 1, "one cell is left");
+    CHECK(strstr(s.removed_cells, "r_28bit (") && !strstr(s.removed_cells, "r_29bit") &&
+              strstr(s.removed_cells, ", and 1 more"),
+          "20 are named and one counted: %s", s.removed_cells);
+    sweep_release(&s);
+}
+
+/* A model of widths that 48 does not divide and that wants no asymmetric gptq grid. */
+static int pretend_check(const struct experiment *x, void *context, struct err *e)
+{
+    ++*(int *)context;
+    if (x->group_size > 0 && 256 % x->group_size != 0)
+        return err_set(e, ERR_USAGE, "%lld does not divide 256", (long long)x->group_size);
+    if (!strcmp(x->grid, "gptq") && !x->sym)
+        return err_set(e, ERR_USAGE, "no such grid");
+    return 0;
+}
+
+static int checked(const char *text, struct sweep *s, struct err *e)
+{
+    int n_calls = 0;
+
+    if (sweep_of(text, NULL, s, e) < 0)
+        return -1;
+    int rc = sweep_expand(s, NULL, pretend_check, &n_calls, e);
+    CHECK(n_calls > 0, "the model is asked");
+    if (rc < 0)
+        sweep_release(s);
+    return rc;
+}
+
+static void the_model_has_its_say(void **state)
+{
+    (void)state;
+    struct sweep s;
+    struct err e = ERR_INIT;
+
+    CHECK(checked(SWEEP MODEL RTN "bits = [3, 4]\ngroup_size = 48\n", &s, &e) < 0 &&
+              !strcmp(e.text, "t.toml:9: experiment.r.group_size = 48: 48 does not divide 256"),
+          "an impossible group size alone on its axis is an error: %s", e.text);
+    CHECK_OK(checked(SWEEP MODEL RTN "group_size = [48, 64]\n", &s, &e), e);
+    CHECK(s.n_experiments == 1 && !strcmp(s.removed_cells, "r_g48 (48 does not divide 256)"),
+          "in a list it removes the cell: %s", s.removed_cells);
+    sweep_release(&s);
+    CHECK(checked(SWEEP MODEL RTN "grid = 'gptq'\nsym = false\n", &s, &e) < 0 &&
+              !strcmp(e.text, "t.toml:5: experiment.r: no such grid"),
+          "what else it refuses is an error where nothing varies: %s", e.text);
+    CHECK_OK(checked(SWEEP MODEL RTN "grid = ['gptq', 'awq']\nsym = false\n", &s, &e), e);
+    CHECK(s.n_experiments == 1 && !strcmp(s.removed_cells, "r_grid-gptq (no such grid)"),
+          "and removes the cell of a grid: %s", s.removed_cells);
+    sweep_release(&s);
+}
+
+static void twins_are_errors(void **state)
+{
+    (void)state;
+    expect_refusal(SWEEP MODEL BASE "[[experiment]]\nname = 'base'\nmethod = 'rtn'\n", NULL,
+                   "t.toml:8: experiment.base: the experiment of line 5 has the same name");
+    expect_refusal(SWEEP MODEL BASE RTN "bits = [3, 4]\n[[experiment]]\nname = 'r_3bit'\n"
+                                        "method = 'bnb_8bit'\n",
+                   NULL,
+                   "t.toml:12: experiment.r_3bit: the experiment of line 8 has the same "
+                   "name");
+    expect_refusal(SWEEP MODEL BASE RTN "[[experiment]]\nname = 'same'\nmethod = 'rtn'\n"
+                                        "bits = 4\ngrid = 'absmax'\n",
+                   NULL, "t.toml:11: experiment.same: has the same settings as r of line 8");
+    expect_refusal(SWEEP MODEL BASE RTN "outlier_threshold = 6\n", NULL,
+                   "t.toml:11: experiment.r.outlier_threshold = 6: method rtn has no "
+                   "outlier_threshold");
+    expect_refusal(SWEEP MODEL "[[experiment]]\nname = 'b'\nmethod = 'bnb_8bit'\n"
+                               "outlier_threshold = [6, 6.0]\n",
+                   NULL,
+                   "t.toml:8: experiment.b.outlier_threshold = [6, 6.0]: holds the same value "
+                   "twice");
+}
+
+static void a_baseline_must_exist(void **state)
+{
+    (void)state;
+    struct sweep s;
+    struct err e = ERR_INIT;
+
+    expect_refusal(SWEEP "baseline = 'bas'\n" MODEL BASE RTN, NULL,
+                   "t.toml:3: sweep.baseline = \"bas\": no experiment has this name; the nearest "
+                   "is base");
+    CHECK_OK(expand_of(SWEEP MODEL RTN BASE, NULL, &s, &e), e);
+    CHECK(!strcmp(s.baseline, "base"), "the first `none`, wherever it stands");
+    sweep_release(&s);
+    CHECK_OK(expand_of(SWEEP MODEL RTN, NULL, &s, &e), e);
+    CHECK(!*s.baseline, "a sweep without `none` has none");
+    sweep_release(&s);
+    CHECK_OK(
+        expand_of(SWEEP "baseline = 'r_3bit'\n" MODEL BASE RTN "bits = [3, 4]\n", NULL, &s, &e), e);
+    CHECK(!strcmp(s.baseline, "r_3bit"), "any cell can be the baseline");
+    sweep_release(&s);
+}
+
+static void patterns_select(void **state)
+{
+    (void)state;
+    const char *only[] = { "r_*", "other" };
+    struct sweep_overrides o = { .limit = -1, .n_only = 1, .only = only };
+    const char *text = SWEEP MODEL BASE RTN "bits = [3, 4]\n[[experiment]]\nname = 'other'\n"
+                                            "method = 'bnb_8bit'\n";
+    struct sweep s;
+    struct err e = ERR_INIT;
+
+    expect_names(text, &o, "r_3bit r_4bit");
+    o.n_only = 2;
+    expect_names(text, &o, "r_3bit r_4bit other");
+    CHECK_OK(expand_of(text, &o, &s, &e), e);
+    CHECK(!strcmp(s.baseline, "base"), "a baseline that is filtered out keeps its name");
+    CHECK(s.n_known == 4 && !strcmp(s.experiments[3].name, "base"),
+          "and stands behind those that are run");
+    CHECK(s.n_jobs == 3 && s.jobs[2].experiment == &s.experiments[2], "it has no job");
+    sweep_release(&s);
+    only[1] = "r[";
+    expect_refusal(text, &o,
+                   "--experiment r[: no experiment of t.toml has this name; known: base r_3bit "
+                   "r_4bit other");
+}
+
+/* "name/seed/qb", separated by blanks. */
+static void expect_jobs(const char *text, const char *want)
+{
+    struct sweep s;
+    struct err e = ERR_INIT;
+    struct bytes got = BYTES_INIT;
+
+    CHECK_OK(expand_of(text, NULL, &s, &e), e);
+    for (int i = 0; i < s.n_jobs; i++) {
+        CHECK(s.jobs[i].id == i, "ids count the list");
+        bytes_printf(&got, "%s%s/%lld/%s%s", i ? " " : "", s.jobs[i].experiment->name,
+                     (long long)s.jobs[i].seed, s.jobs[i].quality ? "q" : "",
+                     s.jobs[i].benchmark ? "b" : "");
+    }
+    CHECK(!strcmp(got.data, want), "the jobs are\n  %s\nnot\n  %s", want, got.data);
+    bytes_release(&got);
+    sweep_release(&s);
+}
+
+#define SEEDS        "[sweep]\nseeds = [7, 3, 5]\n"
+#define COQA(subset) "[tasks.coqa]\npath = 'c'\nsubset = '" subset "'\n"
+
+static void jobs_are_those_that_can_matter(void **state)
+{
+    (void)state;
+    expect_jobs(SEEDS MODEL BASE RTN, "base/7/q r/7/q");
+    expect_jobs(SEEDS MODEL COQA("first") BASE RTN, "base/7/q r/7/q");
+    expect_jobs(SEEDS MODEL COQA("random") BASE RTN,
+                "base/7/q base/3/q base/5/q r/7/q r/3/q r/5/q");
+    expect_jobs(SEEDS MODEL COQA("first") "[benchmark]\n" BASE, "base/7/qb");
+    expect_jobs(SEEDS MODEL COQA("random") "[benchmark]\n" BASE, "base/7/qb base/3/q base/5/q");
+    expect_jobs(SEEDS MODEL COQA("first") "[benchmark]\nper_seed = true\n" BASE,
+                "base/7/qb base/3/b base/5/b");
+    expect_jobs(SEEDS MODEL COQA("random") "[benchmark]\nper_seed = true\n" BASE,
+                "base/7/qb base/3/qb base/5/qb");
+}
+
+static void the_number_of_cells_and_jobs_is_capped(void **state)
+{
+    (void)state;
+    struct bytes text = BYTES_INIT;
+    struct sweep s;
+    struct err e = ERR_INIT;
+
+    /* 64 seeds x 7 bits x 56 group sizes x 2 x 2 = 100,352 jobs; with 55 98,560. */
+    for (int n_groups = 56; n_groups >= 55; n_groups--) {
+        bytes_release(&text);
+        bytes_text(&text, "[sweep]\nseeds = [0");
+        for (int i = 1; i < 64; i++)
+            bytes_printf(&text, ", %d", i);
+        bytes_text(&text, "]\n" MODEL COQA("random") RTN
+                   "bits = [2, 3, 4, 5, 6, 7, 8]\nsym = [true, false]\n"
+                   "double_quant = [true, false]\ngroup_size = [1");
+        for (int i = 2; i <= n_groups; i++)
+            bytes_printf(&text, ", %d", i);
+        bytes_text(&text, "]\n");
+        if (n_groups == 56) {
+            expect_refusal(text.data, NULL,
+                           "t.toml: the sweep has 100352 jobs, at most 100000 are allowed");
+        } else {
+            CHECK_OK(expand_of(text.data, NULL, &s, &e), e);
+            CHECK(s.n_jobs == 98560, "98,560 jobs are allowed, there are %d", s.n_jobs);
+            sweep_release(&s);
+        }
+    }
+    bytes_text(&text, "grid = ['absmax', 'gptq', 'awq']\noutlier_threshold = [0");
+    for (int i = 1; i < 64; i++)
+        bytes_printf(&text, ", %d", i);
+    bytes_text(&text, "]\n");
+    CHECK(expand_of(text.data, NULL, &s, &e) < 0 &&
+              strstr(e.text, ": the sweep has more than 100000 cells"),
+          "295,680 cells are refused before they are made: %s", e.text);
+    bytes_release(&text);
+}
+
+static void expanding_again_starts_afresh(void **state)
+{
+    (void)state;
+    struct sweep s;
+    struct err e = ERR_INIT;
+    const char *only[] = { "r" };
+    struct sweep_overrides o = { .limit = -1, .n_only = 1, .only = only };
+
+    CHECK_OK(expand_of(SWEEP MODEL BASE RTN, &o, &s, &e), e);
+    CHECK(s.n_experiments == 1 && s.n_jobs == 1, "one of two");
+    CHECK_OK(sweep_expand(&s, NULL, NULL, NULL, &e), e);
+    CHECK(s.n_experiments == 2 && s.n_known == 2 && s.n_jobs == 2, "and then both");
+    sweep_release(&s);
+}
+
+static void distances_are_edits(void **state)
+{
+    (void)state;
+    CHECK(edit_distance("", "") == 0 && edit_distance("abc", "abc") == 0, "equal texts: 0");
+    CHECK(edit_distance("", "abc") == 3 && edit_distance("abc", "") == 3, "all put in or left out");
+    CHECK(edit_distance("seeds", "sedes") == 1, "a swap is one edit");
+    CHECK(edit_distance("kitten", "sitting") == 3, "the textbook's example");
+    CHECK(edit_distance("ab", "xyab") == 2 && edit_distance("limit", "limits") == 1, "insertions");
+    char long_a[400], long_b[400];
+    memset(long_a, 'a', sizeof long_a);
+    memset(long_b, 'b', sizeof long_b);
+    long_a[399] = long_b[399] = 0;
+    CHECK(edit_distance(long_a, long_b) == 128, "long names are compared by their start");
+}
+
+/* The files that come with the program, and the names of the reference study. */
+static char root[1024];
+
+static void our_sweeps_are_what_they_should_be(void **state)
+{
+    (void)state;
+    struct sweep s;
+    struct err e = ERR_INIT;
+    char path[1100];
+
+    snprintf(path, sizeof path, "%s/sweeps/demo.toml", root);
+    CHECK_OK(sweep_read(path, NULL, &s, &e), e);
+    CHECK_OK(sweep_expand(&s, NULL, NULL, NULL, &e), e);
+    char *names = names_of(&s);
+    CHECK(!strcmp(names, "fp16_baseline bnb_8bit bnb_4bit_nf4 bnb_4bit_fp4 bnb_4bit_nf4_no_double "
+                         "rtn_8bit rtn_4bit rtn_3bit rtn_2bit rtn_3bit_g32"),
+          "demo.toml has ten experiments: %s", names);
+    CHECK(s.n_seeds == 3 && s.n_jobs == 30, "and 30 jobs");
+    CHECK(!strcmp(js_text(js_get(js_get(s.tasks, "coqa"), "subset")), "random") &&
+              js_int(js_get(js_get(s.tasks, "coqa"), "limit")) == 80,
+          "80 stories drawn by the seed");
+    free(names);
+    sweep_release(&s);
+
+    snprintf(path, sizeof path, "%s/sweeps/quick.toml", root);
+    CHECK_OK(sweep_read(path, NULL, &s, &e), e);
+    CHECK_OK(sweep_expand(&s, NULL, NULL, NULL, &e), e);
+    names = names_of(&s);
+    CHECK(!strcmp(names, "fp16_baseline bnb_4bit_nf4 bnb_4bit_fp4"), "quick.toml: %s", names);
+    CHECK(!strcmp(s.model_path, "meta-llama/Llama-3.2-1B") && file_exists(s.model_config) &&
+              !strcmp(s.source_dtype, "fp16"),
+          "its model is a hub id whose shapes we have");
+    CHECK(js_int(js_get(js_get(s.tasks, "coqa"), "limit")) == 50, "50 documents");
+    free(names);
+    sweep_release(&s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(names_follow_the_rules),
+        cmocka_unit_test(a_name_may_have_64_characters),
+        cmocka_unit_test(settings_are_resolved),
+        cmocka_unit_test(impossible_values_of_a_list_remove_cells),
+        cmocka_unit_test(many_removed_cells_are_counted),
+        cmocka_unit_test(the_model_has_its_say),
+        cmocka_unit_test(twins_are_errors),
+        cmocka_unit_test(a_baseline_must_exist),
+        cmocka_unit_test(patterns_select),
+        cmocka_unit_test(jobs_are_those_that_can_matter),
+        cmocka_unit_test(the_number_of_cells_and_jobs_is_capped),
+        cmocka_unit_test(expanding_again_starts_afresh),
+        cmocka_unit_test(distances_are_edits),
+        cmocka_unit_test(our_sweeps_are_what_they_should_be),
+    };
+
+    if (!getcwd(root, sizeof root))
+        return 1;
+    return cmocka_run_group_tests(tests, sweep_folder_open, sweep_folder_close);
+}
