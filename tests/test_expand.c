@@ -1,6 +1,7 @@
 /* test_expand.c - grids: names, removed cells, twins, the baseline, which jobs there are. */
 #include "sweep_help.h"
 
+#include "sweep/method.h"
 #include "sweep/nearest.h"
 
 #define RTN "[[experiment]]\nname = 'r'\nmethod = 'rtn'\n"
@@ -378,6 +379,32 @@ static void expanding_again_starts_afresh(void **state)
     sweep_release(&s);
 }
 
+static void every_method_is_listed_with_its_defaults(void **state)
+{
+    (void)state;
+    static const char *const lines[] = {
+        "none\n  bits               16, 32 (default 16)\n\nbnb_8bit\n",
+        "  outlier_threshold  0...1000 (default 6.0)\n",
+        "bnb_4bit\n  bits               4 (default 4)\n"
+        "  group_size         32, 64, 128, 256, 512, 1024, 2048, 4096 (default 64)\n"
+        "  quant_type         nf4, fp4 (default nf4)\n"
+        "  double_quant       true, false (default true)\n",
+        "  group_size         any divisor, -1 = one a row (default 128)\n"
+        "  quant_type         int (default int)\n"
+        "  double_quant       true, false (default false)\n"
+        "  sym                true, false (default true)\n"
+        "  grid               absmax, gptq, awq (default absmax)\n",
+    };
+    char *text = method_list_text();
+    const char *at = text;
+
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        at = strstr(at, lines[i]);
+        CHECK(at, "the list has\n%sin\n%s", lines[i], text);
+    }
+    free(text);
+}
+
 static void distances_are_edits(void **state)
 {
     (void)state;
@@ -445,6 +472,7 @@ int main(void)
         cmocka_unit_test(jobs_are_those_that_can_matter),
         cmocka_unit_test(the_number_of_cells_and_jobs_is_capped),
         cmocka_unit_test(expanding_again_starts_afresh),
+        cmocka_unit_test(every_method_is_listed_with_its_defaults),
         cmocka_unit_test(distances_are_edits),
         cmocka_unit_test(our_sweeps_are_what_they_should_be),
     };

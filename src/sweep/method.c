@@ -61,6 +61,68 @@ const struct method_rule *method_find(const char *name)
     return NULL;
 }
 
+/* "2 3 4" -> "2, 3, 4" */
+static const char *listed(const char *words, char *out, size_t room)
+{
+    size_t n = 0;
+
+    for (const char *p = words; *p && n + 3 < room; p++) {
+        if (*p == ' ')
+            out[n++] = ',';
+        out[n++] = *p;
+    }
+    out[n] = 0;
+    return out;
+}
+
+/* "32, 64, 128 (64)" */
+static void add_allowed(struct bytes *text, const char *key, const char *words,
+                        const char *standard)
+{
+    char all[128];
+
+    bytes_printf(text, "  %-18s %s (default %s)\n", key, listed(words, all, sizeof all), standard);
+}
+
+char *method_list_text(void)
+{
+    static const struct {
+        enum axis_id key;
+        const char *words, *standard;
+    } others[] = {
+        { AXIS_SYM, "true false", "true" },
+        { AXIS_GRID, "absmax gptq awq", "absmax" },
+        { AXIS_OUTLIER_THRESHOLD, "0...1000", "6.0" },
+        { AXIS_SCALE_DTYPE, "fp32", "fp32" },
+    };
+    struct bytes text = BYTES_INIT;
+    char number[24];
+
+    for (const struct method_rule *m = method_rules; m->name; m++) {
+        bytes_printf(&text, "%s%s\n", text.n ? "\n" : "", m->name);
+        snprintf(number, sizeof number, "%d", m->standard_bits);
+        add_allowed(&text, "bits", m->bits, number);
+        snprintf(number, sizeof number, "%lld", (long long)m->standard_group_size);
+        if (m->group_sizes && *m->group_sizes)
+            add_allowed(&text, "group_size", m->group_sizes, number);
+        else if (m->group_sizes)
+            bytes_printf(&text, "  %-18s any divisor, -1 = one a row (default %s)\n", "group_size",
+                         number);
+        if (m->quant_types) {
+            snprintf(number, sizeof number, "%.*s", (int)strcspn(m->quant_types, " "),
+                     m->quant_types);
+            add_allowed(&text, "quant_type", m->quant_types, number);
+        }
+        if (m->has_double_quant)
+            add_allowed(&text, "double_quant", "true false",
+                        m->standard_double_quant ? "true" : "false");
+        for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+            if (m->keys & AXIS_BIT(others[i].key))
+                add_allowed(&text, axis_keys[others[i].key], others[i].words, others[i].standard);
+    }
+    return text.data;
+}
+
 int quant_type_bits(const char *quant_type)
 {
     return word_in(quant_type, "nf4 fp4") ? 4 : 0;
@@ -79,20 +141,6 @@ static int refuse(struct refusal *r, enum axis_id at, unsigned axes, const char 
     r->at = at;
     r->axes = axes;
     return -1;
-}
-
-/* "2 3 4" -> "2, 3, 4" */
-static const char *listed(const char *words, char *out, size_t room)
-{
-    size_t n = 0;
-
-    for (const char *p = words; *p && n + 3 < room; p++) {
-        if (*p == ' ')
-            out[n++] = ',';
-        out[n++] = *p;
-    }
-    out[n] = 0;
-    return out;
 }
 
 static bool number_in(int64_t number, const char *words)

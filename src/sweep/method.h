@@ -47,6 +47,9 @@ struct method_rule {
 extern const struct method_rule method_rules[]; /* ends with name NULL */
 const struct method_rule *method_find(const char *name);
 
+/* What each method takes, for --list-experiments without a file; malloc'ed. */
+char *method_list_text(void);
+
 /* One cell: a value for each key that was given, else NULL.  method is always given. */
 struct cell {
     const struct toml_value *value[N_AXES];
