@@ -81,13 +81,21 @@ static void make_tables(struct world *w)
     table_add_column(s, "bits", "bit", "of a code", COLUMN_COUNT, -1);
     table_add_column(s, "double_quant", "", "scales quantized as well", COLUMN_BOOL, -1);
     table_add_column(s, "coqa_f1", "1", "mean F1", COLUMN_REAL, 1);
+    table_add_column(s, "coqa_f1_ci_low", "1", "of its interval", COLUMN_REAL, -1);
+    table_add_column(s, "coqa_f1_ci_high", "1", "of its interval", COLUMN_REAL, -1);
     table_add_column(s, "decode_ms_per_token", "ms", "median", COLUMN_REAL, 0);
+    table_add_column(s, "model_mb", "MiB", "everything of the model", COLUMN_REAL, 0);
+    table_add_column(s, "method", "", "of quantization", COLUMN_TEXT, -1);
     for (int i = 0; i < N_EXPERIMENTS; i++) {
         int row = table_add_row(s);
         table_set_text(s, row, "name", w->experiments[i].name);
         table_set_count(s, row, "bits", 16 >> i);
         table_set_count(s, row, "double_quant", i == 1);
         table_set_real(s, row, "coqa_f1", i == 2 ? NAN : 0.1 + 0.2 * i);
+        table_set_real(s, row, "coqa_f1_ci_low", i == 2 ? NAN : 0.0875 + 0.2 * i);
+        table_set_real(s, row, "coqa_f1_ci_high", i == 2 ? NAN : 0.1125 + 0.2 * i);
+        table_set_real(s, row, "model_mb", 4.5 / (i + 1));
+        table_set_text(s, row, "method", w->experiments[i].method);
         table_set_real(s, row, "decode_ms_per_token", 1.0 / 3.0);
     }
     table_add_column(c, "a", "", "experiment", COLUMN_TEXT, -1);
@@ -153,6 +161,7 @@ static struct js *make_benchmark(struct js *record)
     js_append(tokens, js_new_int(128));
     js_set(latency, "prefill_tokens", tokens);
     js_set(latency, "prefill_ms", prefill);
+    js_set(latency, "decode_ms_per_token", reals(9, 1.0, 0.25));
     for (int i = 0; i < 3; i++) {
         js_append(sizes, js_new_int(1 << i));
         js_append(speed, reals(4, 100.0 * (i + 1), 1.0));

@@ -129,6 +129,16 @@ static void h5dump_shows_experiments(void **state)
                                  "TRUE", NULL });
     holds("-a /experiments/rtn_2bit/seeds/0/error_stage",
           (const char *const[]){ "\"load\"", NULL });
+    holds("-d /experiments/bnb_4bit_nf4/seeds/9/latency/decode_ms_per_token",
+          (const char *const[]){ "ATTRIBUTE \"median\" { DATATYPE H5T_IEEE_F64LE DATASPACE SCALAR "
+                                 "DATA { (0): 2 }",
+                                 "ATTRIBUTE \"mean\"", "ATTRIBUTE \"sd\"", "0.684653",
+                                 "ATTRIBUTE \"median_ci_low\"", "ATTRIBUTE \"median_ci_high\"",
+                                 NULL });
+    holds("-a /experiments/bnb_4bit_nf4/seeds/9/latency/prefill_ms/median",
+          (const char *const[]){ "(0): 10.75, 20.25", NULL }); /* without the gaps of the 2nd row */
+    holds("-a /experiments/bnb_4bit_nf4/seeds/9/latency/prefill_ms/median_ci_low",
+          (const char *const[]){ "(0): nan, nan", NULL }); /* 4 and 2 repeats say too little */
     holds("-g /experiments/of_an_earlier_run",
           (const char *const[]){ "ATTRIBUTE \"method\"", "\"rtn\"", "GROUP \"0\"", NULL });
     release_world(&w);

@@ -403,7 +403,7 @@ int store_h5_build(const char *path, const struct store_input *in, struct err *e
     struct bytes image = BYTES_INIT;
     int rc = -1;
 
-    if (h5_build_start(&b, e) < 0 || sort_records(in, &records, e) < 0)
+    if (h5_build_start(&b, in->sweep->confidence, e) < 0 || sort_records(in, &records, e) < 0)
         goto out;
     if (put_root(&b, in, e) < 0 || put_provenance(&b, in, e) < 0 ||
         put_table(&b, b.file, "summary", &in->summary->summary, e) < 0 ||

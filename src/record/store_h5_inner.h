@@ -54,9 +54,10 @@ size_t values_count(const struct values *v);
 struct h5_build {
     hid_t file, group_plist, dataset_plist;
     hid_t types[VALUES_KINDS];
+    double confidence; /* of the intervals of timings */
 };
 
-int h5_build_start(struct h5_build *b, struct err *e);
+int h5_build_start(struct h5_build *b, double confidence, struct err *e);
 int h5_build_finish(struct h5_build *b, struct bytes *image, struct err *e);
 void h5_build_release(struct h5_build *b); /* also after a failed start */
 
@@ -80,6 +81,11 @@ int h5_put_dataset(const struct h5_build *b, hid_t at, const char *name, const s
 /* Makes dataset `scale` the labels of dimension 0 of dataset `of`, as the library's dimension
  * scales (H5DS) say; both in group `at`, one dataset a scale. */
 int h5_put_scale(hid_t at, const char *of, const char *scale, struct err *e);
+
+/* Median with its interval, mean and sd of a list of repeats (or of each list of lists), as
+ * attributes of the dataset that already holds it. */
+int h5_put_timing(const struct h5_build *b, hid_t group, const char *name, const struct js *repeats,
+                  struct err *e);
 
 /* ---- a checksum behind the HDF5 data (store_h5_seal.c) ---- */
 

@@ -105,9 +105,11 @@ out:
     return file;
 }
 
-int h5_build_start(struct h5_build *b, struct err *e)
+int h5_build_start(struct h5_build *b, double confidence, struct err *e)
 {
-    *b = (struct h5_build){ .file = -1, .group_plist = -1, .dataset_plist = -1 };
+    *b = (struct h5_build){
+        .file = -1, .group_plist = -1, .dataset_plist = -1, .confidence = confidence
+    };
     for (int k = 0; k < VALUES_KINDS; k++)
         b->types[k] = -1;
     if (h5_begin(e) < 0)

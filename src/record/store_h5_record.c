@@ -17,6 +17,10 @@ static const struct {
     { "prefill_ms", "prefill_tokens" },
 };
 
+/* Lists of repeats, one value a measurement. */
+static const char *const timings[] = { "prefill_ms", "decode_ms_per_token", "e2e_ms",
+                                       "tokens_per_s" };
+
 static int put_scalar(const struct h5_build *b, hid_t group, const char *key,
                       const struct js *value, struct err *e)
 {
@@ -140,6 +144,17 @@ static int put_scales(hid_t group, const struct js *object, struct err *e)
     return 0;
 }
 
+static int put_timings(const struct h5_build *b, hid_t group, const struct js *object,
+                       struct err *e)
+{
+    for (size_t i = 0; i < sizeof timings / sizeof *timings; i++) {
+        const struct js *repeats = js_get(object, timings[i]);
+        if (js_kind(repeats) == JS_ARRAY && h5_put_timing(b, group, timings[i], repeats, e) < 0)
+            return -1;
+    }
+    return 0;
+}
+
 static int put_object_at(const struct h5_build *b, hid_t group, const struct js *object, int depth,
                          struct err *e)
 {
@@ -152,7 +167,8 @@ static int put_object_at(const struct h5_build *b, hid_t group, const struct js 
                   : put_member_at(b, group, m.key, m.value, depth, e);
         free(item);
     }
-    if (rc < 0 || put_attribute_facts(b, group, object, e) < 0)
+    if (rc < 0 || put_attribute_facts(b, group, object, e) < 0 ||
+        put_timings(b, group, object, e) < 0)
         return -1;
     return put_scales(group, object, e);
 }

@@ -1,0 +1,122 @@
+/* test_analysis.c - analysis/report.py reads what the program writes. */
+#include "store_world.h"
+
+#include <sys/wait.h>
+
+/* A Python with the three packages, as the Makefile looks for it; NULL where there is none. */
+static const char *python(void)
+{
+    static const char *const names[] = { "python3", "/usr/bin/python3" };
+    const char *named = getenv("PYTHON");
+    char command[256];
+
+    if (named && *named)
+        return named;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(command, sizeof command, "%s -c 'import h5py, numpy, matplotlib' 2>/dev/null",
+                 names[i]);
+        if (system(command) == 0)
+            return names[i];
+    }
+    return NULL;
+}
+
+/* Exit status of report.py FILE -o FOLDER/report; what it says goes to FOLDER/said. */
+static int report(const char *file)
+{
+    char command[512];
+    const char *program = python();
+
+    if (!program) {
+        print_message("SKIP: no Python with h5py, numpy and matplotlib here\n");
+        skip();
+    }
+    snprintf(command, sizeof command, "%s analysis/report.py %s -o %s/report > %s/said 2>&1",
+             program, file, folder, folder);
+    int how = system(command);
+    return WIFEXITED(how) ? WEXITSTATUS(how) : -1;
+}
+
+static struct bytes whole(const char *name)
+{
+    char *file = file_join(folder, name);
+    struct bytes b = whole_file(file);
+
+    free(file);
+    return b;
+}
+
+static void remove_report(void)
+{
+    static const char *const names[] = { "summary.md",
+                                         "summary.csv",
+                                         "comparisons.md",
+                                         "comparisons.csv",
+                                         "size_quality.png",
+                                         "size_quality.pdf",
+                                         "" };
+    char file[160];
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(file, sizeof file, "%s/report/%s", folder, names[i]);
+        remove(file);
+    }
+}
+
+static void report_of_results(void **state)
+{
+    struct world w;
+
+    (void)state;
+    make_world(&w);
+    build(&w, path);
+    int status = report(path);
+    struct bytes said = whole("said");
+    CHECK(status == 0, "report.py succeeds; it says %s", said.data);
+
+    struct bytes csv = whole("report/summary.csv"), md = whole("report/summary.md");
+    struct bytes png = whole("report/size_quality.png"), pdf = whole("report/size_quality.pdf");
+    CHECK(
+        strstr(csv.data, "fp16_baseline,16,False,0.1,0.0875,0.1125,0.3333333333333333,4.5,none\n"),
+        "the CSV has every digit: %s", csv.data);
+    CHECK(strstr(csv.data, ",,,,0.3333333333333333,1.5,"), "what is not known is empty: %s",
+          csv.data);
+    CHECK(strstr(md.data, "| 0.100 [0.087, 0.113] |") ||
+              strstr(md.data, "| 0.100 [0.088, 0.112] |"),
+          "the Markdown has as many digits as the interval allows: %s", md.data);
+    CHECK(strstr(md.data, "5 of 7 jobs succeeded, 1 failed"), "and says how the sweep ended");
+    CHECK(png.n > 10000 && memcmp(png.data, "\x89PNG", 4) == 0, "a plot as PNG");
+    CHECK(pdf.n > 5000 && memcmp(pdf.data, "%PDF", 4) == 0, "and as PDF");
+    bytes_release(&said);
+    bytes_release(&csv);
+    bytes_release(&md);
+    bytes_release(&png);
+    bytes_release(&pdf);
+    remove_report();
+    release_world(&w);
+}
+
+static void report_of_something_else(void **state)
+{
+    struct err e = ERR_INIT;
+
+    (void)state;
+    CHECK_OK(file_replace(path, "garbage", 7, &e), e);
+    CHECK(report(path) == 2, "a file that is no results file: exit status 2");
+    struct bytes said = whole("said");
+    CHECK(strstr(said.data, path) && strchr(said.data, '\n') == said.data + said.n - 1,
+          "and one line: %s", said.data);
+    bytes_release(&said);
+    CHECK(report("/nowhere/r.h5") == 2, "so for a file that is not there");
+    remove_report();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        STORE_TEST(report_of_results),
+        STORE_TEST(report_of_something_else),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
