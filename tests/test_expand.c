@@ -1,6 +1,7 @@
 /* test_expand.c - grids: names, removed cells, twins, the baseline, which jobs there are. */
 #include "sweep_help.h"
 
+#include "model/config.h"
 #include "sweep/method.h"
 #include "sweep/nearest.h"
 
@@ -457,6 +458,39 @@ static void our_sweeps_are_what_they_should_be(void **state)
     sweep_release(&s);
 }
 
+/* config_read_file() refuses what it does not know; the counts are the published ones. */
+static void our_shapes_are_those_of_the_models(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        int64_t n_parameters, n_linear;
+        double rope_factor;
+    } models[] = {
+        { "llama-3.2-1b", 1235814400, 973078528, 32 },
+        { "llama-3.2-3b", 3212749824, 2818572288, 32 },
+        { "llama-3.1-8b", 8030261248, 6979321856, 8 },
+        { "llama-3.1-70b", 70553706496, 68451041280, 8 },
+    };
+
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        struct config c;
+        struct err e = ERR_INIT;
+        char path[1100];
+
+        snprintf(path, sizeof path, "%s/sweeps/configs/%s.json", root, models[i].name);
+        CHECK_OK(config_read_file(path, &c, &e), e);
+        CHECK(config_n_parameters(&c) == models[i].n_parameters, "%s has %lld parameters",
+              models[i].name, (long long)models[i].n_parameters);
+        CHECK(config_n_linear_parameters(&c) == models[i].n_linear, "%s: of its linears",
+              models[i].name);
+        CHECK(c.rope.type == ROPE_LLAMA3 && c.rope.factor == models[i].rope_factor &&
+                  c.rope.original_max_position == 8192 && c.max_position == 131072,
+              "%s: its positions", models[i].name);
+        CHECK(c.stored_dtype == DTYPE_BF16, "%s is stored in bf16", models[i].name);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -475,6 +509,7 @@ int main(void)
         cmocka_unit_test(every_method_is_listed_with_its_defaults),
         cmocka_unit_test(distances_are_edits),
         cmocka_unit_test(our_sweeps_are_what_they_should_be),
+        cmocka_unit_test(our_shapes_are_those_of_the_models),
     };
 
     if (!getcwd(root, sizeof root))
