@@ -87,7 +87,7 @@ static int keep_order(hid_t plist)
     return H5Pset_obj_track_times(plist, false);
 }
 
-/* The oldest superblock (the library's default) on purpose: of a newer one H5Fget_file_image()
+/* The oldest superblock on purpose: of a newer one H5Fget_file_image()
  * gives a copy that does not open (HDF5 1.10.8 clears a flag and leaves the checksum). */
 static hid_t create_in_memory(void)
 {
@@ -96,6 +96,7 @@ static hid_t create_in_memory(void)
 
     if (creation < 0 || access < 0 || keep_order(creation) < 0 ||
         H5Pset_fapl_core(access, increment, false) < 0 ||
+        H5Pset_libver_bounds(access, H5F_LIBVER_EARLIEST, H5F_LIBVER_LATEST) < 0 ||
         H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) < 0)
         goto out;
     file = H5Fcreate("results", H5F_ACC_TRUNC, creation, access); /* a name in memory */
