@@ -252,15 +252,9 @@ static void set(struct js *out, const char *name, const char *ending, double val
     bytes_release(&key);
 }
 
-static void put_statistics(const struct point *p, const char *name, struct js *out)
+/* Median, its interval, mean and sd are made where the results file is; here is the rest. */
+static void put_extremes(const struct point *p, const char *name, struct js *out)
 {
-    struct interval median = stats_median_interval(p->sample, p->n_samples, 0.95);
-
-    set(out, name, "median", stats_median(p->sample, p->n_samples));
-    set(out, name, "ci_low", median.low);
-    set(out, name, "ci_high", median.high);
-    set(out, name, "mean", stats_mean(p->sample, p->n_samples));
-    set(out, name, "sd", stats_sd(p->sample, p->n_samples));
     set(out, name, "min", stats_quantile(p->sample, p->n_samples, 0));
     set(out, name, "p90", stats_quantile(p->sample, p->n_samples, 0.9));
 }
@@ -276,14 +270,14 @@ static struct js *latency(const struct point *points, int n)
             js_append(prefill, list_of(p->sample, p->n_samples));
         }
         if (p->kind == PREFILL && p->index == 0)
-            put_statistics(p, "prefill_ms", out);
+            put_extremes(p, "prefill_ms", out);
         if (p->kind == DECODE) {
             js_set(out, "decode_ms_per_token", list_of(p->sample, p->n_samples));
-            put_statistics(p, "decode_ms_per_token", out);
+            put_extremes(p, "decode_ms_per_token", out);
         }
         if (p->kind == END_TO_END) {
             js_set(out, "e2e_ms", list_of(p->sample, p->n_samples));
-            put_statistics(p, "e2e_ms", out);
+            put_extremes(p, "e2e_ms", out);
         }
     }
     js_set(out, "prefill_tokens", lengths);
@@ -294,24 +288,14 @@ static struct js *latency(const struct point *points, int n)
 static struct js *throughput(const struct point *points, int n)
 {
     struct js *out = js_new_object(), *sizes = js_new_array(), *rates = js_new_array();
-    struct js *medians = js_new_array(), *lows = js_new_array(), *highs = js_new_array();
 
-    for (int i = 0; i < n; i++) {
-        const struct point *p = &points[i];
-        if (p->kind != THROUGHPUT)
-            continue;
-        struct interval median = stats_median_interval(p->sample, p->n_samples, 0.95);
-        js_append(sizes, js_new_int(p->batch));
-        js_append(rates, list_of(p->sample, p->n_samples));
-        js_append(medians, js_new_real(stats_median(p->sample, p->n_samples)));
-        js_append(lows, js_new_real(median.low));
-        js_append(highs, js_new_real(median.high));
-    }
+    for (int i = 0; i < n; i++)
+        if (points[i].kind == THROUGHPUT) {
+            js_append(sizes, js_new_int(points[i].batch));
+            js_append(rates, list_of(points[i].sample, points[i].n_samples));
+        }
     js_set(out, "batch_size", sizes);
     js_set(out, "tokens_per_s", rates);
-    js_set(out, "tokens_per_s_median", medians);
-    js_set(out, "tokens_per_s_ci_low", lows);
-    js_set(out, "tokens_per_s_ci_high", highs);
     return out;
 }
 
