@@ -169,7 +169,7 @@ static void estimates_agree(void **state)
     (void)state;
     const struct js *g = js_get(golden, "estimates"), *q = js_get(g, "quantiles");
     int64_t n;
-    double *x = reals(js_get(g, "x"), &n), *y = reals(js_get(g, "y"), &n), p, low, high;
+    double *x = reals(js_get(g, "x"), &n), *y = reals(js_get(g, "y"), &n), low, high;
     int64_t *cluster = numbers(js_get(g, "cluster"));
     int64_t single[64];
 
@@ -193,11 +193,13 @@ static void estimates_agree(void **state)
     near(one.design_effect, 1, "their design effect");
     e = stats_clustered(x, cluster, n, 0.95);
     same_estimate(&e, js_get(g, "clustered"), "clustered");
-    e = stats_paired(x, y, cluster, n, 0.95, &p);
+    for (int64_t i = 0; i < n; i++)
+        x[i] -= y[i]; /* now the paired differences */
+    e = stats_clustered(x, cluster, n, 0.95);
     same_estimate(&e, js_get(g, "paired"), "paired");
-    near(p, js_real(js_get(js_get(g, "paired"), "p")), "paired p");
-    stats_paired(x, y, single, n, 0.95, &p);
-    near(p, js_real(js_get(g, "paired_singletons_p")), "paired t test");
+    near(e.p_value, js_real(js_get(js_get(g, "paired"), "p")), "paired p");
+    e = stats_clustered(x, single, n, 0.95);
+    near(e.p_value, js_real(js_get(g, "paired_singletons_p")), "paired t test");
     report("estimates");
     free(x);
     free(y);
@@ -297,7 +299,7 @@ static void holm_by_hand(void **state)
 static void too_little_is_nan_with_a_reason(void **state)
 {
     (void)state;
-    double x[] = { 0.3, 0.3, 0.3, 0.3 }, bad[] = { 0.1, NAN, 0.3 }, p;
+    double x[] = { 0.3, 0.3, 0.3, 0.3 }, bad[] = { 0.1, NAN, 0.3 };
     int64_t own[] = { 1, 2, 3, 4 }, same[] = { 7, 7, 7, 7 };
     struct estimate e = stats_mean_interval(x, 1, 0.95);
 
@@ -319,13 +321,23 @@ static void too_little_is_nan_with_a_reason(void **state)
     bad[1] = INFINITY;
     e = stats_clustered(bad, own, 3, 0.95);
     CHECK(isnan(e.low) && !strcmp(e.reason, "a value is not finite"), "infinity does, too");
-    e = stats_paired(x, x, own, 4, 0.95, &p);
-    CHECK(e.mean == 0 && p == 1, "no difference: probability 1");
-    double up[] = { 1.3, 1.3, 1.3, 1.3 };
-    stats_paired(up, x, own, 4, 0.95, &p);
-    CHECK(p == 0.125, "four equal signs by chance: 2 / 2^4, got %g", p);
-    e = stats_paired(x, x, own, 0, 0.95, &p);
-    CHECK(isnan(e.mean) && isnan(p), "no pairs, no probability");
+}
+
+static void equal_differences_have_an_exact_probability(void **state)
+{
+    (void)state;
+    double none[] = { 0, 0, 0, 0 }, up[] = { 1, 1, 1, 1 };
+    int64_t own[] = { 1, 2, 3, 4 }, two[] = { 5, 5, 6, 6 };
+    struct estimate e = stats_clustered(none, own, 4, 0.95);
+
+    CHECK(e.is_constant && e.mean == 0 && e.p_value == 1, "no difference: probability 1");
+    e = stats_clustered(up, own, 4, 0.95);
+    CHECK(e.is_constant && e.p_value == 0.125, "four equal signs by chance: 2 / 2^4, got %g",
+          e.p_value);
+    e = stats_clustered(up, two, 4, 0.95);
+    CHECK(e.p_value == 0.5, "two stories count, not four turns, got %g", e.p_value);
+    e = stats_clustered(up, own, 0, 0.95);
+    CHECK(isnan(e.mean) && isnan(e.p_value), "no pairs, no probability");
 }
 
 static void residuals_that_cancel_are_no_certainty(void **state)
@@ -336,6 +348,7 @@ static void residuals_that_cancel_are_no_certainty(void **state)
     int64_t cluster[] = { 1, 1, 2, 2 };
     struct estimate e = stats_clustered(x, cluster, 4, 0.95);
 
+    CHECK(isnan(e.p_value) && !e.is_constant, "and no test of anything");
     CHECK(isnan(e.low) && !strcmp(e.reason, "no spread"), "an error of 1e-17 is none, got %g",
           e.se);
 }
@@ -378,6 +391,7 @@ int main(void)
         cmocka_unit_test(median_interval_takes_the_right_ranks),
         cmocka_unit_test(holm_by_hand),
         cmocka_unit_test(too_little_is_nan_with_a_reason),
+        cmocka_unit_test(equal_differences_have_an_exact_probability),
         cmocka_unit_test(residuals_that_cancel_are_no_certainty),
         cmocka_unit_test(a_mean_of_equal_values_is_that_value),
         cmocka_unit_test(exp_turns_limits),

@@ -100,29 +100,38 @@ static struct estimate unknown(double mean, int64_t n, int64_t n_clusters, const
                               .df = NAN,
                               .low = NAN,
                               .high = NAN,
+                              .p_value = NAN,
                               .design_effect = NAN,
                               .reason = reason };
 }
 
-/* Completes an estimate, refusing a standard error that is only rounding. */
-static struct estimate known(struct estimate a, double largest, double confidence)
+static struct estimate no_estimate_of_spread(struct estimate a, const double *x)
 {
-    if (!isfinite(a.mean) || !isfinite(a.se))
-        return unknown(a.mean, a.n, a.n_clusters, not_finite);
-    if (!(a.se > SPREAD_MIN * largest / sqrt((double)a.n)))
-        return unknown(a.mean, a.n, a.n_clusters, no_spread);
-    a.reason = "";
-    stats_limits(&a, confidence, &a.low, &a.high);
-    return a;
+    struct estimate out = unknown(a.mean, a.n, a.n_clusters, no_spread);
+
+    out.is_constant = true;
+    for (int64_t i = 1; i < a.n && out.is_constant; i++)
+        out.is_constant = x[i] == x[0];
+    if (out.is_constant)
+        out.p_value = x[0] == 0 ? 1 : exp2(1 - (double)a.n_clusters);
+    return out;
 }
 
-static double largest_of(const double *x, int64_t n)
+/* Completes an estimate of x [a.n], refusing a standard error that is only rounding. */
+static struct estimate known(struct estimate a, const double *x, double confidence)
 {
     double largest = 0;
 
-    for (int64_t i = 0; i < n; i++)
+    for (int64_t i = 0; i < a.n; i++)
         largest = fmax(largest, fabs(x[i]));
-    return largest;
+    if (!isfinite(a.mean) || !isfinite(a.se))
+        return unknown(a.mean, a.n, a.n_clusters, not_finite);
+    if (!(a.se > SPREAD_MIN * largest / sqrt((double)a.n)))
+        return no_estimate_of_spread(a, x);
+    a.reason = "";
+    a.p_value = student_two_sided(a.mean / a.se, a.df);
+    stats_limits(&a, confidence, &a.low, &a.high);
+    return a;
 }
 
 struct estimate stats_mean_interval(const double *x, int64_t n, double confidence)
@@ -134,7 +143,7 @@ struct estimate stats_mean_interval(const double *x, int64_t n, double confidenc
     struct estimate a = { .n = n, .n_clusters = n, .mean = mean, .design_effect = 1 };
     a.se = stats_sd(x, n) / sqrt((double)n);
     a.df = (double)(n - 1);
-    return known(a, largest_of(x, n), confidence);
+    return known(a, x, confidence);
 }
 
 /* ---- clusters ---- */
@@ -195,7 +204,7 @@ struct estimate stats_clustered(const double *x, const int64_t *cluster, int64_t
     a.se = sqrt((double)n_groups / (double)(n_groups - 1) * squares) / (double)n;
     a.df = (double)(n_groups - 1);
     a.design_effect = a.se * a.se / (iid * iid);
-    return known(a, largest_of(x, n), confidence);
+    return known(a, x, confidence);
 }
 
 /* Mean squares of a table t [n_rows, n_columns]: rows, columns, rest. */
@@ -258,26 +267,7 @@ struct estimate stats_crossed(const double *x, const int64_t *cluster, int64_t n
     a.df = both * both /
            (ms[0] * ms[0] / rows + ms[1] * ms[1] / seeds + ms[2] * ms[2] / (rows * seeds));
     a.df = fmax(a.df, 1); /* where the parts cancel, the formula falls below what any sample has */
-    return known(a, largest_of(x, n), confidence);
-}
-
-struct estimate stats_paired(const double *a, const double *b, const int64_t *cluster, int64_t n,
-                             double confidence, double *p_value)
-{
-    double *d = mem_array((size_t)n, sizeof *d);
-    bool constant = n > 0;
-
-    for (int64_t i = 0; i < n; i++) {
-        d[i] = a[i] - b[i];
-        constant = constant && d[i] == d[0];
-    }
-    struct estimate e = stats_clustered(d, cluster, n, confidence);
-
-    *p_value = *e.reason ? NAN : student_two_sided(e.mean / e.se, e.df);
-    if (constant && e.n_clusters >= 2)
-        *p_value = d[0] == 0 ? 1 : exp2(1 - (double)e.n_clusters);
-    free(d);
-    return e;
+    return known(a, x, confidence);
 }
 
 struct estimate stats_exp(struct estimate log_scale)

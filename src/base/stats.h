@@ -20,9 +20,15 @@ struct estimate {
     int64_t n, n_clusters;
     double mean, se, df;
     double low, high;     /* NaN where reason says why */
+    double p_value;       /* of a mean of 0, two-sided; see below where every value is the same */
     double design_effect; /* (clustered SE / SE of independent items)^2; NaN where not known */
+    bool is_constant;     /* every value is the same number */
     const char *reason;   /* "": there is an interval */
 };
+
+/* The differences of two configurations, item by item, are values like any others: their estimate
+ * is the paired comparison.  Where all of them are one number there is no spread; p_value is then
+ * the exact sign-flip probability of n_clusters equal signs, 2^(1 - C), and 1 for 0. */
 
 /* mean +- t * se at another confidence (the 90 % interval of a verdict).  NaN stays NaN. */
 void stats_limits(const struct estimate *a, double confidence, double *low, double *high);
@@ -40,11 +46,6 @@ struct estimate stats_clustered(const double *x, const int64_t *cluster, int64_t
  * residuals of each cluster.  x: [n_items, n_seeds]; cluster: [n_items]. */
 struct estimate stats_crossed(const double *x, const int64_t *cluster, int64_t n_items, int n_seeds,
                               double confidence);
-
-/* a - b item by item, clustered. p_value: two-sided Student; where every difference is the same
- * number, the exact sign-flip probability 2^(1 - C), 1 for 0. */
-struct estimate stats_paired(const double *a, const double *b, const int64_t *cluster, int64_t n,
-                             double confidence, double *p_value);
 
 /* exp() of the mean and the limits of an estimate on the log scale; se stays on that scale. */
 struct estimate stats_exp(struct estimate log_scale);

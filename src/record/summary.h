@@ -7,8 +7,8 @@
 #include "sweep/sweep_file.h"
 
 struct experiment_results {
-    const struct experiment *experiment;
-    char status[16];         /* "success", "partial", "error" */
+    const struct experiment *experiment; /* the sweep's */
+    char status[16];         /* "success", "partial" (some failed or not yet run), "error" */
     struct table statistics; /* metric, n_seeds, mean, sd, seed_ci_low, ... */
 };
 
@@ -16,8 +16,11 @@ struct summary {
     struct table summary;     /* /summary */
     struct table comparisons; /* /comparisons */
     int n_experiments;
-    struct experiment_results *experiments; /* in sweep order */
+    struct experiment_results *experiments; /* in sweep order; then known ones that --experiment
+                                               filtered out and a resumed file has results of */
     int jobs_total, jobs_ok, jobs_failed;
+    char no_comparisons[256]; /* why there is none ("" otherwise): no baseline, or no results of it
+                               */
 };
 
 #define SUMMARY_INIT \
@@ -26,7 +29,8 @@ struct summary {
     }
 
 /* records: parsed records of finished jobs (record.h), any order; the result does not depend on
- * it.  parameters: of the model, for bits per weight and compression. */
+ * it.  Metrics that neither the sweep asks for nor any record has get no rows and columns.
+ * ERR_INPUT where a record names no experiment and seed.  The sweep must outlive *out. */
 int summary_make(const struct sweep *s, const struct js *const *records, int n_records,
                  struct summary *out, struct err *e);
 void summary_release(struct summary *s);

@@ -1,0 +1,232 @@
+/* statistic.c - see statistic.h. */
+#include "record/statistic.h"
+
+#include "base/memory.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- notes ---- */
+
+/* Adds to the note, after "; " where something stands already. */
+static void note(struct statistic *t, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static void note(struct statistic *t, const char *fmt, ...)
+{
+    size_t used = strlen(t->note);
+    va_list args;
+
+    if (used && used + 3 < sizeof t->note) {
+        strcpy(t->note + used, "; ");
+        used += 2;
+    }
+    va_start(args, fmt);
+    vsnprintf(t->note + used, sizeof t->note - used, fmt, args);
+    va_end(args);
+}
+
+static const char *device_of(const struct run *run)
+{
+    const char *device = js_text(js_get(run->record, "device"));
+
+    return device ? device : "";
+}
+
+/* Timings of unlike machines have no common mean: said, not hidden. */
+static void note_devices(struct statistic *t, const struct runs *r, const struct measure *m)
+{
+    const char *first = NULL;
+
+    for (int i = 0; i < r->n; i++) {
+        if (!r->all[i].ok || !measure_is_in(m, r->all[i].record))
+            continue;
+        const char *device = device_of(&r->all[i]);
+        if (first && strcmp(first, device)) {
+            note(t, "unlike devices: %.60s, %.60s", first, device);
+            return;
+        }
+        first = device;
+    }
+}
+
+/* ---- across seeds ---- */
+
+static bool are_equal(const double *x, int n)
+{
+    for (int i = 1; i < n; i++)
+        if (x[i] != x[0])
+            return false;
+    return n > 0;
+}
+
+/* Mean, sd and interval of values that differ; a spread of 0 stays NaN. */
+static void across_seeds(struct statistic *t, const double *value, int n, bool log_scale,
+                         double confidence)
+{
+    double *x = mem_array((size_t)n, sizeof *x);
+
+    for (int i = 0; i < n; i++)
+        x[i] = log_scale ? log(value[i]) : value[i];
+    struct estimate e = stats_mean_interval(x, n, confidence);
+    if (log_scale)
+        e = stats_exp(e);
+    t->mean = are_equal(value, n) ? value[0] : e.mean;
+    if (!*e.reason) {
+        t->sd = stats_sd(value, n);
+        t->seed_low = e.low;
+        t->seed_high = e.high;
+    }
+    free(x);
+}
+
+/* ---- across items ---- */
+
+static void note_items(struct statistic *t, const struct item_estimate *x, bool windows)
+{
+    long long n = x->e.n, n_documents = x->e.n_clusters;
+
+    if (windows)
+        note(t, "%lld windows", n);
+    else if (n == n_documents)
+        note(t, "%lld documents", n);
+    else
+        note(t, "%lld scores of %lld documents", n, n_documents);
+    if (x->design == ITEMS_CROSSED)
+        note(t, "items x seeds crossed");
+    else if (isfinite(x->e.design_effect) && n != n_documents)
+        note(t, "design effect %.2f", x->e.design_effect);
+}
+
+/* The scores of every run; of runs that no seed can tell apart, of the first alone. */
+static void across_items(struct statistic *t, const struct runs *r, const struct metric *m,
+                         double confidence, struct item_estimate *x)
+{
+    struct items items = ITEMS_INIT;
+
+    for (int i = 0; i < r->n; i++)
+        if (r->all[i].ok)
+            items_add(&items, m, &r->all[i]);
+    bool windows = items.n && !items.all[0].document && m->log_scale;
+    *x = items_estimate(&items, confidence);
+    struct interval limits = { x->e.low, x->e.high };
+    const char *reason = x->e.reason;
+    if (x->is_binary && x->design == ITEMS_ONE_RUN) {
+        limits = stats_wilson(round(x->e.mean * (double)x->e.n), (double)x->e.n, confidence);
+        reason = "Wilson";
+    } else if (x->e.is_constant && !m->log_scale) {
+        limits = stats_constant(x->e.mean, x->e.n_clusters, 0, 1, confidence);
+        reason = "all scores alike, Wilson";
+    }
+    t->item_low = m->log_scale ? exp(limits.low) : limits.low;
+    t->item_high = m->log_scale ? exp(limits.high) : limits.high;
+    if (items.n)
+        note_items(t, x, windows);
+    if (*reason)
+        note(t, "%s", items.n ? reason : "no scores by item");
+    items_release(&items);
+}
+
+/* ---- one metric ---- */
+
+static void quality(struct statistic *t, const struct sweep *s, const struct runs *r,
+                    const struct metric *m, const double *value)
+{
+    const char *subset = js_text(js_get(js_get(s->tasks, m->group), "subset"));
+    bool matters = runs_seed_matters(s, r->experiment, m->group);
+    bool equal = are_equal(value, t->n_seeds);
+    struct statistic items = *t;
+    struct item_estimate x;
+
+    across_seeds(t, value, t->n_seeds, m->log_scale, s->confidence);
+    items.note[0] = 0;
+    across_items(&items, r, m, s->confidence, &x);
+    t->item_low = items.item_low;
+    t->item_high = items.item_high;
+
+    /* Several runs that agree in every item: whatever the seed drove, it changed nothing. */
+    bool same_items = equal && t->n_seeds > 1 && x.design == ITEMS_ONE_RUN;
+    t->seed_effective = t->n_seeds > 1 ? !same_items : matters;
+    if (!t->seed_effective)
+        note(t, "deterministic");
+    else if (t->n_seeds == 1)
+        note(t, "one seed");
+    else if (equal)
+        note(t, "equal under all %d seeds", t->n_seeds);
+    else if (!matters)
+        note(t, "differs between runs that no seed drives");
+    if (matters && subset && !strcmp(subset, "random"))
+        note(t, "item sampling");
+    note(t, "%s", items.note);
+    if (m->log_scale)
+        note(t, "intervals on the log scale");
+}
+
+static void timing(struct statistic *t, const struct sweep *s, const struct runs *r,
+                   const struct measure *m, const double *value)
+{
+    across_seeds(t, value, t->n_seeds, false, s->confidence);
+    t->seed_effective = t->n_seeds > 1 && !are_equal(value, t->n_seeds);
+    if (t->n_seeds > 1) {
+        note(t, m->metric->shape == SHAPE_SCALAR ? "%d runs" : "medians of %d runs", t->n_seeds);
+        note_devices(t, r, m);
+        return;
+    }
+    for (int i = 0; i < r->n; i++) {
+        int64_t n;
+        double *x = r->all[i].ok ? measure_samples(m, r->all[i].record, &n) : NULL;
+        if (!x)
+            continue;
+        struct interval limits = stats_median_interval(x, n, s->confidence);
+        t->item_low = limits.low;
+        t->item_high = limits.high;
+        note(t,
+             isnan(limits.low) ? "one run; median of %lld repeats, too few for an interval"
+                               : "one run; median of %lld repeats, interval from ranks",
+             (long long)n);
+        free(x);
+    }
+    if (!*t->note)
+        note(t, "one run");
+}
+
+static void size(struct statistic *t, const struct sweep *s, const double *value)
+{
+    across_seeds(t, value, t->n_seeds, false, s->confidence);
+    t->seed_effective = t->n_seeds > 1 && !are_equal(value, t->n_seeds) && !isnan(t->mean);
+    if (isnan(t->mean))
+        note(t, "not defined for this method");
+    else
+        note(t, t->seed_effective ? "differs between runs" : "deterministic");
+}
+
+struct statistic statistic_make(const struct sweep *s, const struct runs *r,
+                                const struct measure *m)
+{
+    struct statistic t = {
+        .mean = NAN, .sd = NAN, .seed_low = NAN, .seed_high = NAN, .item_low = NAN, .item_high = NAN
+    };
+    double *value = mem_array((size_t)r->n, sizeof *value);
+
+    for (int i = 0; i < r->n; i++)
+        if (r->all[i].ok && measure_is_in(m, r->all[i].record))
+            value[t.n_seeds++] = measure_value(m, r->all[i].record);
+    if (t.n_seeds == 0)
+        note(&t, r->n_ok ? "not measured" : "no successful run");
+    else if (m->metric->kind == METRIC_QUALITY)
+        quality(&t, s, r, m->metric, value);
+    else if (m->metric->kind == METRIC_TIMING)
+        timing(&t, s, r, m, value);
+    else
+        size(&t, s, value);
+    free(value);
+    return t;
+}
+
+struct interval statistic_interval(const struct statistic *t)
+{
+    if (isfinite(t->seed_low) && isfinite(t->seed_high))
+        return (struct interval){ t->seed_low, t->seed_high };
+    return (struct interval){ t->item_low, t->item_high };
+}
