@@ -94,6 +94,8 @@ struct rope_args {
     struct tensor *k_cache, *v_cache; /* [n_slots * capacity, G*E], model dtype */
     int64_t n_rows, capacity;
     int n_heads, n_kv_heads, head_dim;
+    int n_rotated; /* first elements of a head that turn, j with j + n_rotated/2; 0: all.  Of the
+                      tables' E/2 columns the first n_rotated/2 count. */
 };
 
 struct attention_args {

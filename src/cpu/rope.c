@@ -32,7 +32,8 @@ static void rotate(enum dtype t, void *head, const float *cos_row, const float *
 /* Rows are independent: each has its own position, table row and place in the cache. */
 int cpu_rope(struct backend *b, const struct rope_args *a, struct err *e)
 {
-    const int half = a->head_dim / 2;
+    const int half = (a->n_rotated ? a->n_rotated : a->head_dim) / 2;
+    const int n_table = a->head_dim / 2; /* columns */
     const enum dtype t = a->q->dtype;
     const size_t head_bytes = (size_t)a->head_dim * dtype_bytes(t);
     const size_t row_bytes = head_bytes * (size_t)a->n_kv_heads;
@@ -44,9 +45,9 @@ int cpu_rope(struct backend *b, const struct rope_args *a, struct err *e)
 #pragma omp parallel for schedule(static) if (a->n_rows > 16)
     for (int64_t row = 0; row < a->n_rows; row++) {
         const float *cos_row =
-            (const float *)a->cos_table->data + (int64_t)a->table_row[row] * half;
+            (const float *)a->cos_table->data + (int64_t)a->table_row[row] * n_table;
         const float *sin_row =
-            (const float *)a->sin_table->data + (int64_t)a->table_row[row] * half;
+            (const float *)a->sin_table->data + (int64_t)a->table_row[row] * n_table;
         char *q = (char *)a->q->data + (size_t)row * head_bytes * (size_t)a->n_heads;
         char *k = (char *)a->k->data + (size_t)row * row_bytes;
         const char *v = (const char *)a->v->data + (size_t)row * row_bytes;

@@ -70,6 +70,9 @@ struct batch {
     const int32_t *slot;     /* [n_seqs] */
     const int32_t *n_tokens; /* [n_seqs], each >= 1 */
     const int32_t *ids;      /* concatenated */
+    /* ROPE_DYNAMIC: length of each whole sequence when these are a piece of its prompt; NULL:
+     * what is in the slot once these are. */
+    const int32_t *length; /* [n_seqs] */
 };
 
 enum want {
@@ -106,6 +109,9 @@ int forward_run(struct forward *f, struct kv_cache *c, const struct batch *batch
  * what was generated so far); others ignore it.  cos, sin: host fp32 [n_positions, E/2]. */
 int rope_tables(const struct config *c, enum dtype t, int64_t n_positions, int64_t length,
                 float *cos_out, float *sin_out, struct err *e);
+/* The same for positions first .. first + n - 1 alone. */
+int rope_rows(const struct config *c, enum dtype t, int64_t first, int64_t n, int64_t length,
+              float *cos_out, float *sin_out, struct err *e);
 /* The E/2 frequencies (before multiplying by the position), fp32; *attention_factor multiplies
  * cos and sin. */
 int rope_frequencies(const struct config *c, int64_t length, float *out, float *attention_factor,

@@ -123,8 +123,8 @@ int rope_frequencies(const struct config *c, int64_t length, float *out, float *
     return 0;
 }
 
-int rope_tables(const struct config *c, enum dtype t, int64_t n_positions, int64_t length,
-                float *cos_out, float *sin_out, struct err *e)
+int rope_rows(const struct config *c, enum dtype t, int64_t first, int64_t n, int64_t length,
+              float *cos_out, float *sin_out, struct err *e)
 {
     const int64_t half = c->head_dim / 2;
     float *f = mem_array((size_t)half, sizeof *f);
@@ -132,17 +132,23 @@ int rope_tables(const struct config *c, enum dtype t, int64_t n_positions, int64
     int rc = rope_frequencies(c, length, f, &scale, e);
 
     if (rc == 0)
-#pragma omp parallel for schedule(static)
-        for (int64_t p = 0; p < n_positions; p++)
+#pragma omp parallel for schedule(static) if (n * half > 1024)
+        for (int64_t p = 0; p < n; p++)
             for (int64_t j = 0; j < half; j++) {
-                double angle = f[j] * (float)p;
+                double angle = f[j] * (float)(first + p);
                 cos_out[p * half + j] = (float)cos(angle) * scale;
                 sin_out[p * half + j] = (float)sin(angle) * scale;
             }
     free(f);
     if (rc == 0) {
-        dtype_round(t, cos_out, n_positions * half);
-        dtype_round(t, sin_out, n_positions * half);
+        dtype_round(t, cos_out, n * half);
+        dtype_round(t, sin_out, n * half);
     }
     return rc;
+}
+
+int rope_tables(const struct config *c, enum dtype t, int64_t n_positions, int64_t length,
+                float *cos_out, float *sin_out, struct err *e)
+{
+    return rope_rows(c, t, 0, n_positions, length, cos_out, sin_out, e);
 }

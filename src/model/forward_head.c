@@ -1,0 +1,132 @@
+/* forward_head.c - the end of a forward pass: final norm and head on the rows that are asked
+ * for, in chunks, so that logits of all rows never stand in memory at once. */
+#include "model/forward_parts.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Rows whose logits are wanted into host_numbers, with their targets for WANT_NLL. */
+static int64_t list_rows(struct forward *f, const struct batch *batch, enum want want)
+{
+    int32_t *wanted = f->host_numbers + NUMBER_WANTED * f->max_rows;
+    int32_t *target = f->host_numbers + NUMBER_TARGET * f->max_rows;
+    bool last_only = want == WANT_LAST_ARGMAX || want == WANT_LAST_LOGITS;
+    int64_t n = 0;
+
+    for (int s = 0; s < batch->n_seqs; s++) {
+        int32_t last = f->first_row[s + 1] - 1;
+
+        for (int32_t row = last_only ? last : f->first_row[s]; row <= last; row++) {
+            if (want == WANT_NLL && row == last)
+                continue;
+            wanted[n] = row;
+            target[n++] = want == WANT_NLL ? batch->ids[row + 1] : 0;
+        }
+    }
+    return n;
+}
+
+/* Logits of wanted rows first .. first + n - 1. */
+static int make_logits(struct forward *f, int64_t first, int64_t n, struct err *e)
+{
+    const struct model *m = f->model;
+    struct backend *b = m->backend;
+    const int32_t *wanted = f->numbers + NUMBER_WANTED * f->max_rows + first;
+    const struct gather_args gather = { .x = &f->x, .rows = wanted, .out = &f->last, .n_rows = n };
+    const struct norm_args norm = { .x = &f->last,
+                                    .weight = &m->norm,
+                                    .out = &f->last,
+                                    .n_rows = n,
+                                    .eps = (float)m->config.rms_norm_eps };
+    const struct linear_args head = {
+        .x = &f->last, .w = &m->head, .y = &f->logits, .n_rows = n, .compute = m->dtype
+    };
+
+    if (b->ops->gather(b, &gather, e) < 0 || b->ops->norm(b, &norm, e) < 0 ||
+        b->ops->linear(b, &head, e) < 0)
+        return err_in(e, "the head");
+    return 0;
+}
+
+/* nll of chunk rows, spread to their places in out. */
+static int take_nll(struct forward *f, int64_t first, int64_t n, float *out, struct err *e)
+{
+    struct backend *b = f->model->backend;
+    const int32_t *wanted = f->host_numbers + NUMBER_WANTED * f->max_rows + first;
+    const struct nll_args a = { .logits = &f->logits,
+                                .targets = f->numbers + NUMBER_TARGET * f->max_rows + first,
+                                .n_rows = n,
+                                .out = f->nll };
+    float values[HEAD_ROWS_MAX];
+
+    if (b->ops->nll(b, &a, e) < 0 ||
+        b->ops->download(b, values, f->nll, (size_t)n * sizeof *values, e) < 0)
+        return -1;
+    for (int64_t i = 0; i < n; i++)
+        out[wanted[i]] = values[i];
+    return 0;
+}
+
+static int take_argmax(struct forward *f, int64_t first, int64_t n, int n_forbidden, struct err *e)
+{
+    struct backend *b = f->model->backend;
+    const struct argmax_args a = { .logits = &f->logits,
+                                   .n_rows = n,
+                                   .forbidden = n_forbidden ? f->forbidden : NULL,
+                                   .n_forbidden = n_forbidden,
+                                   .out = f->next + first };
+
+    return b->ops->argmax(b, &a, e);
+}
+
+static int upload_forbidden(struct forward *f, const int32_t *ids, int n, struct err *e)
+{
+    struct backend *b = f->model->backend;
+
+    if (n > f->n_forbidden_max) {
+        void *room;
+        if (b->ops->sync(b, e) < 0 ||
+            backend_alloc(b, MEM_SCRATCH, (size_t)n * sizeof *ids, &room, e) < 0)
+            return -1;
+        backend_free(b, f->forbidden);
+        f->forbidden = room;
+        f->n_forbidden_max = n;
+    }
+    return n ? b->ops->upload(b, f->forbidden, ids, (size_t)n * sizeof *ids, e) : 0;
+}
+
+int head_run(struct forward *f, const struct batch *batch, int64_t n_rows, enum want want,
+             const int32_t *forbidden, int n_forbidden, struct forward_out *out, struct err *e)
+{
+    struct backend *b = f->model->backend;
+    const int64_t vocab = f->model->config.vocab_size;
+    const int64_t n = list_rows(f, batch, want), offset = NUMBER_WANTED * f->max_rows;
+    const size_t n_bytes = (size_t)(2 * f->max_rows) * sizeof *f->numbers;
+
+    if (want == WANT_NLL)
+        for (int64_t row = 0; row < n_rows; row++)
+            out->nll[row] = NAN;
+    if (b->ops->upload(b, f->numbers + offset, f->host_numbers + offset, n_bytes, e) < 0)
+        return -1;
+    if (want == WANT_LAST_ARGMAX && upload_forbidden(f, forbidden, n_forbidden, e) < 0)
+        return -1;
+    for (int64_t first = 0; first < n; first += f->head_rows) {
+        int64_t chunk = n - first < f->head_rows ? n - first : f->head_rows;
+        int rc;
+
+        if (make_logits(f, first, chunk, e) < 0)
+            return -1;
+        if (want == WANT_NLL)
+            rc = take_nll(f, first, chunk, out->nll, e);
+        else if (want == WANT_LAST_ARGMAX)
+            rc = take_argmax(f, first, chunk, n_forbidden, e);
+        else
+            rc = b->ops->download(b, out->logits + first * vocab, f->logits.data,
+                                  (size_t)(chunk * vocab) * sizeof(float), e);
+        if (rc < 0)
+            return -1;
+    }
+    if (want == WANT_LAST_ARGMAX)
+        return b->ops->download(b, out->next_ids, f->next, (size_t)n * sizeof *f->next, e);
+    return b->ops->sync(b, e);
+}

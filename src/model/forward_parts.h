@@ -1,0 +1,50 @@
+/* forward_parts.h - inner to the forward pass: its working memory, and the parts that have a
+ * file of their own. */
+#pragma once
+
+#include "model/model.h"
+
+/* Working memory.  The attention half and the MLP half of a layer take turns in one pool:
+ *
+ *   pool   q | k | v                then   gate | up
+ *          (o_proj's output in q's place)
+ *   side   normed rows, then attention's output, then down_proj's output  */
+#define HEAD_ROWS_MAX 256 /* rows of logits at a time, at most */
+
+struct forward {
+    const struct model *model;
+    int64_t max_rows;
+    int max_seqs;
+    int64_t head_rows; /* rows of logits at a time */
+
+    struct tensor x;           /* [R, D]: the residual stream */
+    void *side, *pool;         /* device */
+    struct tensor last;        /* [head_rows, D] */
+    struct tensor logits;      /* fp32 [head_rows, V] */
+    float *nll;                /* device, [head_rows] */
+    int32_t *numbers;          /* device, [N_NUMBERS * R] */
+    int32_t *next, *forbidden; /* device, [max_seqs], [n_forbidden_max] */
+    int n_forbidden_max;
+
+    struct tensor cos_table, sin_table; /* fp32 [n_table + n_extra, E/2] */
+    int64_t n_table;                    /* positions 0 .. n_table-1 of the common frequencies */
+    int64_t n_extra;                    /* rows behind them, ROPE_DYNAMIC alone: [R] */
+
+    int32_t *host_numbers; /* [N_NUMBERS * R]: filled for a batch, then uploaded in one piece */
+    int32_t *first_row;    /* host, [max_seqs + 1] */
+};
+
+/* What a batch says about each of its rows. */
+enum number { NUMBER_ID, NUMBER_SLOT, NUMBER_POSITION, NUMBER_TABLE_ROW, N_ROW_NUMBERS };
+/* Behind them: the rows that the head looks at, and their targets. */
+enum { NUMBER_WANTED = N_ROW_NUMBERS, NUMBER_TARGET, N_NUMBERS };
+
+size_t rope_part_bytes(const struct model *m, int64_t max_rows);
+int rope_part_open(struct forward *f, struct err *e);
+/* Table rows of the batch's rows into host_numbers; makes and uploads what is missing. */
+int rope_part_prepare(struct forward *f, const struct kv_cache *c, const struct batch *batch,
+                      struct err *e);
+
+/* From the residual stream of n_rows rows to what is wanted. */
+int head_run(struct forward *f, const struct batch *batch, int64_t n_rows, enum want want,
+             const int32_t *forbidden, int n_forbidden, struct forward_out *out, struct err *e);

@@ -1,0 +1,286 @@
+/* test_forward_golden.c - forward passes and generation against vectors of the reference
+ * (transformers in float64 arithmetic), and against themselves: prefill = decode, batch = alone. */
+#include "check.h"
+
+#include "base/js.h"
+#include "model/generate.h"
+#include "model/model.h"
+#include "model/safetensors.h"
+#include "quant/quant.h"
+
+#include <string.h>
+
+/* fp32 mode: relative to the largest logit. */
+#define LOGITS_FP32 1e-4
+#define NLL_FP32    1e-4
+/* 16-bit modes: eval-and-model facts 2.3, absolute at a logit scale of about 10; here relative to
+ * the scale of the logits. */
+#define LOGITS_BF16 2e-2
+#define LOGITS_FP16 3e-3
+
+static const char *const folders[] = { "llama_gqa_tied_rope3", "llama_hd64_gqa4",
+                                       "llama_mha_untied", "mistral", "qwen2_bias" };
+#define N_NEW     32
+#define N_FOLDERS (sizeof folders / sizeof *folders)
+
+struct golden {
+    struct model base, model;
+    int32_t *ids, *generated;
+    float *logits, *nll;
+    int64_t n_seqs, n_ids, n_generated, vocab; /* generated: the prompt, then N_NEW ids */
+};
+
+static struct backend backend;
+
+static void *read_values(const struct safetensors *s, const char *name, enum dtype to,
+                         int64_t shape[3])
+{
+    const struct safetensors_tensor *t = safetensors_find(s, name);
+    struct err e = ERR_INIT;
+
+    CHECK(t, "%s holds %s", s->path, name);
+    for (int i = 0; i < 3; i++)
+        shape[i] = i < t->n_dims ? (int64_t)t->shape[i] : 1;
+    char *raw = malloc((size_t)t->n_bytes + 1);
+    CHECK_OK(safetensors_read(s, t, 0, t->n_bytes, raw, &e), e);
+    void *out = malloc((size_t)t->n_elements * 4 + 1);
+    for (int64_t i = 0; i < t->n_elements; i++) {
+        double value = t->dtype == DTYPE_I64   ? (double)((int64_t *)raw)[i]
+                       : t->dtype == DTYPE_I32 ? (double)((int32_t *)raw)[i]
+                       : t->dtype == DTYPE_F64 ? ((double *)raw)[i]
+                       : t->dtype == DTYPE_F32 ? (double)((float *)raw)[i]
+                                               : NAN;
+        CHECK(value == value, "%s has a type this test reads (%s)", name, t->dtype_text);
+        if (to == DTYPE_I32)
+            ((int32_t *)out)[i] = (int32_t)value;
+        else
+            ((float *)out)[i] = (float)value;
+    }
+    free(raw);
+    return out;
+}
+
+static void open_golden(struct golden *g, const char *folder, enum dtype compute)
+{
+    struct quant_spec spec = { .method = "none",
+                               .bits = compute == DTYPE_F32 ? 32 : 16,
+                               .compute = compute };
+    struct safetensors s = SAFETENSORS_INIT;
+    struct quant_report report = { 0 };
+    struct err e = ERR_INIT;
+    char path[4096];
+    int64_t shape[3];
+
+    *g = (struct golden){ 0 };
+    snprintf(path, sizeof path, "%s/%s", check_golden(), folder);
+    CHECK_OK(weights_load(&backend, path, &g->base, &e), e);
+    /* The files are bf16; another model dtype is asked for as the source. */
+    CHECK_OK(quantize_model(&g->base, &spec, compute, &g->model, &report, &e), e);
+    quant_report_release(&report);
+    CHECK(g->model.dtype == compute, "%s runs in %s", folder, dtype_name(compute));
+    snprintf(path, sizeof path, "%s/%s/expected.safetensors", check_golden(), folder);
+    CHECK_OK(safetensors_open(&s, path, &e), e);
+    g->ids = read_values(&s, "input_ids", DTYPE_I32, shape);
+    g->n_seqs = shape[0];
+    g->n_ids = shape[1];
+    g->logits = read_values(&s, "logits", DTYPE_F32, shape);
+    g->vocab = shape[2];
+    g->nll = read_values(&s, "nll", DTYPE_F32, shape);
+    g->generated = read_values(&s, "generated_ids", DTYPE_I32, shape);
+    g->n_generated = shape[1];
+    safetensors_close(&s);
+}
+
+static void close_golden(struct golden *g)
+{
+    model_release(&g->model);
+    model_release(&g->base);
+    free(g->ids);
+    free(g->logits);
+    free(g->nll);
+    free(g->generated);
+}
+
+/* Runs whole sequences in one batch. */
+static void run_whole(const struct golden *g, enum want want, float *out)
+{
+    struct err e = ERR_INIT;
+    struct kv_cache cache;
+    struct forward *f;
+    int32_t slot[64], n_tokens[64];
+    struct batch batch = {
+        .n_seqs = (int)g->n_seqs, .slot = slot, .n_tokens = n_tokens, .ids = g->ids
+    };
+    struct forward_out result = { .logits = out, .nll = out };
+
+    for (int i = 0; i < g->n_seqs; i++) {
+        slot[i] = i;
+        n_tokens[i] = (int32_t)g->n_ids;
+    }
+    CHECK_OK(kv_cache_open(&cache, &g->model, (int)g->n_seqs, g->n_ids, &e), e);
+    CHECK_OK(forward_open(&f, &g->model, g->n_seqs * g->n_ids, (int)g->n_seqs, &e), e);
+    CHECK(backend.mem.now[MEM_SCRATCH] ==
+              forward_bytes(&g->model, g->n_seqs * g->n_ids, (int)g->n_seqs),
+          "forward_bytes says what forward_open takes");
+    CHECK(backend.mem.now[MEM_CACHE] == kv_cache_bytes(&g->model, (int)g->n_seqs, g->n_ids),
+          "kv_cache_bytes says what kv_cache_open takes");
+    CHECK_OK(forward_run(f, &cache, &batch, want, NULL, 0, &result, &e), e);
+    forward_close(f);
+    kv_cache_close(&cache);
+}
+
+static double largest_of(const float *x, int64_t n)
+{
+    double most = 0;
+
+    for (int64_t i = 0; i < n; i++)
+        most = fabs((double)x[i]) > most ? fabs((double)x[i]) : most;
+    return most;
+}
+
+/* NaN counts as infinitely far. */
+static double distance(const float *a, const float *b, int64_t n)
+{
+    double most = 0;
+
+    for (int64_t i = 0; i < n; i++) {
+        double d = fabs((double)a[i] - (double)b[i]);
+        if (!(d <= most))
+            most = d == d ? d : INFINITY;
+    }
+    return most;
+}
+
+static void compare_logits(const char *folder, enum dtype t, double allowed)
+{
+    struct golden g;
+    char what[128];
+
+    open_golden(&g, folder, t);
+    int64_t n = g.n_seqs * g.n_ids * g.vocab, rows = g.n_seqs * g.n_ids, agree = 0;
+    float *got = malloc((size_t)n * sizeof *got);
+    run_whole(&g, WANT_ALL_LOGITS, got);
+    snprintf(what, sizeof what, "%s logits %s (relative)", folder, dtype_name(t));
+    check_report(what, (long)n, distance(got, g.logits, n) / largest_of(g.logits, n), allowed);
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t best = 0, want = 0;
+        for (int64_t i = 1; i < g.vocab; i++) {
+            best = got[r * g.vocab + i] > got[r * g.vocab + best] ? i : best;
+            want = g.logits[r * g.vocab + i] > g.logits[r * g.vocab + want] ? i : want;
+        }
+        agree += best == want;
+    }
+    printf("golden %-48s %10ld values  top-1 agreement %.4f\n", what, (long)rows,
+           (double)agree / (double)rows);
+    free(got);
+    close_golden(&g);
+}
+
+static bool present(const char *folder)
+{
+    if (check_has(check_golden(), folder))
+        return true;
+    printf("SKIP %s: not in %s\n", folder, check_golden());
+    return false;
+}
+
+static void logits_fp32(void **state)
+{
+    (void)state;
+    CHECK(check_has(check_golden(), folders[0]), "the committed vectors are there");
+    for (size_t i = 0; i < N_FOLDERS; i++)
+        if (present(folders[i]))
+            compare_logits(folders[i], DTYPE_F32, LOGITS_FP32);
+}
+
+static void logits_16_bit(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_FOLDERS; i++)
+        if (present(folders[i])) {
+            compare_logits(folders[i], DTYPE_BF16, LOGITS_BF16);
+            compare_logits(folders[i], DTYPE_F16, LOGITS_FP16);
+        }
+}
+
+static void nll(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_FOLDERS; i++) {
+        struct golden g;
+        char what[128];
+        double most = 0;
+
+        if (!present(folders[i]))
+            continue;
+        open_golden(&g, folders[i], DTYPE_F32);
+        int64_t n = g.n_seqs * g.n_ids;
+        float *got = malloc((size_t)n * sizeof *got);
+        run_whole(&g, WANT_NLL, got);
+        for (int64_t s = 0; s < g.n_seqs; s++) {
+            double d = distance(got + s * g.n_ids, g.nll + s * (g.n_ids - 1), g.n_ids - 1);
+            most = d > most ? d : most;
+            CHECK(isnan(got[(s + 1) * g.n_ids - 1]), "a last row has no target");
+        }
+        snprintf(what, sizeof what, "%s nll fp32", folders[i]);
+        check_report(what, (long)(g.n_seqs * (g.n_ids - 1)), most, NLL_FP32);
+        free(got);
+        close_golden(&g);
+    }
+}
+
+static void generated_ids(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_FOLDERS; i++) {
+        struct golden g;
+        struct err e = ERR_INIT;
+        char what[128];
+
+        if (!present(folders[i]))
+            continue;
+        open_golden(&g, folders[i], DTYPE_F32);
+        struct generate_prompt prompts[64];
+        struct generate_result results[64];
+        struct generate_options o = { .max_new_tokens = N_NEW,
+                                      .min_new_tokens = N_NEW,
+                                      .eos_ids = g.model.config.eos_ids,
+                                      .n_eos = g.model.config.n_eos };
+        int64_t n_prompt = g.n_generated - N_NEW;
+        int differ = 0;
+
+        for (int64_t s = 0; s < g.n_seqs; s++)
+            prompts[s] =
+                (struct generate_prompt){ g.generated + s * g.n_generated, (int32_t)n_prompt };
+        CHECK_OK(generate(&g.model, prompts, (int)g.n_seqs, &o, results, &e), e);
+        for (int64_t s = 0; s < g.n_seqs; s++) {
+            CHECK(results[s].n_ids == N_NEW, "%s: %d new ids, not %d", folders[i], N_NEW,
+                  results[s].n_ids);
+            for (int64_t k = 0; k < N_NEW; k++)
+                differ += results[s].ids[k] != prompts[s].ids[n_prompt + k];
+        }
+        snprintf(what, sizeof what, "%s generated ids (differing)", folders[i]);
+        check_report(what, (long)(g.n_seqs * N_NEW), differ, 0);
+        generate_release(results, (int)g.n_seqs);
+        close_golden(&g);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(logits_fp32),
+        cmocka_unit_test(logits_16_bit),
+        cmocka_unit_test(nll),
+        cmocka_unit_test(generated_ids),
+    };
+    struct err e = ERR_INIT;
+
+    if (backend_open(&backend, "cpu", 0, NULL, &e) < 0) {
+        fprintf(stderr, "%s\n", e.text);
+        return 1;
+    }
+    int rc = cmocka_run_group_tests(tests, NULL, NULL);
+    backend_close(&backend);
+    return rc;
+}
