@@ -13,10 +13,12 @@
 /* fp32 mode: relative to the largest logit. */
 #define LOGITS_FP32 1e-4
 #define NLL_FP32    1e-4
-/* 16-bit modes: eval-and-model facts 2.3, absolute at a logit scale of about 10; here relative to
- * the scale of the logits. */
-#define LOGITS_BF16 2e-2
-#define LOGITS_FP16 3e-3
+/* 16-bit modes, relative to the largest logit: what the rounding points of eval-and-model facts
+ * 2.3 do to these random models.  An emulation of Hugging Face's rounding points in another
+ * language stands 0.0416 from the float64 logits of llama_gqa_tied_rope3 in bf16 (0.0457 with
+ * eager attention), and fp16 has 8 times smaller steps. */
+#define LOGITS_BF16 6e-2
+#define LOGITS_FP16 8e-3
 
 static const char *const folders[] = { "llama_gqa_tied_rope3", "llama_hd64_gqa4",
                                        "llama_mha_untied", "mistral", "qwen2_bias" };
