@@ -308,6 +308,20 @@ int decoders_run(const struct decoders *d, struct pieces *tokens, struct bytes *
     return 0;
 }
 
+bool decoders_settle(const struct decoders *d, const char *token, size_t n_bytes)
+{
+    for (size_t i = 0; i < d->n; i++) {
+        const struct decoder *at = &d->at[i];
+        if (at->kind == DECODE_BYTE_FALLBACK && (!token || byte_token(token, n_bytes) >= 0))
+            return false;
+        if (at->kind == DECODE_REPLACE && !pattern_is_plain_line(at->pattern))
+            return false;
+        if (at->kind == DECODE_STRIP && at->stop > 0 && at->content[0] == '\n')
+            return false;
+    }
+    return true;
+}
+
 /* In place: the text only shrinks. */
 static void replace_all(struct bytes *text, const char *what, const char *with)
 {

@@ -177,6 +177,11 @@ void pattern_free(struct pattern *p)
     free(p);
 }
 
+bool pattern_is_plain_line(const struct pattern *p)
+{
+    return p->text && !memchr(p->text, '\n', p->text_bytes);
+}
+
 /* ---- running ---- */
 
 int matcher_open(struct matcher *m, const struct pattern *p, const char *text, size_t n_bytes,

@@ -42,6 +42,7 @@ int pattern_read(struct pattern **out, const struct js *j, const struct shadow *
 int pattern_of_regex(struct pattern **out, const char *regex, size_t n_bytes,
                      const struct shadow *shadow, struct err *e);
 void pattern_free(struct pattern *p);
+bool pattern_is_plain_line(const struct pattern *p); /* a plain string without line end */
 
 struct cut { /* a match, or what lies between two */
     size_t from, to;
@@ -220,3 +221,5 @@ void decoders_release(struct decoders *d);
 /* tokens: one piece each (empty ones count); *out receives the joined text. */
 int decoders_run(const struct decoders *d, struct pieces *tokens, struct bytes *out, struct err *e);
 void decode_clean_up(struct bytes *text);
+/* See tokenizer_settles(); token: the text of the last one, NULL when it is left out. */
+bool decoders_settle(const struct decoders *d, const char *token, size_t n_bytes);

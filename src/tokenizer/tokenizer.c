@@ -294,6 +294,17 @@ int tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n_ids
     return 0;
 }
 
+bool tokenizer_settles(const struct tokenizer *t, int32_t last_id)
+{
+    const struct added_token *added = added_find_id(&t->added, last_id);
+    size_t n = added ? added->text.n : 0;
+    const char *s = added ? added->text.data : bpe_token(t->bpe, last_id, &n);
+
+    if (added && added->skipped) /* may stand inside a run of byte tokens */
+        s = NULL;
+    return decoders_settle(&t->decoders, s, n);
+}
+
 /* ---- facts ---- */
 
 int32_t tokenizer_bos_id(const struct tokenizer *t)

@@ -44,6 +44,11 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n_bytes
 int tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n_ids, bool skip_special,
                      bool clean_up, char **out, size_t *n_bytes, struct err *e);
 
+/* True when line ends in what ids decode to stay as they are, whatever ids follow a last one of
+ * last_id.  False inside a run of byte tokens (ByteFallback turns it to U+FFFD as a whole), and
+ * always for decoders whose effect cannot be told. */
+bool tokenizer_settles(const struct tokenizer *t, int32_t last_id);
+
 int32_t tokenizer_bos_id(const struct tokenizer *t); /* -1: none */
 int32_t tokenizer_eos_id(const struct tokenizer *t);
 const char *tokenizer_bos_text(const struct tokenizer *t); /* NULL: none */
