@@ -29,8 +29,10 @@ static int no_weights(const char *folder, struct err *e)
     bool bin = has(folder, "pytorch_model.bin") || has(folder, "pytorch_model.bin.index.json") ||
                has(folder, "consolidated.00.pth");
 
-    return err_set(e, ERR_INPUT, "%s holds neither " WHOLE " nor " INDEX "%s", folder,
-                   bin ? "; PyTorch .bin and .pth files are not supported" : "");
+    return err_set(e, ERR_INPUT,
+                   "%s holds neither " WHOLE " nor " INDEX
+                   "%s; sweeps/README.md says how to fetch a model",
+                   folder, bin ? "; PyTorch .bin and .pth files are not supported" : "");
 }
 
 /* ---- shards ---- */

@@ -309,9 +309,13 @@ int config_read(const char *folder, struct config *out, struct err *e)
     int rc = -1;
     char *path = file_join(folder, "config.json");
     char *generation_path = file_join(folder, "generation_config.json");
-    struct js *j = js_read(path, e), *generation = NULL;
+    struct js *j = NULL, *generation = NULL;
 
-    if (!j)
+    if (!file_exists(path)) {
+        err_set(e, ERR_INPUT, "%s is missing; sweeps/README.md says how to fetch a model", path);
+        goto out;
+    }
+    if (!(j = js_read(path, e)))
         goto out;
     if (file_exists(generation_path) && !(generation = js_read(generation_path, e)))
         goto out;

@@ -3,7 +3,8 @@
  *   make_model CONFIG OUT [--shards N]
  *
  * bf16, linears and embeddings normal(0, 0.02), norms normal(1, 0.1); config.json is copied.
- * Files are cut at 5 GB as Hugging Face does, or into N.  The same bytes from any number of
+ * Files are cut at 5 GB as Hugging Face does, or into N of about the same size (fewer where one
+ * tensor is larger than that).  The same bytes from any number of
  * threads.  The speed of a model does not depend on its values. */
 #include "base/clock.h"
 #include "base/file.h"
@@ -121,19 +122,22 @@ static int64_t bytes_of(const struct tensor_spec *s)
     return 2 * s->shape[0] * (s->n_dims == 2 ? s->shape[1] : 1);
 }
 
-/* first[i] .. first[i + 1] - 1 are the tensors of shard i. */
-static int cut(const struct tensor_spec *list, size_t n, int64_t limit, size_t *first)
+/* first[i] .. first[i + 1] - 1 are the tensors of shard i; n_shards 0: as many as 5 GB ask for. */
+static int cut(const struct tensor_spec *list, size_t n, int n_shards, int64_t total, size_t *first)
 {
     int shards = 0;
-    int64_t filled = 0;
+    int64_t before = 0, filled = 0; /* in all, in this shard */
 
     first[0] = 0;
     for (size_t i = 0; i < n; i++) {
-        if (filled > 0 && filled + bytes_of(&list[i]) > limit) {
+        bool full = n_shards ? before >= (shards + 1) * (total / n_shards)
+                             : filled + bytes_of(&list[i]) > SHARD_BYTES;
+        if (filled > 0 && full) {
             first[++shards] = i;
             filled = 0;
         }
         filled += bytes_of(&list[i]);
+        before += bytes_of(&list[i]);
     }
     first[++shards] = n;
     return shards;
@@ -171,8 +175,7 @@ static int write_weights(const char *folder, const struct config *c, int n_shard
     *total = 0;
     for (size_t i = 0; i < n; i++)
         *total += bytes_of(&list[i]);
-    int shards =
-        cut(list, n, n_shards > 0 ? (*total + n_shards - 1) / n_shards : SHARD_BYTES, first);
+    int shards = cut(list, n, n_shards, *total, first);
     for (int s = 0; rc == 0 && s < shards; s++) {
         if (shards > 1)
             snprintf(name, sizeof name, "model-%05d-of-%05d.safetensors", s + 1, shards);
