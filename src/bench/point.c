@@ -75,32 +75,39 @@ int32_t *point_prompts(const struct point *p, int64_t seed, int64_t vocab_size)
     return ids;
 }
 
-/* One pass of n_tokens each; next receives the ids that come out. */
-static int pass(const struct point_run *run, const struct point *p, const int32_t *slots,
-                int32_t *counts, int64_t n_tokens, const int32_t *ids, int32_t *next, struct err *e)
+/* What the passes of one run read and write; lists of p->batch elements. */
+struct lists {
+    int32_t *slots, *counts, *lengths, *next;
+};
+
+/* One pass of n_tokens each; next receives the ids that come out.  lengths NULL: see model.h. */
+static int pass(const struct point_run *run, const struct point *p, const struct lists *l,
+                int64_t n_tokens, const int32_t *ids, const int32_t *lengths, struct err *e)
 {
-    struct batch batch = { .n_seqs = p->batch, .slot = slots, .n_tokens = counts, .ids = ids };
-    struct forward_out out = { .next_ids = next };
+    struct batch batch = {
+        .n_seqs = p->batch, .slot = l->slots, .n_tokens = l->counts, .ids = ids, .length = lengths
+    };
+    struct forward_out out = { .next_ids = l->next };
 
     for (int s = 0; s < p->batch; s++)
-        counts[s] = (int32_t)n_tokens;
+        l->counts[s] = (int32_t)n_tokens;
     if (forward_run(run->forward, run->cache, &batch, WANT_LAST_ARGMAX, NULL, 0, &out, e) < 0)
         return -1;
     /* A model broken by quantization gives no id; its speed is that of any other. */
     for (int s = 0; s < p->batch; s++)
-        if (next[s] < 0)
-            next[s] = 0;
+        if (l->next[s] < 0)
+            l->next[s] = 0;
     return 0;
 }
 
-static int prompt_pass(const struct point_run *run, const struct point *p, const int32_t *slots,
-                       int32_t *counts, const int32_t *ids, int32_t *next, struct err *e)
+static int prompt_pass(const struct point_run *run, const struct point *p, const struct lists *l,
+                       const int32_t *ids, struct err *e)
 {
     int64_t rows = p->batch > 1 ? p->prompt : point_rows(p);
 
     for (int64_t at = 0; at < p->prompt; at += rows) {
         int64_t n = p->prompt - at < rows ? p->prompt - at : rows;
-        if (pass(run, p, slots, counts, n, ids + at, next, e) < 0)
+        if (pass(run, p, l, n, ids + at, l->lengths, e) < 0)
             return -1;
     }
     return 0;
@@ -135,30 +142,29 @@ int point_measure(const struct point_run *run, const struct point *p, double *va
                   double *seconds, struct err *e)
 {
     int32_t *ids = point_prompts(p, run->seed, run->model->config.vocab_size);
-    int32_t *slots = mem_array((size_t)p->batch, sizeof *slots);
-    int32_t *counts = mem_array((size_t)p->batch, sizeof *counts);
-    int32_t *next = mem_array((size_t)p->batch, sizeof *next);
+    int32_t *memory = mem_array((size_t)(4 * p->batch), sizeof *memory);
+    const struct lists l = { memory, memory + p->batch, memory + 2 * p->batch,
+                             memory + 3 * p->batch };
     int64_t at[3];
     int rc = -1;
 
     for (int s = 0; s < p->batch; s++) {
-        slots[s] = s;
+        l.slots[s] = s;
+        l.lengths[s] = (int32_t)p->prompt;
         kv_cache_drop(run->cache, s);
     }
     at[0] = clock_ns();
-    if (prompt_pass(run, p, slots, counts, ids, next, e) < 0)
+    if (prompt_pass(run, p, &l, ids, e) < 0)
         goto out;
     at[1] = clock_ns();
     for (int64_t i = 0; i < p->n_steps; i++)
-        if (pass(run, p, slots, counts, 1, next, next, e) < 0)
+        if (pass(run, p, &l, 1, l.next, NULL, e) < 0)
             goto out;
     at[2] = clock_ns();
     put_value(p, at, value, seconds);
     rc = 0;
 out:
     free(ids);
-    free(slots);
-    free(counts);
-    free(next);
+    free(memory);
     return rc;
 }

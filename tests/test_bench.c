@@ -1,0 +1,363 @@
+/* test_bench.c - the protocol on a small random model: shapes, counts and bytes, not times. */
+#include "check.h"
+
+#include "base/file.h"
+#include "base/rng.h"
+#include "bench/bench.h"
+#include "bench/footprint.h"
+#include "bench/point.h"
+#include "model/tensor_list.h"
+
+#include <string.h>
+
+static struct backend backend = BACKEND_INIT;
+
+static struct config config_of(const char *more)
+{
+    struct config c;
+    struct err e = ERR_INIT;
+    struct bytes text = BYTES_INIT;
+
+    bytes_printf(&text,
+                 "{\"model_type\":\"llama\",\"vocab_size\":64,\"hidden_size\":32,"
+                 "\"intermediate_size\":48,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
+                 "\"num_key_value_heads\":2,\"dtype\":\"bfloat16\"%s}",
+                 more);
+    struct js *j = js_parse(text.data, text.n, &e);
+    CHECK(j, "the test's JSON is valid: %s", e.text);
+    CHECK_OK(config_parse(j, NULL, &c, &e), e);
+    js_release(j);
+    bytes_release(&text);
+    return c;
+}
+
+static void fill(void *device, int64_t n, uint64_t seed, float mean)
+{
+    uint16_t *values = mem_array((size_t)n, sizeof *values);
+    struct err e = ERR_INIT;
+
+    for (int64_t i = 0; i < n; i++)
+        values[i] =
+            dtype_f32_to_bf16(mean + (float)rng_real(seed, RNG_TEST, (uint64_t)i) * 0.2f - 0.1f);
+    CHECK_OK(backend.ops->upload(&backend, device, values, (size_t)n * 2, &e), e);
+    free(values);
+}
+
+static void fill_tensor(struct tensor *t, int64_t n_cols, float mean)
+{
+    struct err e = ERR_INIT;
+
+    CHECK_OK(tensor_alloc(&backend, MEM_WEIGHTS, DTYPE_BF16, 1, n_cols, t, &e), e);
+    fill(t->data, n_cols, (uint64_t)n_cols, mean);
+}
+
+static void fill_weight(struct weight *w, int64_t n_out, int64_t n_in, uint64_t seed)
+{
+    struct tensor shape = { .dtype = DTYPE_BF16, .n_rows = n_out, .n_cols = n_in };
+    struct err e = ERR_INIT;
+
+    *w = weight_of_tensor(&shape);
+    CHECK_OK(weight_alloc(&backend, MEM_WEIGHTS, w, &e), e);
+    fill(w->codes, n_out * n_in, seed, 0);
+}
+
+static struct model random_model(const struct config *c)
+{
+    struct model m = { .config = *c,
+                       .backend = &backend,
+                       .dtype = DTYPE_BF16,
+                       .compute = DTYPE_BF16,
+                       .owns_embed = true,
+                       .owns_norms = true };
+    struct err e = ERR_INIT;
+
+    CHECK_OK(tensor_alloc(&backend, MEM_WEIGHTS, DTYPE_BF16, c->vocab_size, c->hidden_size,
+                          &m.embed, &e),
+             e);
+    fill(m.embed.data, c->vocab_size * c->hidden_size, 1, 0);
+    fill_tensor(&m.norm, c->hidden_size, 1);
+    if (c->tied)
+        m.head = weight_of_tensor(&m.embed);
+    else
+        fill_weight(&m.head, c->vocab_size, c->hidden_size, 2);
+    m.layers = mem_array((size_t)c->n_layers, sizeof *m.layers);
+    for (int64_t i = 0; i < c->n_layers; i++) {
+        fill_tensor(&m.layers[i].input_norm, c->hidden_size, 1);
+        fill_tensor(&m.layers[i].post_norm, c->hidden_size, 1);
+        for (int l = 0; l < N_LINEARS; l++) {
+            int64_t n_out, n_in;
+            config_linear_shape(c, (enum linear_name)l, &n_out, &n_in);
+            fill_weight(&m.layers[i].linear[l], n_out, n_in, (uint64_t)(10 + i * N_LINEARS + l));
+        }
+    }
+    return m;
+}
+
+static int set_up(void **state)
+{
+    struct err e = ERR_INIT;
+
+    (void)state;
+    return backend_open(&backend, "cpu", 0, NULL, &e);
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    backend_close(&backend);
+    return 0;
+}
+
+static struct bench_options options(void)
+{
+    return (struct bench_options){
+        .warmup = 1,
+        .repeats = 6,
+        .n_prefill = 2,
+        .prefill_tokens = { 5, 17 },
+        .decode_tokens = 7,
+        .n_batch = 2,
+        .batch_sizes = { 1, 3 },
+        .seed = 4,
+    };
+}
+
+/* Every sample finite and positive; the number of samples. */
+static size_t samples(const struct js *list, const char *name)
+{
+    CHECK(js_kind(list) == JS_ARRAY, "%s is a list", name);
+    for (size_t i = 0; i < js_count(list); i++) {
+        double x = js_real(js_at(list, i));
+        CHECK(x > 0 && isfinite(x), "sample %zu of %s is a time or a rate, not %g", i, name, x);
+    }
+    return js_count(list);
+}
+
+static void rectangle(const struct js *lists, size_t n, const char *name)
+{
+    CHECK(js_count(lists) == n, "%s has %zu rows, not %zu", name, n, js_count(lists));
+    size_t columns = samples(js_at(lists, 0), name);
+    CHECK(columns >= 6 && columns <= 18, "%s has 6 to 18 repeats, not %zu", name, columns);
+    for (size_t i = 1; i < n; i++)
+        CHECK(samples(js_at(lists, i), name) == columns, "row %zu of %s is as long as the first", i,
+              name);
+}
+
+static double scalar(const struct js *group, const char *name, const char *ending)
+{
+    char key[96];
+
+    snprintf(key, sizeof key, "%s_%s", name, ending);
+    CHECK(js_kind(js_get(group, key)) == JS_REAL, "%s is there", key);
+    return js_real(js_get(group, key));
+}
+
+/* The least and the 90th percentile of list `name`. */
+static void extremes(const struct js *group, const char *name)
+{
+    const struct js *list = js_get(group, name);
+    double least = INFINITY, most = 0;
+
+    if (js_kind(js_at(list, 0)) == JS_ARRAY)
+        list = js_at(list, 0);
+    for (size_t i = 0; i < js_count(list); i++) {
+        least = fmin(least, js_real(js_at(list, i)));
+        most = fmax(most, js_real(js_at(list, i)));
+    }
+    CHECK(scalar(group, name, "min") == least, "%s_min is the least", name);
+    CHECK(scalar(group, name, "p90") >= least && scalar(group, name, "p90") <= most,
+          "%s_p90 lies between the least and the largest", name);
+}
+
+static void test_what_comes_out(void **state)
+{
+    struct config c = config_of(",\"max_position_embeddings\":140");
+    struct model m = random_model(&c);
+    struct bench_options o = options();
+    struct js *out = js_new_object();
+    struct err e = ERR_INIT;
+    size_t now = backend.mem.now[MEM_SCRATCH] + backend.mem.now[MEM_CACHE];
+    (void)state;
+
+    backend.mem.job_peak = (size_t)1 << 40;
+    CHECK_OK(bench_run(&m, &o, out, &e), e);
+    const struct js *latency = js_get(out, "latency"), *rate = js_get(out, "throughput");
+    rectangle(js_get(latency, "prefill_ms"), 2, "prefill_ms");
+    CHECK(js_int(js_at(js_get(latency, "prefill_tokens"), 1)) == 17, "lengths stand beside");
+    CHECK(samples(js_get(latency, "decode_ms_per_token"), "decode_ms_per_token") >= 6, "decoded");
+    CHECK(samples(js_get(latency, "e2e_ms"), "e2e_ms") >= 6, "end to end");
+    extremes(latency, "prefill_ms");
+    extremes(latency, "decode_ms_per_token");
+    extremes(latency, "e2e_ms");
+    rectangle(js_get(rate, "tokens_per_s"), 2, "tokens_per_s");
+    CHECK(js_int(js_at(js_get(rate, "batch_size"), 1)) == 3, "batch sizes stand beside");
+    CHECK(!js_get(out, "energy"), "a CPU has no energy to report");
+    CHECK(backend.mem.now[MEM_SCRATCH] + backend.mem.now[MEM_CACHE] == now,
+          "what it took it gives back");
+    CHECK(backend.mem.job_peak == (size_t)1 << 40, "a peak from before is not forgotten");
+    js_release(out);
+    model_release(&m);
+}
+
+static void test_minimum_time(void **state)
+{
+    struct config c = config_of("");
+    struct model m = random_model(&c);
+    struct bench_options o = options();
+    struct js *out = js_new_object();
+    struct err e = ERR_INIT;
+    double sum = 0;
+    (void)state;
+
+    o.min_seconds = 0.02;
+    o.repeats = 1;
+    CHECK_OK(bench_run(&m, &o, out, &e), e);
+    const struct js *list = js_at(js_get(js_get(out, "latency"), "prefill_ms"), 0);
+    for (size_t i = 0; i < js_count(list); i++)
+        sum += js_real(js_at(list, i));
+    CHECK(sum >= 20, "a point is measured for %g ms, at least 20", sum);
+    js_release(out);
+    model_release(&m);
+}
+
+static int64_t member(const struct js *out, const char *name)
+{
+    return js_int(js_get(js_get(out, "memory"), name));
+}
+
+static void memory_agrees(const char *more, struct bench_options o, int batch, int64_t capacity)
+{
+    struct config c = config_of(more);
+    struct model m = random_model(&c);
+    struct js *out = js_new_object();
+    struct err e = ERR_INIT;
+    int64_t weights = footprint_model_bytes(&m);
+
+    CHECK(weights == 2 * config_n_parameters(&c) &&
+              weights == (int64_t)backend.mem.now[MEM_WEIGHTS],
+          "the model's footprint is %lld bytes", (long long)weights);
+    CHECK_OK(bench_run(&m, &o, out, &e), e);
+    int64_t cache = member(out, "kv_cache_bytes"), scratch = member(out, "scratch_bytes");
+    CHECK(cache == (int64_t)kv_cache_bytes(&m, batch, capacity),
+          "the cache of the largest point has %lld bytes, not %lld",
+          (long long)kv_cache_bytes(&m, batch, capacity), (long long)cache);
+    CHECK(scratch > 0 && member(out, "peak_bytes") == weights + cache + scratch,
+          "the peak is weights, cache and scratch");
+    CHECK(member(out, "peak_bytes") == bench_peak_bytes(&c, DTYPE_BF16, &o, weights),
+          "a dry run knows the peak: %lld, not %lld",
+          (long long)bench_peak_bytes(&c, DTYPE_BF16, &o, weights),
+          (long long)member(out, "peak_bytes"));
+    js_release(out);
+    model_release(&m);
+}
+
+static void test_memory(void **state)
+{
+    struct bench_options o = options();
+    (void)state;
+
+    o.repeats = 1;
+    o.n_prefill = o.n_batch = 1;
+    memory_agrees("", o, 1, 4 + 127); /* end to end is the longest */
+    o.n_batch = 2;
+    o.decode_tokens = 100;
+    memory_agrees(",\"tie_word_embeddings\":true", o, 3, 16 + 99);
+    o.n_prefill = 2;
+    o.prefill_tokens[1] = 500;
+    memory_agrees("", o, 1, 500);
+}
+
+static void test_points_beyond_the_positions(void **state)
+{
+    static const struct {
+        int64_t max_position, prefill, decode;
+        const char *word;
+    } rows[] = {
+        { 140, 141, 7, "prefill_tokens = 141" },
+        { 140, 100, 41, "prefill_tokens[0] + decode_tokens = 141" },
+        { 130, 5, 7, "131" },
+        { 140, 1, 126, "16 + decode_tokens - 1 = 141" },
+    };
+    (void)state;
+
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct config c = config_of("");
+        struct bench_options o = options();
+        struct js *out = js_new_object();
+        struct err e = ERR_INIT;
+        c.max_position = rows[i].max_position;
+        /* Refused before anything of the model is touched. */
+        struct model m = { .config = c };
+        o.n_prefill = 1;
+        o.prefill_tokens[0] = rows[i].prefill;
+        o.decode_tokens = rows[i].decode;
+        CHECK(bench_run(&m, &o, out, &e) < 0 && e.code == ERR_USAGE && strstr(e.text, rows[i].word),
+              "\"%s\" says \"%s\"", e.text, rows[i].word);
+        js_release(out);
+    }
+    struct model m = { 0 };
+    struct bench_options o = options();
+    struct err e = ERR_INIT;
+    o.batch_sizes[1] = 0;
+    CHECK(bench_run(&m, &o, NULL, &e) < 0 && e.code == ERR_USAGE, "a batch of 0 is refused");
+}
+
+static void test_prompts(void **state)
+{
+    struct bench_options o = options();
+    struct point points[POINTS_MAX];
+    int n = point_list(&o, points);
+    (void)state;
+
+    CHECK(n == 6 && points[5].kind == THROUGHPUT && points[5].batch == 3, "there are six points");
+    int32_t *a = point_prompts(&points[5], 4, 1000), *b = point_prompts(&points[5], 4, 1000);
+    int32_t *c = point_prompts(&points[5], 5, 1000);
+    size_t one = THROUGHPUT_PROMPT * sizeof *a;
+    for (int i = 0; i < 3 * THROUGHPUT_PROMPT; i++)
+        CHECK(a[i] >= 0 && a[i] < 1000, "id %d is in the vocabulary", i);
+    CHECK(memcmp(a, b, 3 * one) == 0, "repeats have the same prompts");
+    CHECK(memcmp(a, a + 16, one) != 0 && memcmp(a, a + 32, one) != 0 &&
+              memcmp(a + 16, a + 32, one) != 0,
+          "sequences have different ones");
+    CHECK(memcmp(a, c, one) != 0, "seeds, too");
+    free(a);
+    free(b);
+    free(c);
+}
+
+/* A prompt longer than a pass goes through in pieces and gives the same cache. */
+static void test_pieces(void **state)
+{
+    struct config c = config_of(",\"max_position_embeddings\":4096");
+    c.n_layers = 1;
+    struct model m = random_model(&c);
+    struct point p = { .kind = PREFILL, .batch = 1, .prompt = PROMPT_ROWS_MAX + 3 };
+    struct kv_cache cache;
+    struct point_run run = { .model = &m, .cache = &cache };
+    double value, seconds;
+    struct err e = ERR_INIT;
+    (void)state;
+
+    CHECK(point_rows(&p) == PROMPT_ROWS_MAX && point_capacity(&p) == PROMPT_ROWS_MAX + 3,
+          "a pass has %d rows", PROMPT_ROWS_MAX);
+    CHECK_OK(kv_cache_open(&cache, &m, 1, point_capacity(&p), &e), e);
+    CHECK_OK(forward_open(&run.forward, &m, point_rows(&p), 1, &e), e);
+    CHECK_OK(point_measure(&run, &p, &value, &seconds, &e), e);
+    CHECK(cache.length[0] == PROMPT_ROWS_MAX + 3, "the whole prompt is in the cache");
+    CHECK_OK(point_measure(&run, &p, &value, &seconds, &e), e);
+    CHECK(cache.length[0] == PROMPT_ROWS_MAX + 3, "a repeat starts afresh");
+    forward_close(run.forward);
+    kv_cache_close(&cache);
+    model_release(&m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_what_comes_out), cmocka_unit_test(test_minimum_time),
+        cmocka_unit_test(test_memory),         cmocka_unit_test(test_points_beyond_the_positions),
+        cmocka_unit_test(test_prompts),        cmocka_unit_test(test_pieces),
+    };
+
+    return cmocka_run_group_tests_name("bench", tests, set_up, tear_down);
+}
