@@ -59,15 +59,23 @@ static int column_width(const struct grid *g, int column)
     return width;
 }
 
-/* One line of a block: the keys, then columns from ... to - 1.  row -1: the headings. */
-static void print_line(FILE *to, const struct grid *g, int from, int until, int row)
+static bool is_shown(const struct grid *g, int column, bool with_optional)
+{
+    return with_optional || !g->columns[column].optional;
+}
+
+/* One line of a block: the keys, then columns from ... until - 1.  row -1: the headings. */
+static void print_line(FILE *to, const struct grid *g, int from, int until, bool with_optional,
+                       int row)
 {
     struct bytes line = BYTES_INIT;
 
-    for (int i = 0; i < until; i == g->n_keys - 1 ? i = from : i++) {
+    for (int i = 0; i < until; i++) {
         const struct grid_column *c = &g->columns[i];
         const char *text = row < 0 ? c->heading : cell(c, row);
         int pad = column_width(g, i) - places(text);
+        if ((i >= g->n_keys && i < from) || !is_shown(g, i, with_optional))
+            continue;
         bytes_printf(&line, "%*s%*s%s%*s", i > 0 ? GAP : 0, "", c->left ? 0 : pad, "", text,
                      c->left ? pad : 0, "");
     }
@@ -77,24 +85,31 @@ static void print_line(FILE *to, const struct grid *g, int from, int until, int 
     bytes_release(&line);
 }
 
+/* Places of columns from ... until - 1 and the gaps before them. */
+static int width_of(const struct grid *g, int from, int until, bool with_optional)
+{
+    int width = 0;
+
+    for (int i = from; i < until; i++)
+        if (is_shown(g, i, with_optional))
+            width += column_width(g, i) + (i > 0 ? GAP : 0);
+    return width;
+}
+
 void grid_print(FILE *to, const struct grid *g, int width)
 {
-    int keys = 0, next;
+    bool all = width_of(g, 0, g->n_columns, true) <= width;
+    int keys = width_of(g, 0, g->n_keys, all), next;
 
-    for (int i = 0; i < g->n_keys; i++)
-        keys += column_width(g, i) + GAP;
     for (int from = g->n_keys; from < g->n_columns; from = next) {
         /* As many as fit; one at least, or this would never end. */
-        int used = keys + column_width(g, from);
-        for (next = from + 1; next < g->n_columns; next++) {
-            used += GAP + column_width(g, next);
-            if (used > width)
+        for (next = from + 1; next < g->n_columns; next++)
+            if (keys + width_of(g, from, next + 1, all) > width)
                 break;
-        }
         if (from > g->n_keys)
             fputc('\n', to);
         for (int row = -1; row < g->n_rows; row++)
-            print_line(to, g, from, next, row);
+            print_line(to, g, from, next, all, row);
     }
 }
 

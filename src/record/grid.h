@@ -1,5 +1,6 @@
-/* grid.h - aligned text tables: columns as wide as their widest cell, wrapped into blocks where
- * the page is narrower.  Cells are UTF-8; a code point counts as one place.  */
+/* grid.h - aligned text tables: columns as wide as their widest cell.  Where the page is narrower,
+ * optional columns are left out first, then the rest is wrapped into blocks.  Cells are UTF-8; a
+ * code point counts as one place.  */
 #pragma once
 
 #include "base/err.h"
@@ -9,7 +10,8 @@
 
 struct grid_column {
     char heading[64];
-    bool left; /* else numbers: aligned right */
+    bool left;     /* else aligned right, as numbers are */
+    bool optional; /* left out where the table is too wide */
     char **cell;
 };
 

@@ -39,21 +39,19 @@ static const char *number(char text[NUMBER_MAX], double x, enum number_form form
     return text;
 }
 
-/* "0.812 ± 0.031"; limits that lie askew, and those of ratios, as "6.52 [6.21, 6.84]". */
-static const char *with_interval(char out[CELL_MAX], double x, double low, double high,
-                                 enum number_form form)
+/* "± 0.031"; limits that lie askew, and those of ratios, as "[6.21, 6.84]"; "" for none. */
+static const char *interval(char out[CELL_MAX], double x, double low, double high,
+                            enum number_form form)
 {
-    char value[NUMBER_MAX], from[NUMBER_MAX], to[NUMBER_MAX];
+    char from[NUMBER_MAX], to[NUMBER_MAX];
     double up = high - x, down = x - low;
 
-    number(value, x, form);
     if (!isfinite(x) || !isfinite(low) || !isfinite(high))
-        snprintf(out, CELL_MAX, "%s", value);
+        snprintf(out, CELL_MAX, "%s", "");
     else if (form == FORM_SCORE && fabs(up - down) <= 0.02 * (up + down))
-        snprintf(out, CELL_MAX, "%s ± %s", value, number(from, (up + down) / 2, form));
+        snprintf(out, CELL_MAX, "± %s", number(from, (up + down) / 2, form));
     else
-        snprintf(out, CELL_MAX, "%s [%s, %s]", value, number(from, low, form),
-                 number(to, high, form));
+        snprintf(out, CELL_MAX, "[%s, %s]", number(from, low, form), number(to, high, form));
     return out;
 }
 
@@ -62,15 +60,15 @@ static const char *with_interval(char out[CELL_MAX], double x, double low, doubl
 static const struct shown {
     const char *column, *heading;
     enum number_form form;
-    bool interval;
+    bool has_interval;
 } shown[] = {
-    { "model_mb", "size MiB", FORM_SIZE, false },
-    { "bits_per_weight", "bits/weight", FORM_BITS, false },
+    { "model_mb", "MiB", FORM_SIZE, false },
+    { "bits_per_weight", "bits/w", FORM_BITS, false },
     { "coqa_f1", "CoQA F1", FORM_SCORE, true },
     { "coqa_em", "EM", FORM_SCORE, true },
     { "perplexity", "perplexity", FORM_RATIO, true },
     { "prefill_ms", "prefill ms", FORM_TIME, false },
-    { "decode_ms_per_token", "decode ms/token", FORM_TIME, false },
+    { "decode_ms_per_token", "ms/token", FORM_TIME, false },
 };
 
 static double with_suffix(const struct table *t, int row, const char *column, const char *suffix)
@@ -81,15 +79,23 @@ static double with_suffix(const struct table *t, int row, const char *column, co
     return table_real(t, row, name);
 }
 
+/* Numbers end and intervals begin at the same place in every row. */
 static void add_numbers(struct grid *g, const struct table *t, const struct shown *x)
 {
-    char text[CELL_MAX];
+    char value[NUMBER_MAX], limits[CELL_MAX];
+    int widest = 0;
 
-    grid_add_column(g, x->heading, false);
     for (int i = 0; i < t->n_rows; i++) {
-        double low = x->interval ? with_suffix(t, i, x->column, "_ci_low") : NAN;
-        double high = x->interval ? with_suffix(t, i, x->column, "_ci_high") : NAN;
-        grid_set(g, i, "%s", with_interval(text, table_real(t, i, x->column), low, high, x->form));
+        int n = (int)strlen(number(value, table_real(t, i, x->column), x->form));
+        widest = n > widest ? n : widest;
+    }
+    grid_add_column(g, x->heading, x->has_interval);
+    for (int i = 0; i < t->n_rows; i++) {
+        double mean = table_real(t, i, x->column);
+        double low = x->has_interval ? with_suffix(t, i, x->column, "_ci_low") : NAN;
+        double high = x->has_interval ? with_suffix(t, i, x->column, "_ci_high") : NAN;
+        interval(limits, mean, low, high, x->form);
+        grid_set(g, i, "%*s%s%s", widest, number(value, mean, x->form), *limits ? " " : "", limits);
     }
 }
 
@@ -186,6 +192,7 @@ static void print_against(FILE *to, const struct table *t, const char *b, int wi
     for (int i = 0; i < g.n_rows; i++)
         grid_set(&g, i, "%s", difference(text, t, row[i]));
     grid_add_column(&g, "p (Holm)", false);
+    g.columns[g.n_columns - 1].optional = true;
     for (int i = 0; i < g.n_rows; i++) {
         double p = table_real(t, row[i], "p_holm");
         grid_set(&g, i, isnan(p) ? "-" : p < 0.0001 ? "< 0.0001" : "%.4f", p);
