@@ -1,10 +1,11 @@
 /* test_report.c - the report, character by character, and CSV. */
-#include "check.h"
+#include "sweep_by_hand.h"
 
 #include "base/memory.h"
 #include "record/report.h"
 
 #include <string.h>
+#include <unistd.h>
 
 static const char *const columns[] = { "model_mb",
                                        "bits_per_weight",
@@ -323,6 +324,66 @@ static void numbers_keep_the_digits_that_count(void **state)
     release(&r);
 }
 
+/* Records -> summary -> file -> report: nothing is lost on the way. */
+static void the_file_gives_the_report_of_the_tables(void **state)
+{
+    (void)state;
+    struct hand h;
+    struct summary s = SUMMARY_INIT;
+    struct err e = ERR_INIT;
+    int document[] = { 0, 1, 2, 3, 4, 5, 6, 7 };
+    hand_init(&h, 3, 2, "random");
+    h.s.path = h.s.text = (char *)(uintptr_t) "by hand";
+    for (int x = 0; x < 2; x++)
+        for (int seed = 0; seed < 2; seed++) {
+            struct js *r = hand_record(&h, h.x[x].name, seed, "success");
+            double f1[8], nll[] = { 2 + 0.2 * x, 2.1 + 0.3 * x, 2.2 };
+            for (int i = 0; i < 8; i++)
+                f1[i] = hand_score(x, document[i] = (document[i] + 3) % 11);
+            hand_coqa(r, 8, document, f1, f1);
+            hand_windows(r, 3, nll);
+            hand_sizes(r, 8 - 4 * x, 9, 16 - 12 * x);
+            if (seed == 0)
+                hand_benchmark(r, 10, 1 + x);
+        }
+    js_set_text(hand_record(&h, "rtn2", 0, "error"), "error", "a worker was lost");
+    js_set_text(h.record[4], "error_stage", "process");
+    CHECK_OK(summary_make(&h.s, (const struct js *const *)h.record, h.n_records, &s, &e), e);
+
+    struct js *nothing = js_new_object();
+    struct store_input in = { .sweep = &h.s,
+                              .summary = &s,
+                              .records = (const struct js *const *)h.record,
+                              .n_records = h.n_records,
+                              .provenance = nothing,
+                              .command_line = "",
+                              .created = "",
+                              .finished = "" };
+    char path[] = "/tmp/llq-report-XXXXXX";
+    int fd = mkstemp(path);
+    CHECK(fd >= 0, "a file can be made");
+    close(fd);
+    CHECK_OK(store_h5_build(path, &in, &e), e);
+    struct store_report from_file = { 0 };
+    CHECK_OK(store_h5_read(path, &from_file, &e), e);
+    unlink(path);
+
+    struct store_report direct = from_file; /* the same head and failures, our tables */
+    direct.summary = s.summary;
+    direct.comparisons = s.comparisons;
+    char *want = print(&direct, 100), *got = print(&from_file, 100);
+    same(got, want, "what the file holds is what was made");
+    CHECK(strstr(got, "6 jobs, 4 succeeded, 1 failed, not complete") &&
+              strstr(got, "compared with fp16") && strstr(got, "rtn2, seed 0, process: a worker"),
+          "and it is all there");
+    free(want);
+    free(got);
+    store_report_release(&from_file);
+    summary_release(&s);
+    js_release(nothing);
+    hand_release(&h);
+}
+
 static void csv_is_rfc_4180(void **state)
 {
     (void)state;
@@ -367,6 +428,7 @@ int main(void)
         cmocka_unit_test(a_report_of_little),
         cmocka_unit_test(two_partners_are_two_tables),
         cmocka_unit_test(numbers_keep_the_digits_that_count),
+        cmocka_unit_test(the_file_gives_the_report_of_the_tables),
         cmocka_unit_test(csv_is_rfc_4180),
     };
 
