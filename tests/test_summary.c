@@ -103,6 +103,50 @@ static void random_sweep(struct hand *h)
     hand_benchmark(h->record[3], 5, 2);
 }
 
+/* The tables' columns, in this order; more may follow. */
+static void columns_are(const struct table *t, const char *names)
+{
+    char name[64];
+    int n = 0, used;
+
+    for (; sscanf(names, "%63s%n", name, &used) == 1; names += used, n++)
+        CHECK(n < t->n_columns && !strcmp(t->columns[n].name, name), "column %d is %s, got %s", n,
+              name, n < t->n_columns ? t->columns[n].name : "none");
+    CHECK(n > 0, "there are columns");
+}
+
+static void columns_are_those_of_the_contract(void **state)
+{
+    (void)state;
+    struct hand h;
+    random_sweep(&h);
+    struct summary s = make(&h);
+
+    columns_are(&s.summary,
+                "name method bits group_size quant_type double_quant compute_dtype n_seeds status "
+                "model_size_mb model_mb bits_per_weight compression compression_hf gpu_seconds "
+                "coqa_f1 coqa_f1_ci_low coqa_f1_ci_high coqa_em coqa_em_ci_low coqa_em_ci_high "
+                "perplexity perplexity_ci_low perplexity_ci_high prefill_ms prefill_ms_ci_low "
+                "prefill_ms_ci_high decode_ms_per_token decode_ms_per_token_ci_low "
+                "decode_ms_per_token_ci_high throughput_tok_s_b1 throughput_tok_s_b1_ci_low "
+                "throughput_tok_s_b1_ci_high throughput_tok_s_b16 throughput_tok_s_b16_ci_low "
+                "throughput_tok_s_b16_ci_high peak_mb peak_mb_ci_low peak_mb_ci_high quantize_s "
+                "quantize_s_ci_low quantize_s_ci_high");
+    columns_are(&s.comparisons, "a b metric delta ci_low ci_high p_value p_holm verdict "
+                                "items_needed");
+    for (int i = 0; i < s.n_experiments; i++)
+        columns_are(&s.experiments[i].statistics,
+                    "metric n_seeds mean sd seed_ci_low seed_ci_high item_ci_low item_ci_high "
+                    "seed_effective note");
+    int f1 = table_column(&s.summary, "coqa_f1"), ppl = table_column(&s.summary, "perplexity");
+    CHECK(s.summary.columns[f1].higher_is_better == 1 &&
+              s.summary.columns[ppl].higher_is_better == 0 &&
+              !strcmp(s.summary.columns[table_column(&s.summary, "model_mb")].unit, "MiB"),
+          "columns carry direction and unit");
+    summary_release(&s);
+    hand_release(&h);
+}
+
 static void seeds_give_a_t_interval(void **state)
 {
     (void)state;
@@ -815,6 +859,7 @@ static void items_needed_would_be_enough(void **state)
 int main(void)
 {
     const struct CMUnitTest all[] = {
+        cmocka_unit_test(columns_are_those_of_the_contract),
         cmocka_unit_test(seeds_give_a_t_interval),
         cmocka_unit_test(pooled_items_are_clustered_by_document),
         cmocka_unit_test(what_no_seed_changes_is_deterministic),
