@@ -1,5 +1,5 @@
-/* Quantizers without any reference: every method of the registry over awkward shapes, what is
- * refused and how it is said, and the codes' way into memory. */
+/* Quantizers without any reference: every method of the registry over awkward shapes, which
+ * weights are refused, and the codes' way into memory. */
 #include "vectors.h"
 
 #include "base/rng.h"
@@ -395,110 +395,6 @@ static void subnormal_weights(void **state)
 
 /* ---- refusals ---- */
 
-static void settings_refused(void **state)
-{
-    const struct quant_spec rtn = RTN(4, 128, true, "absmax", false);
-    const struct quant_spec nf4 = BNB4("nf4", 64, true);
-    const struct quant_spec int8 = {
-        .method = "bnb_8bit", .bits = 8, .compute = DTYPE_F16, .outlier_threshold = 6, LM_HEAD
-    };
-    const struct quant_spec none = { .method = "none", .bits = 16, .compute = DTYPE_F16, LM_HEAD };
-    struct err e = ERR_INIT;
-
-    (void)state;
-#define REFUSED(base, n_in, sentence, ...)                                                         \
-    do {                                                                                           \
-        struct quant_spec s = base;                                                                \
-        err_clear(&e);                                                                             \
-        CHECK(quant_spec_check(&s, n_in, &e) == 0, "the settings are allowed before: %s", e.text); \
-        __VA_ARGS__;                                                                               \
-        err_clear(&e);                                                                             \
-        CHECK(quant_spec_check(&s, n_in, &e) == -1, "refused: %s", sentence);                      \
-        CHECK(e.code == ERR_USAGE, "%s: a mistake of the user", sentence);                         \
-        CHECK(strstr(e.text, sentence), "\"%s\" says \"%s\"", e.text, sentence);                   \
-    } while (0)
-
-    REFUSED(rtn, 0, "rtn allows 2, 3, 4, 5, 6, 7, 8", s.bits = 9);
-    REFUSED(rtn, 0, "bits = 1: rtn allows", s.bits = 1);
-    REFUSED(nf4, 0, "bits = 8: bnb_4bit allows 4", s.bits = 8);
-    REFUSED(int8, 0, "bits = 4: bnb_8bit allows 8", s.bits = 4);
-    REFUSED(none, 0, "none with compute_dtype fp16 has 16", s.bits = 32);
-    REFUSED(none, 0, "none with compute_dtype fp32 has 32", s.compute = DTYPE_F32);
-    REFUSED(none, 0, "bits = 4: none allows 16, 32", s.bits = 4);
-    REFUSED(nf4, 0, "bnb_4bit allows 32, 64, 128, 256, 512, 1024, 2048, 4096", s.group_size = 48);
-    REFUSED(nf4, 0, "group_size = -1: bnb_4bit allows 32,", s.group_size = -1);
-    REFUSED(nf4, 0, "group_size = 16: bnb_4bit allows 32,", s.group_size = 16);
-    REFUSED(nf4, 0, "group_size = 8192: bnb_4bit allows", s.group_size = 8192);
-    REFUSED(rtn, 0, "or -1 for one group a row", s.group_size = 0);
-    REFUSED(rtn, 0, "group_size = -2", s.group_size = -2);
-    REFUSED(rtn, 256, "group_size = 96 does not divide 256 inputs", s.group_size = 96);
-    REFUSED(rtn, 256, "group_size = 512 does not divide 256 inputs", s.group_size = 512);
-    REFUSED(int8, 0, "bnb_8bit has no groups", s.group_size = 64);
-    REFUSED(none, 0, "none has no groups", s.group_size = -1);
-    REFUSED(nf4, 0, "quant_type = \"int\": bnb_4bit allows nf4, fp4", strcpy(s.quant_type, "int"));
-    REFUSED(rtn, 0, "quant_type = \"nf3\" of rtn is not in this version",
-            strcpy(s.quant_type, "nf3"));
-    REFUSED(rtn, 0, "quant_type = \"\": rtn allows int", strcpy(s.quant_type, ""));
-    REFUSED(int8, 0, "bnb_8bit has no types", strcpy(s.quant_type, "int"));
-    REFUSED(int8, 0, "bnb_8bit has no scales to quantize again", s.double_quant = true);
-    REFUSED(none, 0, "none has no scales", s.double_quant = true);
-    REFUSED(rtn, 0, "grid = \"round\": rtn allows absmax, gptq, awq", strcpy(s.grid, "round"));
-    REFUSED(rtn, 0, "compute_dtype = \"int8\"", s.compute = DTYPE_I8);
-    REFUSED(int8, 0, "outlier_threshold = -1", s.outlier_threshold = -1);
-    REFUSED(int8, 0, "outlier_threshold = nan", s.outlier_threshold = NAN);
-    REFUSED(rtn, 0, "method \"gptq\" is not in this version", strcpy(s.method, "gptq"));
-    REFUSED(rtn, 0, "known are none, bnb_8bit, bnb_4bit, rtn", strcpy(s.method, "rtm"));
-    REFUSED(nf4, 0, "a quantized head and embedding, which is not in this version", s.n_skip = 0);
-    REFUSED(nf4, 0, "a quantized head, which is not in this version",
-            strcpy(s.skip[0], "down_proj"));
-#undef REFUSED
-    struct quant_spec every = none;
-    every.n_skip = 0;
-    CHECK_OK(quant_spec_check(&every, 0, &e), e);
-}
-
-static void names_to_skip(void **state)
-{
-    static const struct {
-        const char *skip, *module;
-        bool matches;
-    } cases[] = {
-        { "lm_head", "lm_head", true },
-        { "down_proj", "model.layers.0.mlp.down_proj", true },
-        { "mlp", "model.layers.0.mlp.down_proj", true },
-        { "mlp.down_proj", "model.layers.11.mlp.down_proj", true },
-        { "layers.1", "model.layers.1.mlp.down_proj", true },
-        { "layers.1", "model.layers.11.mlp.down_proj", false },
-        { "1.mlp", "model.layers.11.mlp.down_proj", false },
-        { "model.layers.0.mlp.gate_proj", "model.layers.0.mlp.gate_proj", true },
-        { "model.layers.0.mlp.gate_proj", "model.layers.0.mlp.up_proj", false },
-        { "proj", "model.layers.0.mlp.up_proj", false },
-        { "down_pro", "model.layers.0.mlp.down_proj", false },
-        { "", "model.layers.0.mlp.down_proj", false },
-    };
-
-    (void)state;
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct quant_spec s = { .n_skip = 2, .skip = { "nothing" } };
-
-        snprintf(s.skip[1], sizeof s.skip[1], "%s", cases[i].skip);
-        CHECK(quant_skips(&s, cases[i].module) == cases[i].matches, "\"%s\" %s %s", cases[i].skip,
-              cases[i].matches ? "matches" : "does not match", cases[i].module);
-    }
-}
-
-static void model_dtype(void **state)
-{
-    struct quant_spec s = { .compute = DTYPE_BF16 };
-
-    (void)state;
-    CHECK(quant_model_dtype(&s, DTYPE_F16) == DTYPE_F16, "a 16-bit source is the model dtype");
-    CHECK(quant_model_dtype(&s, DTYPE_F32) == DTYPE_BF16, "else it is the compute dtype");
-    s.compute = DTYPE_F32;
-    CHECK(quant_model_dtype(&s, DTYPE_BF16) == DTYPE_BF16, "whatever the compute dtype");
-    CHECK(quant_model_dtype(&s, DTYPE_F32) == DTYPE_F32, "fp32 throughout");
-}
-
 static void weights_refused(void **state)
 {
     static const struct {
@@ -643,9 +539,6 @@ int main(void)
         cmocka_unit_test(zero_groups_spare_their_neighbours),
         cmocka_unit_test(equal_scales_nest),
         cmocka_unit_test(subnormal_weights),
-        cmocka_unit_test(settings_refused),
-        cmocka_unit_test(names_to_skip),
-        cmocka_unit_test(model_dtype),
         cmocka_unit_test(weights_refused),
         cmocka_unit_test(the_limits_of_fp16_and_fp32),
         cmocka_unit_test(codes_of_every_width),

@@ -5,6 +5,7 @@
 
 #include "backend/backend.h"
 #include "backend/codebook.h"
+#include "base/hash.h"
 #include "base/js.h"
 #include "base/memory.h"
 
@@ -136,4 +137,79 @@ static inline int linear_f16_steps(struct backend *b, const struct weight *w, co
         largest = f16_steps(y[i], want[i]) > largest ? f16_steps(y[i], want[i]) : largest;
     free(y);
     return largest;
+}
+
+/* ---- quantizer-vectors.json ---- */
+
+static inline struct js *vectors_read(struct err *e)
+{
+    char path[4096];
+
+    snprintf(path, sizeof path, "%s/quantizer-vectors.json", check_golden());
+    return js_read(path, e);
+}
+
+static inline const struct js *vector_data(const struct js *vectors, const char *key)
+{
+    const struct js *data = js_get(js_get(vectors, key), "data");
+
+    CHECK(data, "quantizer-vectors.json has %s.data", key);
+    return data;
+}
+
+static inline const char *text_of(const struct js *j, const char *key)
+{
+    const char *text = js_text(js_get(j, key));
+
+    CHECK(text, "the vectors have a text \"%s\"", key);
+    return text;
+}
+
+static inline struct weight vector_weight(struct backend *b, const struct tensor *w,
+                                          struct quantize_args a)
+{
+    struct weight out;
+    struct err e = ERR_INIT;
+
+    a.w = w;
+    a.out = &out;
+    CHECK_OK(b->ops->quantize(b, &a, &e), e);
+    return out;
+}
+
+/* The values of a weight in type t; free(tensor.data). */
+static inline struct tensor vector_values(struct backend *b, const struct weight *w, enum dtype t)
+{
+    struct tensor out = tensor_over(NULL, t, w->n_out, w->n_in);
+    struct dequantize_args a = { .w = w, .out = &out };
+    struct err e = ERR_INIT;
+
+    out.data = mem_array((size_t)(w->n_out * w->n_in), dtype_bytes(t));
+    CHECK_OK(b->ops->dequantize(b, &a, &e), e);
+    return out;
+}
+
+static inline bool has_sha256(const void *data, size_t n_bytes, const char *want)
+{
+    char got[HASH_TEXT_MAX];
+
+    hash_bytes(data, n_bytes, got);
+    return !strcmp(got, want);
+}
+
+static inline bool tensor_has_sha256(const struct tensor *t, const char *want)
+{
+    return has_sha256(t->data, tensor_bytes(t), want);
+}
+
+/* got[i] has the bits of hex[i], for as many as are given. */
+static inline long check_floats(const float *got, const struct js *hex, const char *what)
+{
+    size_t n = js_count(hex);
+
+    CHECK(n > 0, "%s: the vectors have values", what);
+    for (size_t i = 0; i < n; i++)
+        CHECK(bits_of_float(got[i]) == bits_of_float(float_of_hex(js_text(js_at(hex, i)))),
+              "%s %zu: %a is the reference's number", what, i, got[i]);
+    return (long)n;
 }

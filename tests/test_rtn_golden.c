@@ -1,0 +1,189 @@
+/* quantizer-vectors.json of the golden folder: round to nearest on the solvers' grids, and the
+ * footprints of Llama-3.2-1B. */
+#include "vectors.h"
+
+#include "quant/quant.h"
+
+static struct backend backend = BACKEND_INIT;
+static struct js *vectors;
+
+static float *scaled_numbers(uint32_t seed, int64_t n)
+{
+    float *x = vector_numbers(seed, n);
+
+    for (int64_t i = 0; i < n; i++)
+        x[i] *= 8.0f;
+    return x;
+}
+
+/* mean((X W^T - X Q^T)^2) over 512 rows of X, in fp64. */
+static double output_mse(const float *x, const float *w, const float *q)
+{
+    double sum = 0;
+
+    for (int t = 0; t < 512; t++)
+        for (int r = 0; r < 16; r++) {
+            double d = 0;
+
+            for (int c = 0; c < 256; c++)
+                d += x[t * 256 + c] * ((double)w[r * 256 + c] - (double)q[r * 256 + c]);
+            sum += d * d;
+        }
+    return sum / (512 * 16);
+}
+
+static void rtn(void **state)
+{
+    float *numbers = scaled_numbers(6, 16 * 256), *x = scaled_numbers(7, 512 * 256);
+    struct tensor w = tensor_over(numbers, DTYPE_F32, 16, 256);
+    struct js_member m = JS_MEMBER_INIT;
+    long n_values = 0;
+    double largest = 0;
+
+    (void)state;
+    for (int64_t i = 0; i < 512 * 256; i++)
+        x[i] = i % 256 == 5 ? 0.0f : x[i] * (float)(1 + i % 256 % 7);
+    while (js_next(vector_data(vectors, "rtn"), &m)) {
+        struct quantize_args a = { .rule = QUANTIZE_GRID_GPTQ };
+        char form[8];
+        double mse = js_real(js_get(m.value, "outmse"));
+
+        CHECK(sscanf(m.key, "b%d_g%ld_%7s", &a.bits, &a.group_size, form) == 3, "%s", m.key);
+        a.sym = !strcmp(form, "sym");
+        struct weight got = vector_weight(&backend, &w, a);
+        struct tensor values = vector_values(&backend, &got, DTYPE_F32);
+        CHECK(tensor_has_sha256(&values, text_of(m.value, "sha")), "%s: every value", m.key);
+        largest = fmax(largest, fabs(output_mse(x, numbers, values.data) / mse - 1));
+        n_values += 16 * 256;
+        free(values.data);
+        weight_release(&backend, &got);
+    }
+    /* The values agree to the last bit; the reference's error was summed in fp32. */
+    check_report("quantizer-vectors.json rtn (output error)", n_values, largest, 1e-5);
+    free(x);
+    free(numbers);
+}
+
+/* The reference's symmetric codes are numbers and keep the sign of a zero; ours are integers. */
+static void sign_zeros(float *values, const float *of, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (values[i] == 0.0f)
+            values[i] = copysignf(0.0f, of[i]);
+}
+
+static void rtn_on_the_awq_grid(void **state)
+{
+    float *numbers = scaled_numbers(8, 64 * 256);
+    struct tensor w = tensor_over(numbers, DTYPE_F32, 64, 256);
+    struct js_member m = JS_MEMBER_INIT;
+    long n_values = 0;
+
+    (void)state;
+    while (js_next(vector_data(vectors, "awq_rtn_sha256"), &m)) {
+        const struct js *zeros = js_get(m.value, "zeros_first8");
+        struct quantize_args a = { .rule = QUANTIZE_GRID_AWQ };
+        int zero_point;
+
+        CHECK(sscanf(m.key, "w%d_zp%d_g%ld", &a.bits, &zero_point, &a.group_size) == 3, "%s",
+              m.key);
+        a.sym = !zero_point;
+        struct weight got = vector_weight(&backend, &w, a);
+        struct tensor values = vector_values(&backend, &got, DTYPE_F32);
+        if (a.sym)
+            sign_zeros(values.data, numbers, 64 * 256);
+        CHECK(tensor_has_sha256(&values, text_of(m.value, "sha256_deq_fp32")), "%s: every value",
+              m.key);
+        n_values += 64 * 256 + check_floats(got.scales, js_get(m.value, "scales_first4"), m.key);
+        for (size_t i = 0; i < js_count(zeros); i++)
+            CHECK(((uint8_t *)got.zeros)[i] == js_real(js_at(zeros, i)), "%s: zero %zu", m.key, i);
+        n_values += (long)js_count(zeros);
+        free(values.data);
+        weight_release(&backend, &got);
+    }
+    check_report("quantizer-vectors.json awq_rtn_sha256", n_values, 0, 0);
+    free(numbers);
+}
+
+/* ---- footprints ---- */
+
+static void footprint(void **state)
+{
+    const struct config llama_1b = { .vocab_size = 128256,
+                                     .hidden_size = 2048,
+                                     .intermediate_size = 8192,
+                                     .n_layers = 16,
+                                     .n_heads = 32,
+                                     .n_kv_heads = 8,
+                                     .head_dim = 64,
+                                     .tied = true,
+                                     .stored_dtype = DTYPE_BF16 };
+    const struct quant_spec fp16 = {
+        .method = "none", .bits = 16, .compute = DTYPE_F16, .n_skip = 1, .skip = { "lm_head" }
+    };
+    const struct js *want = js_get(vectors, "footprint_llama_3_2_1b_shape");
+    struct quant_spec nf4 = fp16, nested, int8 = fp16;
+    struct quant_sizes got;
+    struct err e = ERR_INIT;
+    long n = 0;
+
+    (void)state;
+    snprintf(nf4.method, sizeof nf4.method, "bnb_4bit");
+    snprintf(nf4.quant_type, sizeof nf4.quant_type, "nf4");
+    nf4.bits = 4;
+    nf4.group_size = 64;
+    nested = nf4;
+    nested.double_quant = true;
+    snprintf(int8.method, sizeof int8.method, "bnb_8bit");
+    int8.bits = 8;
+    int8.outlier_threshold = 6;
+
+    const struct {
+        const struct quant_spec *spec;
+        double want;
+        const char *name;
+    } cases[] = {
+        { &fp16, js_real(js_at(js_get(want, "fp16"), 0)), "fp16" },
+        { &nf4, js_real(js_get(js_get(want, "nf4"), "fp")), "nf4" },
+        { &nested, js_real(js_get(js_get(want, "nf4dq"), "fp")), "nf4, double quantization" },
+        { &int8, js_real(js_get(js_get(want, "int8"), "fp")), "int8" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        CHECK_OK(quant_sizes_of(&llama_1b, cases[i].spec, DTYPE_F16, &got, &e), e);
+        CHECK(got.hf_footprint_bytes == cases[i].want, "%s: %.0f is %.0f bytes", cases[i].name,
+              got.hf_footprint_bytes, cases[i].want);
+        n++;
+    }
+    check_report("quantizer-vectors.json footprint_llama_3_2_1b", n, 0, 0);
+}
+
+static int open_all(void **state)
+{
+    struct err e = ERR_INIT;
+
+    (void)state;
+    vectors = vectors_read(&e);
+    if (!vectors || backend_open(&backend, "cpu", 0, NULL, &e) < 0) {
+        print_error("%s\n", e.text);
+        return -1;
+    }
+    return 0;
+}
+
+static int close_all(void **state)
+{
+    (void)state;
+    backend_close(&backend);
+    js_release(vectors);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rtn),
+        cmocka_unit_test(rtn_on_the_awq_grid),
+        cmocka_unit_test(footprint),
+    };
+    return cmocka_run_group_tests(tests, open_all, close_all);
+}
