@@ -9,7 +9,6 @@
  *                   "sanity", "coqa", "perplexity", "benchmark", "process"
  *   "rank", "hostname", "device", "started", "finished"
  *   "seconds"       { stage: seconds, ..., "total": s }
- *   "messages"      [ text, ... ] warnings of this job
  *   "quantization"  { "model_bytes", "bits_per_weight_linear", "bits_per_weight_model", "seconds",
  *                     "hf_footprint_bytes", "modules": { "name": [..], "bits_per_weight": [..],
  *                     "mse": [..], "relative_error": [..] } }

@@ -1,0 +1,350 @@
+/* run_job.c - see run_job.h. */
+#include "run_job.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "bench/bench.h"
+#include "eval/task.h"
+#include "setup.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MIB 1048576.0
+
+struct runner {
+    struct setup setup;
+    struct backend backend;
+    struct model base;
+    struct tokenizer *tokenizer;
+    struct profile profile;
+    struct device_facts facts;
+    enum dtype source;
+    int batch_size;
+    bool shuffle;
+};
+
+struct runner *runner_new(void)
+{
+    return mem_alloc(sizeof(struct runner));
+}
+
+static void runner_clear(struct runner *r)
+{
+    model_release(&r->base);
+    tokenizer_close(r->tokenizer);
+    backend_close(&r->backend);
+    setup_release(&r->setup);
+    *r = (struct runner){ 0 };
+}
+
+void runner_close(void *runner)
+{
+    runner_clear(runner);
+    free(runner);
+}
+
+/* ---- setting up: once per engine ---- */
+
+int runner_setup(void *runner, const void *setup, size_t n_bytes, struct err *e)
+{
+    struct runner *r = runner;
+    const char *folder, *backend, *source;
+    char why[256] = "";
+    int64_t batch_size, device;
+    struct load_facts load;
+
+    runner_clear(r);
+    if (setup_open(&r->setup, setup, n_bytes, e) < 0)
+        return -1;
+    const struct js *s = r->setup.settings;
+    if (js_want_text(s, "folder", &folder, e) < 0 || js_want_text(s, "backend", &backend, e) < 0 ||
+        js_want_text(s, "model.source_dtype", &source, e) < 0 ||
+        js_int_or(s, "run.batch_size", 0, &batch_size, e) < 0 ||
+        js_bool_or(s, "shuffle", false, &r->shuffle, e) < 0 ||
+        js_int_or(s, "device", 0, &device, e) < 0 ||
+        profile_from_js(js_get(s, "profile"), &r->profile, e) < 0)
+        return err_in(e, "the setup");
+    r->batch_size = (int)batch_size;
+    r->source = source_of_name(source);
+    if (backend_open(&r->backend, backend, (int)device, why, e) < 0)
+        return -1;
+    if (why[0])
+        log_info("%s", why);
+    if (r->backend.ops->facts(&r->backend, &r->facts, e) < 0 ||
+        tokenizer_open(&r->tokenizer, folder, e) < 0 ||
+        weights_load_timed(&r->backend, folder, &r->base, &load, e) < 0)
+        return -1;
+    log_info("%s: %.2f GB read in %.2f s on %s (%d threads)", folder, (double)load.n_bytes * 1e-9,
+             load.read_s, r->facts.name, r->facts.n_threads);
+    return 0;
+}
+
+/* ---- one job ---- */
+
+/* What one job has while it runs. */
+struct run {
+    struct runner *r;
+    struct job job;
+    struct experiment experiment;
+    struct model model;
+    struct js *record, *seconds;
+    int64_t model_bytes;
+    bool broken;
+};
+
+enum dtype source_of_name(const char *name)
+{
+    int t = dtype_from_name(name);
+
+    return t < 0 ? DTYPE_OTHER : (enum dtype)t;
+}
+
+int spec_of_experiment(const struct experiment *x, struct quant_spec *out, struct err *e)
+{
+    int compute = dtype_from_name(x->compute_dtype);
+
+    if (compute < 0)
+        return err_set(e, ERR_USAGE, "compute_dtype = %s is not known", x->compute_dtype);
+    *out = (struct quant_spec){ .bits = x->bits,
+                                .group_size = x->group_size,
+                                .double_quant = x->double_quant,
+                                .compute = (enum dtype)compute,
+                                .sym = x->sym,
+                                .outlier_threshold = x->outlier_threshold,
+                                .n_skip = x->n_skip };
+    snprintf(out->method, sizeof out->method, "%s", x->method);
+    snprintf(out->quant_type, sizeof out->quant_type, "%s", x->quant_type);
+    snprintf(out->grid, sizeof out->grid, "%s", x->grid);
+    for (int i = 0; i < x->n_skip; i++)
+        snprintf(out->skip[i], sizeof out->skip[i], "%s", x->skip[i]);
+    return 0;
+}
+
+static struct js *modules_to_js(const struct quant_report *q)
+{
+    struct js *modules = js_new_object(), *name = js_new_array(), *bits = js_new_array();
+    struct js *mse = js_new_array(), *relative = js_new_array();
+
+    for (int i = 0; i < q->n_modules; i++) {
+        js_append(name, js_new_text(q->modules[i].name));
+        js_append(bits, js_new_real(q->modules[i].bits_per_weight));
+        js_append(mse, js_new_real(q->modules[i].mse));
+        js_append(relative, js_new_real(q->modules[i].relative_error));
+    }
+    js_set(modules, "name", name);
+    js_set(modules, "bits_per_weight", bits);
+    js_set(modules, "mse", mse);
+    js_set(modules, "relative_error", relative);
+    return modules;
+}
+
+/* Faults on command, for the tests: the experiment named by LLQ_TEST_FAIL fails, that of
+ * LLQ_TEST_CRASH takes its process down. */
+static int inject_fault(const char *experiment, struct err *e)
+{
+    const char *to_fail = getenv("LLQ_TEST_FAIL"), *to_crash = getenv("LLQ_TEST_CRASH");
+
+    if (to_crash && strcmp(to_crash, experiment) == 0)
+        raise(SIGKILL);
+    if (to_fail && strcmp(to_fail, experiment) == 0)
+        return err_set(e, ERR_MEMORY, "does not fit (LLQ_TEST_FAIL=%s)", experiment);
+    return 0;
+}
+
+static int stage_quantize(struct run *run, const void *unused, struct err *e)
+{
+    struct quant_spec spec;
+    struct quant_report report = { 0 };
+
+    (void)unused;
+    if (inject_fault(run->experiment.name, e) < 0)
+        return -1;
+    if (spec_of_experiment(&run->experiment, &spec, e) < 0 ||
+        quantize_model(&run->r->base, &spec, run->r->source, &run->model, &report, e) < 0)
+        return -1;
+    struct js *q = js_new_object(), *m = js_new_object();
+    run->model_bytes = report.sizes.model_bytes;
+    js_set_int(q, "model_bytes", report.sizes.model_bytes);
+    js_set_real(q, "bits_per_weight_linear", report.sizes.bits_per_weight_linear);
+    js_set_real(q, "bits_per_weight_model", report.sizes.bits_per_weight_model);
+    js_set_real(q, "hf_footprint_bytes", report.sizes.hf_footprint_bytes);
+    js_set_real(q, "seconds", report.seconds);
+    js_set_text(q, "model_dtype", dtype_name(run->model.dtype));
+    js_set(q, "modules", modules_to_js(&report));
+    js_set(run->record, "quantization", q);
+    js_set_real(m, "model_size_mb", report.sizes.hf_footprint_bytes / MIB);
+    js_set_int(m, "model_bytes", report.sizes.model_bytes);
+    js_set(run->record, "memory", m);
+    quant_report_release(&report);
+    return 0;
+}
+
+static int stage_task(struct run *run, const void *which, struct err *e)
+{
+    const struct task *task = which;
+    struct runner *r = run->r;
+    const struct js *options = js_get(js_get(r->setup.settings, "tasks"), task->name);
+    const struct setup_data *data = setup_find(&r->setup, task->name);
+    struct task_context c = { .model = &run->model,
+                              .tokenizer = r->tokenizer,
+                              .profile = &r->profile,
+                              .seed = run->job.seed,
+                              .batch_size = r->batch_size,
+                              .shuffle = r->shuffle };
+    struct js *out = js_new_object();
+
+    js_set(run->record, task->name, out);
+    if (task->run(&c, options, data ? data->bytes : "", data ? data->n_bytes : 0, out, e) < 0)
+        return -1;
+    if (js_bool(js_get(out, "broken"))) {
+        const char *on_broken = js_text(js_get(options, "on_broken"));
+        bool skip = on_broken && strcmp(on_broken, "skip") == 0;
+        log_warn("%s seed %lld: the sanity prompts gave empty, endlessly repeating or NaN output%s",
+                 run->experiment.name, (long long)run->job.seed,
+                 skip ? "; its slow tasks are skipped" : "");
+        run->broken = skip;
+        js_set_bool(run->record, "skipped_tasks", skip);
+    }
+    return 0;
+}
+
+static int read_list(const struct js *j, const char *key, int64_t *out, int *n, struct err *e)
+{
+    const struct js *list = js_get(j, key);
+
+    if (js_count(list) > BENCH_LIST_MAX)
+        return err_set(e, ERR_USAGE, "%s has %zu values, at most %d are allowed", key,
+                       js_count(list), BENCH_LIST_MAX);
+    *n = (int)js_count(list);
+    for (int i = 0; i < *n; i++)
+        out[i] = js_int(js_at(list, (size_t)i));
+    return 0;
+}
+
+int bench_options_of(const struct js *j, int64_t seed, struct bench_options *o, struct err *e)
+{
+    int64_t warmup, repeats, batch[BENCH_LIST_MAX];
+
+    *o = (struct bench_options){ .seed = seed };
+    if (js_want_int(j, "warmup", &warmup, e) < 0 || js_want_int(j, "repeats", &repeats, e) < 0 ||
+        js_want_real(j, "warmup_seconds", &o->warmup_seconds, e) < 0 ||
+        js_want_real(j, "min_seconds", &o->min_seconds, e) < 0 ||
+        js_want_int(j, "decode_tokens", &o->decode_tokens, e) < 0 ||
+        js_bool_or(j, "energy", true, &o->energy, e) < 0 ||
+        read_list(j, "prefill_tokens", o->prefill_tokens, &o->n_prefill, e) < 0 ||
+        read_list(j, "batch_sizes", batch, &o->n_batch, e) < 0)
+        return err_in(e, "[benchmark]");
+    o->warmup = (int)warmup;
+    o->repeats = (int)repeats;
+    for (int i = 0; i < o->n_batch; i++)
+        o->batch_sizes[i] = (int)batch[i];
+    return 0;
+}
+
+/* Moves the members of `from` into record.KEY, which may be there already. */
+static void merge(struct js *record, const char *key, const struct js *from)
+{
+    const struct js *old = js_get(record, key);
+    struct js *all = old ? js_copy(old) : js_new_object();
+    struct js_member m = JS_MEMBER_INIT;
+
+    while (js_next(from, &m))
+        js_set(all, m.key, js_copy(m.value));
+    js_set(record, key, all);
+}
+
+static int stage_benchmark(struct run *run, const void *settings, struct err *e)
+{
+    struct bench_options o;
+    struct js *out = js_new_object();
+    int rc = bench_options_of(settings, run->job.seed, &o, e);
+
+    if (rc == 0)
+        rc = bench_run(&run->model, &o, out, e);
+    if (rc == 0) {
+        struct js_member m = JS_MEMBER_INIT;
+        while (js_next(out, &m))
+            merge(run->record, m.key, m.value);
+    }
+    js_release(out);
+    return rc;
+}
+
+/* Runs one stage with its time and, where it fails, its place in the record.  A failed stage ends
+ * the job, not the engine; what earlier stages gave stays. */
+static bool stage(struct run *run, const char *name,
+                  int (*act)(struct run *run, const void *what, struct err *e), const void *what,
+                  struct err *e)
+{
+    double start = clock_seconds();
+
+    if (e->code)
+        return false;
+    int rc = act(run, what, e);
+    js_set_real(run->seconds, name, clock_seconds() - start);
+    if (rc == 0)
+        return true;
+    if (!e->code)
+        err_set(e, ERR_INPUT, "%s failed and did not say why", name);
+    js_set_text(run->record, "error_stage", name);
+    return false;
+}
+
+static void run_stages(struct run *run, struct err *e)
+{
+    const struct js *settings = run->r->setup.settings;
+    const struct js *wanted = js_get(settings, "tasks"), *benchmark = js_get(settings, "benchmark");
+
+    stage(run, "quantize", stage_quantize, NULL, e);
+    for (int i = 0; tasks[i] && run->job.quality && !run->broken; i++)
+        if (js_get(wanted, tasks[i]->name))
+            stage(run, tasks[i]->name, stage_task, tasks[i], e);
+    if (run->job.benchmark && js_kind(benchmark) == JS_OBJECT)
+        stage(run, "benchmark", stage_benchmark, benchmark, e);
+}
+
+int runner_run(void *runner, const void *job, size_t n_bytes, struct bytes *record, struct err *e)
+{
+    struct run run = { .r = runner };
+    struct err why = ERR_INIT;
+    char date[CLOCK_DATE_MAX];
+    double start = clock_seconds();
+    struct js *text = js_parse(job, n_bytes, e);
+
+    if (!text || job_from_js(text, &run.job, &run.experiment, e) < 0) {
+        js_release(text);
+        return err_in(e, "a job");
+    }
+    run.record = js_new_object();
+    run.seconds = js_new_object();
+    js_set(run.record, "job", text);
+    js_set_text(run.record, "started", clock_date(date));
+    js_set_text(run.record, "device", run.r->facts.name);
+    js_set_text(run.record, "backend", run.r->backend.ops->name);
+    mem_account_reset_peak(&run.r->backend);
+
+    run_stages(&run, &why);
+    model_release(&run.model);
+
+    js_set_real(run.seconds, "total", clock_seconds() - start);
+    js_set(run.record, "seconds", run.seconds);
+    js_set_text(run.record, "finished", clock_date(date));
+    js_set_text(run.record, "status", why.code ? "error" : "success");
+    if (why.code) {
+        js_set_text(run.record, "error", why.text);
+        js_set_text(run.record, "error_code", err_code_name(why.code));
+    }
+    size_t n = 0;
+    char *line = js_write(run.record, &n);
+    bytes_add(record, line, n);
+    free(line);
+    js_release(run.record);
+    /* A lost device context ends this process; the rank starts another. */
+    if (why.code == ERR_DEVICE)
+        return err_set(e, ERR_DEVICE, "%s", why.text);
+    return 0;
+}
