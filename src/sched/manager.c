@@ -160,12 +160,19 @@ static int listen_once(struct manager *m, struct bytes *in, bool *any, struct er
     return rc;
 }
 
-static int tell_end(struct manager *m, struct err *e)
+static int tell_end(struct link *link, struct err *e)
 {
-    for (int w = 1; w < m->n_workers; w++)
-        if (link_send(m->link, w, MSG_END, NULL, 0, e) < 0)
+    for (int w = 1; w < link_size(link); w++)
+        if (link_send(link, w, MSG_END, NULL, 0, e) < 0)
             return -1;
     return 0;
+}
+
+void sched_dismiss(struct link *link)
+{
+    struct err ignored = ERR_INIT;
+
+    tell_end(link, &ignored);
 }
 
 static int begin(struct manager *m, const void *setup, size_t n_bytes, struct err *e)
@@ -234,7 +241,7 @@ int sched_manage(struct link *link, struct engine *own, const void *setup, size_
         rc = loop(&m, e);
     *end = queue_all_done(&m.queue) ? SCHED_ALL_DONE : SCHED_STOPPED_EARLY;
     struct err second = ERR_INIT;
-    if (tell_end(&m, rc < 0 ? &second : e) < 0)
+    if (tell_end(link, rc < 0 ? &second : e) < 0)
         rc = -1;
     queue_release(&m.queue);
     free(m.workers);

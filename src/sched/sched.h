@@ -48,5 +48,7 @@ enum sched_end { SCHED_ALL_DONE, SCHED_STOPPED_EARLY };
 int sched_manage(struct link *link, struct engine *own, const void *setup, size_t setup_bytes,
                  const struct sched_job *jobs, int n_jobs, const struct sched_options *o,
                  const struct sched_listener *l, enum sched_end *end, struct err *e);
+/* Rank 0, instead of sched_manage(): there is nothing to do, the others may leave. */
+void sched_dismiss(struct link *link);
 /* Other ranks: until rank 0 says the end. */
 int sched_work(struct link *link, struct engine *own, const struct sched_options *o, struct err *e);
