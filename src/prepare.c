@@ -1,0 +1,255 @@
+/* prepare.c - see prepare.h. */
+#include "prepare.h"
+
+#include "base/file.h"
+#include "base/hash.h"
+#include "model/checkpoint.h"
+#include "run_job.h"
+#include "sched/node.h"
+#include "setup.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void prepared_release(struct prepared *p)
+{
+    sweep_release(&p->sweep);
+    free(p->folder);
+    tokenizer_close(p->tokenizer);
+    bytes_release(&p->setup);
+    js_release(p->data);
+    bytes_release(&p->notes);
+    *p = (struct prepared)PREPARED_INIT;
+}
+
+int prepare_check_cell(const struct experiment *x, void *context, struct err *e)
+{
+    const struct config *c = context;
+    struct quant_spec spec;
+
+    if (spec_of_experiment(x, &spec, e) < 0 || quant_spec_check(&spec, 0, e) < 0)
+        return -1;
+    for (int l = 0; c && l < N_LINEARS; l++) {
+        int64_t n_out, n_in;
+        config_linear_shape(c, (enum linear_name)l, &n_out, &n_in);
+        if (quant_spec_check(&spec, n_in, e) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* Windows are scored at every token, prompts are continued. */
+static void count_tokens(struct prepared *p, const struct task *task, int64_t prompt,
+                         int64_t new_tokens)
+{
+    enum { TOKENS_OF_AN_ANSWER = 8 };
+
+    if (strcmp(task->name, "perplexity") == 0) {
+        p->window_tokens += prompt;
+        return;
+    }
+    p->prompt_tokens += prompt;
+    p->new_tokens += new_tokens;
+    p->n_sequences += 1 + new_tokens / TOKENS_OF_AN_ANSWER;
+}
+
+/* One task's data and its identity: version and hash of what every job will read. */
+static int prepare_task(struct prepared *p, const struct task *task, struct bytes *identity,
+                        struct err *e)
+{
+    const struct js *options = js_get(p->sweep.tasks, task->name);
+    const char *path = js_text(js_get(options, "path"));
+    char hash[HASH_TEXT_MAX];
+    int64_t prompt_tokens = 0, new_tokens = 0;
+    struct bytes data = BYTES_INIT;
+    int rc = -1;
+
+    bytes_add(&data, "", 0);
+    if (task->prepare(options, p->tokenizer, &p->profile, &p->config, &data, e) < 0)
+        goto out;
+    hash_bytes(data.data, data.n, hash);
+    bytes_printf(identity, " %s %d %s", task->name, task->version, hash);
+    if (task->work(options, data.data, data.n, &prompt_tokens, &new_tokens, e) < 0)
+        goto out;
+    count_tokens(p, task, prompt_tokens, new_tokens);
+    setup_add(&p->setup, task->name, data.data, data.n);
+    if (path) {
+        if (hash_file(path, hash, e) < 0)
+            goto out;
+        struct js *file = js_new_object();
+        js_set_text(file, "path", path);
+        js_set_text(file, "sha256", hash);
+        js_set(p->data, task->name, file);
+    }
+    rc = 0;
+out:
+    bytes_release(&data);
+    return rc;
+}
+
+/* What a task reads where its data are not there: averages of the public data sets with the
+ * Llama-3 tokenizer (CoQA: 285,325 prompt tokens in 500 stories; WikiText-2: 141 windows). */
+static void state_tokens(struct prepared *p, const struct task *task)
+{
+    const struct js *options = js_get(p->sweep.tasks, task->name);
+    int64_t limit = js_int(js_get(options, "limit")), prompt = 3 * 10, new_tokens = 3 * 32;
+
+    if (strcmp(task->name, "coqa") == 0) {
+        int64_t n = limit > 0 && limit < 500 ? limit : 500;
+        prompt = n * 285325 / 500;
+        new_tokens = n * 8;
+    } else if (strcmp(task->name, "perplexity") == 0) {
+        prompt = 141 * 2048;
+        new_tokens = 0;
+    }
+    bytes_printf(&p->notes, "%s: its data are not there; %lld prompt and %lld new tokens assumed\n",
+                 task->name, (long long)prompt, (long long)new_tokens);
+    count_tokens(p, task, prompt, new_tokens);
+}
+
+static bool has_data(const struct prepared *p, const struct task *task)
+{
+    const char *path = js_text(js_get(js_get(p->sweep.tasks, task->name), "path"));
+
+    return p->tokenizer && (!path || file_exists(path));
+}
+
+static void add_settings(struct prepared *p, const struct prepare_options *o)
+{
+    struct js *settings = sweep_setup_js(&p->sweep);
+
+    js_set_text(settings, "folder", p->folder);
+    js_set_text(settings, "backend", o->backend);
+    js_set_bool(settings, "shuffle", o->shuffle);
+    js_set(settings, "profile", profile_to_js(&p->profile));
+    size_t n;
+    char *text = js_write(settings, &n);
+    setup_add(&p->setup, "settings", text, n);
+    free(text);
+    js_release(settings);
+}
+
+static int find_model(struct prepared *p, bool shapes_suffice, struct err *e)
+{
+    const struct sweep *s = &p->sweep;
+
+    if (checkpoint_find(s->model_path, s->model_revision, &p->folder, p->commit, e) < 0) {
+        if (!shapes_suffice || !s->model_config)
+            return err_in(e, "[model] path of %s", s->path);
+        bytes_printf(&p->notes, "%s: not there; shapes from %s\n", s->model_path, s->model_config);
+        err_clear(e);
+        return config_read_file(s->model_config, &p->config, e);
+    }
+    if (config_read(p->folder, &p->config, e) < 0)
+        return -1;
+    char *tokenizer = file_join(p->folder, "tokenizer.json");
+    bool there = file_exists(tokenizer);
+    free(tokenizer);
+    if (shapes_suffice && !there) {
+        bytes_printf(&p->notes, "%s: has no tokenizer.json\n", p->folder);
+        return 0;
+    }
+    if (tokenizer_open(&p->tokenizer, p->folder, e) < 0 ||
+        profile_find(s->profile, p->tokenizer, &p->config, &p->profile, e) < 0)
+        return -1;
+    return 0;
+}
+
+int prepare_tokenizer(const struct prepare_options *o, struct tokenizer **out,
+                      struct profile *profile, struct err *e)
+{
+    struct prepared p = PREPARED_INIT;
+    int rc = -1;
+
+    if (sweep_read(o->sweep_path, &o->overrides, &p.sweep, e) == 0 && find_model(&p, false, e) == 0) {
+        *out = p.tokenizer;
+        *profile = p.profile;
+        p.tokenizer = NULL;
+        rc = 0;
+    }
+    prepared_release(&p);
+    return rc;
+}
+
+int prepare_cost(const struct prepared *p, const char *backend, const struct job *j,
+                 struct quant_sizes *sizes, struct cost *cost, struct err *e)
+{
+    struct quant_spec spec;
+    struct node_cores cores;
+    enum dtype source = source_of_name(p->sweep.source_dtype);
+
+    if (spec_of_experiment(j->experiment, &spec, e) < 0 ||
+        quant_sizes_of(&p->config, &spec, source, sizes, e) < 0)
+        return err_in(e, "experiment %s", j->experiment->name);
+    node_cores(node_local_size(), &cores);
+    bool gpu = strcmp(backend, "cuda") == 0;
+    struct cost_input in = {
+        .device = gpu ? cost_gpu() : cost_cpu(cores.n_threads),
+        .n_linear_parameters = config_n_linear_parameters(&p->config),
+        .n_head_parameters = config_n_embedding(&p->config),
+        .kv_bytes_per_token =
+            config_kv_bytes_per_token(&p->config, quant_model_dtype(&spec, source)),
+        .base_bytes = config_n_parameters(&p->config) * (int64_t)dtype_bytes(p->config.stored_dtype),
+        .quantized = strcmp(spec.method, "none") != 0,
+        .model_bytes = sizes->model_bytes,
+        .quality = j->quality,
+        .batch_size = p->sweep.batch_size,
+        .n_sequences = p->n_sequences,
+        .prompt_tokens = p->prompt_tokens,
+        .new_tokens = p->new_tokens,
+        .n_window_tokens = p->window_tokens,
+        .longest_tokens = p->n_sequences ? (p->prompt_tokens + p->new_tokens) / p->n_sequences : 0,
+        .benchmark = j->benchmark ? p->sweep.benchmark : NULL,
+    };
+    *cost = cost_estimate(&in);
+    return 0;
+}
+
+static int price_jobs(struct prepared *p, const char *backend, struct err *e)
+{
+    for (int i = 0; i < p->sweep.n_jobs; i++) {
+        struct quant_sizes sizes;
+        struct cost cost;
+        if (prepare_cost(p, backend, &p->sweep.jobs[i], &sizes, &cost, e) < 0)
+            return -1;
+        p->sweep.jobs[i].cost_s = cost.total_s;
+    }
+    return 0;
+}
+
+int prepare(const struct prepare_options *o, struct prepared *out, struct err *e)
+{
+    struct prepared *p = out;
+    struct bytes identity = BYTES_INIT;
+    int rc = -1;
+
+    *p = (struct prepared)PREPARED_INIT;
+    if (sweep_read(o->sweep_path, &o->overrides, &p->sweep, e) < 0 ||
+        find_model(p, o->shapes_suffice, e) < 0 ||
+        sweep_expand(&p->sweep, &o->overrides, prepare_check_cell, &p->config, e) < 0)
+        return -1;
+    p->data = js_new_object();
+    if (!o->shapes_suffice) {
+        if (checkpoint_sha256(p->folder, p->model_sha256, e) < 0)
+            return -1;
+        bytes_printf(&identity, "model %s", p->model_sha256);
+    }
+    setup_begin(&p->setup);
+    add_settings(p, o);
+    for (int i = 0; tasks[i]; i++) {
+        if (!js_get(p->sweep.tasks, tasks[i]->name))
+            continue;
+        if (o->shapes_suffice && !has_data(p, tasks[i]))
+            state_tokens(p, tasks[i]);
+        else if (prepare_task(p, tasks[i], &identity, e) < 0)
+            goto out;
+    }
+    bytes_add(&identity, "", 0);
+    for (int i = 0; i < p->sweep.n_jobs; i++)
+        job_make_key(&p->sweep.jobs[i], &p->sweep, identity.data);
+    rc = price_jobs(p, o->backend, e);
+out:
+    bytes_release(&identity);
+    return rc;
+}

@@ -1,0 +1,197 @@
+/* results.c - see results.h. */
+#include "results.h"
+
+#include "base/clock.h"
+#include "cli.h"
+#include "record/provenance.h"
+#include "record/store_h5.h"
+#include "record/summary.h"
+#include "setup.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What is known when the run starts. */
+static struct js *make_provenance(const struct prepared *p, const char *const *versions,
+                                  const struct link *link)
+{
+    int n = link_size(link), n_versions = 0;
+    struct provenance_rank *ranks = mem_array((size_t)n, sizeof *ranks);
+    struct provenance_version list[16];
+    struct js *profile = profile_to_js(&p->profile);
+
+    for (int r = 0; r < n; r++)
+        ranks[r].hostname = link_host_of(link, r);
+    for (int i = 0; versions[i] && n_versions < 16; i += 2)
+        list[n_versions++] = (struct provenance_version){ versions[i], versions[i + 1] };
+    struct provenance_input in = { .llq_version = llq_version(),
+                                   .git_commit = llq_commit(),
+                                   .n_versions = n_versions,
+                                   .versions = list,
+                                   .n_ranks = n,
+                                   .ranks = ranks,
+                                   .model_path = p->folder,
+                                   .model_revision =
+                                       p->commit[0] ? p->commit : p->sweep.model_revision,
+                                   .model_sha256 = p->model_sha256,
+                                   .data = p->data,
+                                   .profile = profile,
+                                   .sweep = &p->sweep };
+    struct js *made = provenance_make(&in);
+    js_release(profile);
+    free(ranks);
+    return made;
+}
+
+void results_open(struct results *r, const struct prepared *p, const char *const *versions,
+                  const char *command_line, const struct link *link)
+{
+    *r = (struct results){ .n_jobs = p->sweep.n_jobs };
+    r->record = mem_array((size_t)r->n_jobs, sizeof(struct js *));
+    r->provenance = make_provenance(p, versions, link);
+    r->command_line = mem_text(command_line);
+    clock_date(r->created);
+}
+
+void results_close(struct results *r)
+{
+    for (int i = 0; i < r->n_jobs; i++)
+        js_release(r->record[i]);
+    free(r->record);
+    js_release(r->provenance);
+    free(r->command_line);
+    *r = (struct results)RESULTS_INIT;
+}
+
+static bool succeeded(const struct js *record)
+{
+    const char *status = js_text(js_get(record, "status"));
+
+    return status && strcmp(status, "success") == 0;
+}
+
+static int by_key(const void *a, const void *b, void *context)
+{
+    const struct job *jobs = context;
+
+    return strcmp(jobs[*(const int *)a].key, jobs[*(const int *)b].key);
+}
+
+/* The job of this key, or -1; order: job indices sorted by key. */
+static int find(const struct sweep *s, const int *order, const char *key)
+{
+    int low = 0, high = s->n_jobs - 1;
+
+    while (key && low <= high) {
+        int middle = low + (high - low) / 2;
+        int side = strcmp(key, s->jobs[order[middle]].key);
+        if (side == 0)
+            return order[middle];
+        if (side < 0)
+            high = middle - 1;
+        else
+            low = middle + 1;
+    }
+    return -1;
+}
+
+int results_take_over(struct results *r, const struct sweep *s, struct js *const *lines,
+                      int n_lines)
+{
+    int *order = mem_array((size_t)s->n_jobs, sizeof *order), n = 0;
+
+    for (int i = 0; i < s->n_jobs; i++)
+        order[i] = i;
+    qsort_r(order, (size_t)s->n_jobs, sizeof *order, by_key, s->jobs);
+    for (int i = 0; i < n_lines; i++) {
+        const struct js *job = js_get(lines[i], "job");
+        int at = succeeded(lines[i]) ? find(s, order, js_text(js_get(job, "key"))) : -1;
+        if (at < 0 || r->record[at])
+            continue;
+        r->record[at] = js_copy(lines[i]);
+        /* Names may have changed since; settings have not, or the key would differ. */
+        js_set(r->record[at], "job", job_to_js(&s->jobs[at]));
+        n++;
+    }
+    free(order);
+    r->n_taken_over = n;
+    return n;
+}
+
+bool results_has(const struct results *r, int job)
+{
+    return r->record[job] != NULL;
+}
+
+void results_set(struct results *r, int job, struct js *record)
+{
+    const struct js *backend = js_get(record, "backend");
+
+    /* Which backend "auto" took is known once an engine has answered. */
+    if (backend && !js_get(r->provenance, "backend"))
+        js_set(r->provenance, "backend", js_copy(backend));
+    js_release(r->record[job]);
+    r->record[job] = record;
+}
+
+void results_count(const struct results *r, int *ok, int *failed)
+{
+    *ok = *failed = 0;
+    for (int i = 0; i < r->n_jobs; i++)
+        if (r->record[i])
+            ++*(succeeded(r->record[i]) ? ok : failed);
+}
+
+double results_device_seconds(const struct results *r)
+{
+    double s = 0;
+
+    for (int i = 0; i < r->n_jobs; i++) {
+        double total = js_real(js_get(js_get(r->record[i], "seconds"), "total"));
+        if (isfinite(total))
+            s += total;
+    }
+    return s;
+}
+
+struct js *results_header(const struct results *r, const struct prepared *p)
+{
+    struct js *j = js_new_object();
+
+    js_set_text(j, "llq_journal", "1");
+    js_set_text(j, "sweep", p->sweep.name);
+    js_set_text(j, "created", r->created);
+    js_set(j, "provenance", js_copy(r->provenance));
+    return j;
+}
+
+int results_store(const struct results *r, const struct prepared *p, const char *path,
+                  bool complete, struct err *e)
+{
+    const struct js **records = mem_array((size_t)r->n_jobs, sizeof *records);
+    struct summary summary = SUMMARY_INIT;
+    char now[CLOCK_DATE_MAX];
+    int n = 0;
+
+    for (int i = 0; i < r->n_jobs; i++)
+        if (r->record[i])
+            records[n++] = r->record[i];
+    int rc = summary_make(&p->sweep, records, n, &summary, e);
+    if (rc == 0) {
+        struct store_input in = { .sweep = &p->sweep,
+                                  .summary = &summary,
+                                  .records = records,
+                                  .n_records = n,
+                                  .provenance = r->provenance,
+                                  .command_line = r->command_line,
+                                  .created = r->created,
+                                  .finished = complete ? clock_date(now) : "",
+                                  .complete = complete };
+        rc = store_h5_build(path, &in, e);
+    }
+    summary_release(&summary);
+    free(records);
+    return rc;
+}

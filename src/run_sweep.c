@@ -1,0 +1,315 @@
+/* run_sweep.c - see run_sweep.h. */
+#include "run_sweep.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "output.h"
+#include "progress.h"
+#include "record/journal.h"
+#include "record/report.h"
+#include "record/store_h5.h"
+#include "results.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#define REBUILD_SHARE 0.01 /* of the time may go into rebuilding the results file */
+
+struct run {
+    const struct run_options *o;
+    struct link *link;
+    struct prepared prepared;
+    struct output output;
+    struct results results;
+    struct journal journal;
+    struct progress progress;
+    struct sched_job *jobs; /* [n_jobs] */
+    double start_s, rebuilding_s;
+};
+
+/* ---- before the first job ---- */
+
+/* Jobs that an earlier run finished: their records are taken over. */
+static int resume(struct run *r, struct err *e)
+{
+    struct js **lines = NULL;
+    int n_lines = 0;
+    char *warnings = NULL;
+
+    if (!r->o->cli->resume)
+        return 0;
+    if (journal_read(r->output.journal, &lines, &n_lines, &warnings, e) < 0)
+        return -1;
+    if (warnings)
+        log_warn("%s", warnings);
+    free(warnings);
+    int n = results_take_over(&r->results, &r->prepared.sweep, lines, n_lines);
+    journal_release(lines, n_lines);
+    if (!r->o->cli->quiet)
+        fprintf(stderr, "llq_sweep: %d of %d jobs were finished before and are used again\n", n,
+                r->prepared.sweep.n_jobs);
+    return 0;
+}
+
+static void make_jobs(struct run *r)
+{
+    const struct sweep *s = &r->prepared.sweep;
+
+    r->jobs = mem_array((size_t)s->n_jobs, sizeof *r->jobs);
+    progress_open(&r->progress, stderr, r->o->cli->quiet, link_size(r->link), s->n_jobs);
+    for (int i = 0; i < s->n_jobs; i++) {
+        struct bytes name = BYTES_INIT;
+        struct js *text = job_to_js(&s->jobs[i]);
+        size_t n_bytes;
+        char *written = js_write(text, &n_bytes);
+        js_release(text);
+        bytes_printf(&name, "%s seed %lld", s->jobs[i].experiment->name,
+                     (long long)s->jobs[i].seed);
+        r->jobs[i] = (struct sched_job){ .name = name.data,
+                                         .text = written,
+                                         .n_bytes = n_bytes,
+                                         .cost_s = s->jobs[i].cost_s,
+                                         .done = results_has(&r->results, i) };
+        progress_job(&r->progress, i, name.data, s->jobs[i].cost_s, r->jobs[i].done);
+    }
+}
+
+static int rebuild(struct run *r, bool complete, struct err *e)
+{
+    double start = clock_seconds();
+    int rc = results_store(&r->results, &r->prepared, r->output.file, complete, e);
+
+    r->rebuilding_s += clock_seconds() - start;
+    return rc;
+}
+
+/* ---- what the scheduler tells ---- */
+
+static int on_ready(void *context, struct err *e)
+{
+    struct run *r = context;
+
+    /* Model and data are good: from here on files are written. */
+    if (journal_open(&r->journal, r->output.journal, e) < 0)
+        return -1;
+    if (r->o->cli->force) {
+        if (journal_clear(&r->journal, e) < 0)
+            return -1;
+        unlink(r->output.log);
+    }
+    if (log_open(r->output.log, "rank 0", r->o->cli->quiet ? LOG_ERROR : LOG_WARN, e) < 0)
+        return -1;
+    if (!r->o->cli->resume || r->results.n_taken_over == 0) {
+        struct js *header = results_header(&r->results, &r->prepared);
+        int rc = journal_append(&r->journal, header, e);
+        js_release(header);
+        if (rc < 0)
+            return -1;
+    }
+    return rebuild(r, false, e);
+}
+
+static void on_started(void *context, int job, int rank)
+{
+    struct run *r = context;
+
+    progress_started(&r->progress, job, rank);
+}
+
+/* Takes ownership of record; durable before it counts. */
+static int keep(struct run *r, int job, int rank, struct js *record, struct err *e)
+{
+    js_set_int(record, "rank", rank);
+    js_set_text(record, "hostname", link_host_of(r->link, rank));
+    if (journal_append(&r->journal, record, e) < 0) {
+        js_release(record);
+        return err_in(e, "the result of %s", r->jobs[job].name);
+    }
+    results_set(&r->results, job, record);
+    double gone = clock_seconds() - r->start_s;
+    if (r->rebuilding_s <= REBUILD_SHARE * gone)
+        return rebuild(r, false, e);
+    return 0;
+}
+
+/* A failed job's message ends with the command that runs it alone. */
+static void fail(const struct run *r, int job, struct js *record, const char *why)
+{
+    const struct job *j = &r->prepared.sweep.jobs[job];
+    struct bytes text = BYTES_INIT;
+
+    bytes_printf(&text, "%s; again: ./llq_sweep --experiment %s --seeds %lld -o %s-%lld.h5 %s",
+                 why ? why : "no reason given", j->experiment->name, (long long)j->seed,
+                 j->experiment->name, (long long)j->seed, r->prepared.sweep.path);
+    js_set_text(record, "status", "error");
+    js_set_text(record, "error", text.data);
+    bytes_release(&text);
+}
+
+static int on_finished(void *context, int job, int rank, const void *bytes, size_t n_bytes,
+                       bool *ok, struct err *e)
+{
+    struct run *r = context;
+    struct js *record = js_parse(bytes, n_bytes, e);
+
+    if (!record)
+        return err_in(e, "the record of %s from rank %d", r->jobs[job].name, rank);
+    const char *status = js_text(js_get(record, "status"));
+    *ok = status && strcmp(status, "success") == 0;
+    if (!*ok) {
+        fail(r, job, record, js_text(js_get(record, "error")));
+        log_info("%s failed while %s: %s", r->jobs[job].name,
+                 js_text(js_get(record, "error_stage")), js_text(js_get(record, "error")));
+    }
+    progress_finished(&r->progress, job, rank, record);
+    return keep(r, job, rank, record, e);
+}
+
+static int on_lost(void *context, int job, int rank, const char *text, struct err *e)
+{
+    struct run *r = context;
+    char date[CLOCK_DATE_MAX];
+    struct js *record = js_new_object(), *seconds = js_new_object();
+
+    js_set(record, "job", job_to_js(&r->prepared.sweep.jobs[job]));
+    fail(r, job, record, text);
+    js_set_text(record, "error_code", err_code_name(ERR_DEVICE));
+    js_set_text(record, "error_stage", "process");
+    js_set_text(record, "finished", clock_date(date));
+    js_set_real(seconds, "total", clock_seconds() - r->progress.since_s[rank]);
+    js_set(record, "seconds", seconds);
+    progress_finished(&r->progress, job, rank, record);
+    return keep(r, job, rank, record, e);
+}
+
+static void on_tick(void *context)
+{
+    struct run *r = context;
+
+    progress_tick(&r->progress);
+}
+
+/* ---- the end ---- */
+
+static int terminal_width(void)
+{
+    struct winsize w = { 0 };
+
+    return isatty(1) && ioctl(1, TIOCGWINSZ, &w) == 0 ? w.ws_col : 0;
+}
+
+static void print_end(struct run *r)
+{
+    struct store_report report = { 0 };
+    struct err e = ERR_INIT;
+
+    if (store_h5_read(r->output.file, &report, &e) < 0) {
+        fprintf(stderr, "llq_sweep: %s\n", e.text);
+        return;
+    }
+    if (!r->o->cli->quiet) {
+        report_print(stdout, &report, terminal_width());
+    }
+    store_report_release(&report);
+    printf("%s\n", r->output.file);
+    fflush(stdout);
+}
+
+static int finish(struct run *r, enum sched_end end, struct err *e)
+{
+    int ok, failed;
+
+    progress_close(&r->progress);
+    if (r->journal.fd < 0) /* stopped before anything began */
+        return EXIT_RESUMABLE;
+    results_count(&r->results, &ok, &failed);
+    if (rebuild(r, end == SCHED_ALL_DONE, e) < 0)
+        return -1;
+    int status = end == SCHED_STOPPED_EARLY && !(r->o->cli->fail_fast && failed) ? EXIT_RESUMABLE
+                 : failed                                                   ? EXIT_SOME_FAILED
+                                                                            : EXIT_ALL_OK;
+    if (output_write_status(&r->output, status, ok, failed, r->prepared.sweep.n_jobs, e) < 0)
+        return -1;
+    print_end(r);
+    if (status == EXIT_RESUMABLE)
+        fprintf(stderr, "llq_sweep: stopped early; go on with --resume -o %s\n", r->output.file);
+    return status;
+}
+
+static int begin(struct run *r, struct err *e)
+{
+    const struct run_options *o = r->o;
+    char *file = NULL;
+
+    if (prepare(&o->prepare, &r->prepared, e) < 0 || cli_output(o->cli, &file, e) < 0)
+        return -1;
+    int rc = output_names(file, o->cli->resume, &r->output, e);
+    free(file);
+    if (rc < 0)
+        return -1;
+    if (r->prepared.sweep.removed_cells && !o->cli->quiet)
+        fprintf(stderr, "llq_sweep: %s\n", r->prepared.sweep.removed_cells);
+    results_open(&r->results, &r->prepared, o->versions, o->command_line, r->link);
+    if (resume(r, e) < 0)
+        return -1;
+    make_jobs(r);
+    return 0;
+}
+
+static void release(struct run *r)
+{
+    for (int i = 0; r->jobs && i < r->prepared.sweep.n_jobs; i++) {
+        free((void *)(uintptr_t)r->jobs[i].name);
+        free((void *)(uintptr_t)r->jobs[i].text);
+    }
+    free(r->jobs);
+    progress_close(&r->progress);
+    journal_close(&r->journal);
+    results_close(&r->results);
+    output_release(&r->output);
+    prepared_release(&r->prepared);
+}
+
+int run_sweep(const struct run_options *o, struct link *link, struct engine *engine)
+{
+    struct run r = { .o = o, .link = link, .journal = JOURNAL_INIT, .start_s = clock_seconds() };
+    struct err e = ERR_INIT;
+    enum sched_end end = SCHED_STOPPED_EARLY;
+    int status = -1;
+
+    if (begin(&r, &e) == 0) {
+        struct sched_options so = { .job_timeout_s = r.prepared.sweep.job_timeout_s,
+                                    .time_limit_s = o->cli->time_limit_s,
+                                    .fail_fast = o->cli->fail_fast,
+                                    .crash_limit = 2,
+                                    .stop = o->stop };
+        struct sched_listener l = { .ready = on_ready,
+                                    .started = on_started,
+                                    .finished = on_finished,
+                                    .lost = on_lost,
+                                    .tick = on_tick,
+                                    .context = &r };
+        if (sched_manage(link, engine, r.prepared.setup.data, r.prepared.setup.n, r.jobs,
+                         r.prepared.sweep.n_jobs, &so, &l, &end, &e) == 0)
+            status = finish(&r, end, &e);
+    } else {
+        sched_dismiss(link);
+    }
+    if (status < 0) {
+        progress_close(&r.progress);
+        fprintf(stderr, "llq_sweep: %s\n", e.text);
+        status = EXIT_USAGE;
+        /* Something broke on the way (a full disk, say): what is finished is in the journal. */
+        if (r.journal.fd >= 0) {
+            status = EXIT_RESUMABLE;
+            fprintf(stderr, "llq_sweep: what is finished is kept; go on with --resume -o %s\n",
+                    r.output.file);
+            output_write_status(&r.output, status, 0, 0, r.prepared.sweep.n_jobs, &e);
+        }
+    }
+    release(&r);
+    return status;
+}
