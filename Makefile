@@ -48,15 +48,61 @@ endif
 endif
 LIB   := $(BUILD)/libllq.a
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+GOLDEN_TESTS := $(filter %_golden,$(TESTS))
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.c))
 
 all: llq_sweep
 
 llq_sweep: $(BUILD)/src/main.o $(LIB)   ## the program (default)
-	$(CC) $(BUILD)/src/main.o $(LIB) $(LDLIBS) -o $@
+	$(SAY) LINK $@
+	$(Q)$(CC) $(BUILD)/src/main.o $(LIB) $(LDLIBS) -o $@
 
 $(LIB): $(OBJ)
 	@rm -f $@ && ar rcs $@ $(OBJ)
+
+# What mpirun asks for: root must be allowed twice, more ranks than cores must be said, and
+# without --bind-to none it ties each of one or two ranks to a single core.
+NP ?= 2
+export OMPI_ALLOW_RUN_AS_ROOT=1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+MPIRUN = mpirun --oversubscribe --bind-to none
+
+deps:                                   ## installs what is needed (Debian, Ubuntu) or says what is missing
+	@.ci/deps
+
+demo: deps                              ## sets up, builds, runs the demo sweep, shows summary and plot
+	@$(MAKE) --no-print-directory llq_sweep
+	@mkdir -p build/demo
+	$(MPIRUN) -np $(NP) ./llq_sweep --force -o build/demo/results.h5 sweeps/demo.toml
+	@$(MAKE) --no-print-directory demo-plot
+
+demo-plot:
+	$(PYTHON) analysis/report.py build/demo/results.h5 -o build/demo
+
+test: deps                              ## sets up and passes every test that needs no GPU
+	@$(MAKE) --no-print-directory llq_sweep tests layers
+	@LLQ_BUILD=$(BUILD) tests/run.sh $(TESTS) $(filter-out tests/mpi/common.sh,$(wildcard tests/mpi/*.sh))
+
+test-golden: llq_sweep $(GOLDEN_TESTS)  ## compares with the reference vectors, one line a file
+	@LLQ_BUILD=$(BUILD) tests/golden.sh $(GOLDEN_TESTS)
+
+debug:                                  ## builds and tests with AddressSanitizer and UBSan
+	@$(MAKE) --no-print-directory CUDA=0 SAN=address,undefined tests
+	@LLQ_BUILD=build/cpu-san tests/run.sh $(patsubst tests/%.c,build/cpu-san/tests/%,$(wildcard tests/test_*.c))
+
+layers:                                 ## includes point downward only, headers compile alone
+	@awk -f tests/layers.awk $(wildcard src/*/*.[ch] cuda/*.cu cuda/*.cuh)
+	@for h in $(wildcard src/*.h src/*/*.h); do \
+	    $(CC) -std=gnu17 -D_GNU_SOURCE $(WARN) -Isrc -fsyntax-only -include $$h -x c /dev/null || exit 1; done
+
+install: llq_sweep                      ## into $(DESTDIR)$(PREFIX)
+	install -D -m 755 llq_sweep $(DESTDIR)$(PREFIX)/bin/llq_sweep
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/llq_sweep/sweeps sweeps/*.toml sweeps/README.md
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/llq_sweep/sweeps/configs sweeps/configs/*.json
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/llq_sweep/sweeps/demo \
+	    $(filter-out %.py,$(wildcard sweeps/demo/*.*))
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/share/llq_sweep/analysis analysis/report.py
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/llq_sweep/slurm slurm/*
 
 tests: $(TESTS)                         ## compiles every test program
 
@@ -70,25 +116,42 @@ format:                                 ## clang-format over the sources
 	clang-format -i $(wildcard src/*.[ch] src/*/*.[ch] src/*/*.cpp cuda/*.cu cuda/*.cuh \
 	    tests/*.[ch] tests/*/*.c)
 
+# The version's object is made anew when the commit changes.
+$(BUILD)/commit-$(COMMIT):
+	@mkdir -p $(@D) && rm -f $(BUILD)/commit-* && touch $@
+$(BUILD)/src/cli_version.o: $(BUILD)/commit-$(COMMIT)
 $(BUILD)/src/cli_version.o: CFLAGS += -DLLQ_VERSION='"$(VERSION)"' -DLLQ_COMMIT='"$(COMMIT)"'
+
+# V=1 shows the whole commands.
+ifneq ($(V),1)
+  SAY = @printf '  %-5s %s\n'
+  Q   = @
+else
+  SAY = @:
+endif
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -c $< -o $@
+	$(SAY) CC $<
+	$(Q)$(CC) $(CFLAGS) -c $< -o $@
 $(BUILD)/%.o: %.cpp
 	@mkdir -p $(@D)
-	$(CXX) $(CXXFLAGS) -c $< -o $@
+	$(SAY) CXX $<
+	$(Q)$(CXX) $(CXXFLAGS) -c $< -o $@
 $(BUILD)/%.o: %.cu
 	@mkdir -p $(@D)
-	$(NVCC) $(NVFLAGS) -c $< -o $@
+	$(SAY) NVCC $<
+	$(Q)$(NVCC) $(NVFLAGS) -c $< -o $@
 $(BUILD)/tests/%: tests/%.c tests/check.h $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -Itests $< $(LIB) $(LDLIBS) -lcmocka -o $@
+	$(SAY) TEST $<
+	$(Q)$(CC) $(CFLAGS) -Itests $< $(LIB) $(LDLIBS) -lcmocka -o $@
 $(BUILD)/bench/%: tests/bench/%.c $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -Itests $< $(LIB) $(LDLIBS) -o $@
+	$(SAY) BENCH $<
+	$(Q)$(CC) $(CFLAGS) -Itests $< $(LIB) $(LDLIBS) -o $@
 
 benches: $(BENCHES)                     ## compiles the benchmark programs
 
 -include $(OBJ:.o=.d) $(BUILD)/src/main.d $(TESTS:=.d) $(BENCHES:=.d)
-.PHONY: all tests benches help clean format
+.PHONY: all deps demo demo-plot test test-golden debug layers install tests benches help clean format
