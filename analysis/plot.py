@@ -135,6 +135,34 @@ def _draw_labels(fig, ax, names, methods, x, y, low, high, baseline_y, front):
                     color=STYLES.get(methods[i], OTHER_STYLE)[0], zorder=2)
 
 
+def _off_scale(y, low, high, log, higher_is_better):
+    """Which points lie so far on the bad side that the others would be one line, and the place
+    at the edge where they are drawn instead."""
+    value = np.log(y) if log else np.asarray(y, dtype=float)
+    value = value if higher_is_better else -value  # the bad side is below
+    order = np.argsort(-value)
+    off = np.zeros(len(y), dtype=bool)
+    for n_kept in range(max(2, (2 * len(y) + 2) // 3), len(y)):
+        kept = order[:n_kept]
+        ends = np.concatenate([y[kept], low[kept], high[kept]])
+        ends = ends[np.isfinite(ends) & ((ends > 0) | (not log))]
+        ends = np.log(ends) if log else ends
+        span = ends.max() - ends.min()
+        if value[kept].min() - value[order[n_kept]] > 3 * span > 0:
+            off[order[n_kept:]] = True
+            bad = ends.min() if higher_is_better else ends.max()
+            edge = bad - 0.25 * span if higher_is_better else bad + 0.25 * span
+            return off, math.exp(edge) if log else edge
+    return off, math.nan
+
+
+def _draw_off_scale(ax, methods, x, edge, off, higher_is_better):
+    for i in np.flatnonzero(off):
+        color = STYLES.get(methods[i], OTHER_STYLE)[0]
+        ax.plot([x[i]], [edge], marker="v" if higher_is_better else "^", ms=9, lw=0,
+                color=color, mec="white", mew=0.7, zorder=5)
+
+
 def _panel(ax, summary, metric, size, baseline):
     """Draws all but the names; returns what they need."""
     x, y = summary.numbers(size), summary.numbers(metric)
@@ -151,11 +179,18 @@ def _panel(ax, summary, metric, size, baseline):
     x, y, low, high = x[index], y[index], low[index], high[index]
     names = [names[i] for i in index]
     methods = [methods[i] for i in index]
+    column = summary[metric]
+    up = column.higher_is_better is not False
+    front = _front(x, y, up)
+    off, edge = _off_scale(y, low, high, metric in LOG_METRICS, up)
+    names = [f"{n} ({v:.3g}, off scale)" if o else n for n, v, o in zip(names, y, off)]
+    y, low, high = (np.where(off, v, a) for v, a in ((edge, y), (math.nan, low), (math.nan, high)))
     _use_log(ax.set_xscale, ax.xaxis, x)
     if metric in LOG_METRICS:
         _use_log(ax.set_yscale, ax.yaxis, y)
-    _draw_points(ax, methods, x, y, low, high)
-    column = summary[metric]
+    shown = np.flatnonzero(~off)
+    _draw_points(ax, [methods[i] for i in shown], x[shown], y[shown], low[shown], high[shown])
+    _draw_off_scale(ax, methods, x, edge, off, up)
     better = {True: " (higher is better)", False: " (lower is better)"}.get(
         column.higher_is_better, "")
     ax.set_title(METRICS.get(metric, metric) + better, fontsize=11, loc="left")
@@ -168,7 +203,6 @@ def _panel(ax, summary, metric, size, baseline):
         ax.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         ax.spines[side].set_color("#888888")
-    front = _front(x, y, column.higher_is_better is not False)
     return names, methods, x, y, low, high, baseline_y, front
 
 
