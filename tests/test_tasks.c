@@ -1,0 +1,439 @@
+/* test_tasks.c - what prepare() makes of files, and what it refuses; no model runs. */
+#include "check.h"
+
+#include "base/file.h"
+#include "base/js.h"
+#include "eval/coqa.h"
+#include "eval/dataset.h"
+#include "eval/pack.h"
+#include "eval/profile.h"
+#include "eval/task.h"
+#include "model/safetensors.h"
+
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define FOLDER "build/test_tasks"
+
+/* Ids are bytes: a token for each of 256, BOS 256 before everything. */
+static struct tokenizer *tokenizer;
+static struct config config = { .vocab_size = 257, .max_position = 1024 };
+static struct profile profile;
+
+static int open_tokenizer(void **state)
+{
+    struct bytes json = BYTES_INIT;
+    struct err e = ERR_INIT;
+
+    (void)state;
+    bytes_text(&json, "{\"added_tokens\":[{\"id\":256,\"content\":\"<s>\",\"special\":true}],"
+                      "\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":["
+                      "{\"SpecialToken\":{\"id\":\"<s>\"}},{\"Sequence\":{\"id\":\"A\"}}],"
+                      "\"special_tokens\":{\"<s>\":{\"ids\":[256]}}},"
+                      "\"decoder\":{\"type\":\"ByteFallback\"},"
+                      "\"model\":{\"byte_fallback\":true,\"merges\":[],\"vocab\":{");
+    for (int i = 0; i < 256; i++)
+        bytes_printf(&json, "%s\"<0x%02X>\":%d", i ? "," : "", (unsigned)i, i);
+    bytes_text(&json, "}}}");
+    int rc = tokenizer_open_text(&tokenizer, json.data, json.n, NULL, 0, &e);
+    bytes_release(&json);
+    if (rc < 0 || profile_find("lm-eval-0.4.12", tokenizer, &config, &profile, &e) < 0 ||
+        file_make_folders(FOLDER, &e) < 0)
+        print_error("%s\n", e.text);
+    return e.code == ERR_NONE ? 0 : -1;
+}
+
+static int close_tokenizer(void **state)
+{
+    (void)state;
+    tokenizer_close(tokenizer);
+    return 0;
+}
+
+static const char *file_of(const char *name, const char *text, size_t n)
+{
+    static char path[256];
+    struct err e = ERR_INIT;
+
+    snprintf(path, sizeof path, FOLDER "/%s", name);
+    CHECK_OK(file_replace(path, text, n, &e), e);
+    return path;
+}
+
+static int prepare(const char *task, const char *options, const struct config *c, struct bytes *out,
+                   struct err *e)
+{
+    struct js *j = js_parse(options, strlen(options), e);
+
+    CHECK(j, "the options are JSON: %s", e->text);
+    int rc = task_find(task)->prepare(j, tokenizer, &profile, c, out, e);
+    js_release(j);
+    return rc;
+}
+
+/* Writes the file, prepares it, and wants an error that names both of these. */
+static void refused(const char *task, const char *name, const char *text, const char *more,
+                    const char *reason)
+{
+    struct bytes out = BYTES_INIT;
+    struct err e = ERR_INIT;
+    char options[512];
+    const char *path = file_of(name, text, strlen(text));
+
+    snprintf(options, sizeof options, "{\"path\":\"%s\"%s}", path, more);
+    CHECK(prepare(task, options, &config, &out, &e) < 0, "%s %.80s is refused", name, text);
+    CHECK(strstr(e.text, reason) && (more[0] || strstr(e.text, path)),
+          "the message names %s and the file: %s", reason, e.text);
+    bytes_release(&out);
+}
+
+/* ---- coqa ---- */
+
+#define STORY                                                                                    \
+    "{\"id\":\"s1\",\"source\":\"cnn\",\"story\":\"It is red.\",\"questions\":[{\"input_text\":" \
+    "\"What?\",\"turn_id\":1},{\"input_text\":\"Who?\",\"turn_id\":2}],\"answers\":["            \
+    "{\"input_text\":\"it\"},{\"input_text\":\"Ann\"}],\"additional_answers\":{\"0\":["          \
+    "{\"input_text\":\"x\"},{\"input_text\":\"ann\"}],\"2\":[{\"input_text\":\"y\"},"            \
+    "{\"input_text\":\"Ann B.\"}]}}"
+#define PROMPT "It is red.\n\nQ: What?\n\nA: it\n\nQ: Who?\n\nA:"
+
+static void check_story(const char *path, bool bos)
+{
+    struct bytes out = BYTES_INIT;
+    struct coqa_set set;
+    struct err e = ERR_INIT;
+    char options[512];
+    int64_t prompt_tokens, new_tokens;
+
+    snprintf(options, sizeof options, "{\"path\":\"%s\"}", path);
+    CHECK_OK(prepare("coqa", options, &config, &out, &e), e);
+    CHECK_OK(coqa_open(&set, out.data, out.n, &e), e);
+    CHECK(set.n == 1, "one story");
+    const struct coqa_document *d = &set.at[0];
+    CHECK(d->id.n == 2 && memcmp(d->id.data, "s1", 2) == 0, "its id");
+    CHECK(d->source.n == 3 && memcmp(d->source.data, "cnn", 3) == 0, "its source");
+    CHECK(d->turn == 2 && !d->truncated && d->n_golds == 3, "the second turn, three golds");
+    CHECK(memcmp(d->golds[0].data, "Ann", 3) == 0 && memcmp(d->golds[1].data, "ann", 3) == 0 &&
+              memcmp(d->golds[2].data, "Ann B.", 6) == 0,
+          "golds in the annotators' order, as written");
+    CHECK(d->n_prompt == strlen(PROMPT) + bos && (!bos || d->prompt[0] == 256),
+          "as many ids as bytes, and BOS where the profile adds it");
+    for (size_t i = 0; i < strlen(PROMPT); i++)
+        CHECK(d->prompt[i + bos] == (unsigned char)PROMPT[i], "id %zu of the prompt", i);
+    struct js *j = js_parse(options, strlen(options), &e);
+    CHECK_OK(task_find("coqa")->work(j, out.data, out.n, &prompt_tokens, &new_tokens, &e), e);
+    CHECK(prompt_tokens == (int64_t)d->n_prompt && new_tokens > 0, "its work is counted");
+    js_release(j);
+
+    /* Cut short or grown long, the bytes are refused, never read past. */
+    struct coqa_set cut;
+    for (size_t n = 0; n < out.n; n++) {
+        struct bytes part = BYTES_INIT;
+        bytes_add(&part, out.data, n);
+        CHECK(coqa_open(&cut, part.data, n, &e) < 0, "%zu of %zu bytes are refused", n, out.n);
+        bytes_release(&part);
+    }
+    bytes_add(&out, "", 1);
+    CHECK(coqa_open(&cut, out.data, out.n, &e) < 0, "a byte too much is refused");
+    coqa_release(&set);
+    bytes_release(&out);
+}
+
+static void a_story_becomes_a_prompt(void **state)
+{
+    static const char official[] = "{\"version\":\"1.0\",\"data\":[" STORY "]}";
+    static const char lines[] = "\n" STORY "\r\n\n";
+
+    (void)state;
+    check_story(file_of("one.json", official, strlen(official)), true);
+    check_story(file_of("one.jsonl", lines, strlen(lines)), true);
+    profile.add_bos = false;
+    check_story(file_of("one.json", official, strlen(official)), false);
+    profile.add_bos = true;
+}
+
+static void bos_is_not_doubled(void **state)
+{
+    static const char text[] = "<s>ab";
+    struct token_ids ids = TOKEN_IDS_INIT;
+    struct err e = ERR_INIT;
+
+    (void)state;
+    CHECK_OK(profile_encode(&profile, tokenizer, &config, text, 5, &ids, &e), e);
+    CHECK(ids.n == 3 && ids.ids[0] == 256 && ids.ids[1] == 'a', "the text brought its own BOS");
+    token_ids_release(&ids);
+}
+
+static void long_prompts_lose_their_left(void **state)
+{
+    static const char official[] = "{\"data\":[" STORY "]}";
+    struct config small = config;
+    struct bytes out = BYTES_INIT;
+    struct coqa_set set;
+    struct err e = ERR_INIT;
+    size_t whole = strlen(PROMPT) + 1;
+    char options[512];
+
+    (void)state;
+    snprintf(options, sizeof options, "{\"path\":\"%s\"}",
+             file_of("one.json", official, strlen(official)));
+    for (int less = 0; less < 3; less++) {
+        small.max_position = 256 + (int64_t)whole - less;
+        CHECK_OK(profile_find("lm-eval-0.4.12", tokenizer, &small, &profile, &e), e);
+        out.n = 0;
+        CHECK_OK(prepare("coqa", options, &small, &out, &e), e);
+        CHECK_OK(coqa_open(&set, out.data, out.n, &e), e);
+        CHECK(set.at[0].n_prompt == whole - (size_t)less && set.at[0].truncated == (less > 0),
+              "%d ids are cut, and counted", less);
+        CHECK(set.at[0].prompt[0] == (less == 0 ? 256 : PROMPT[less - 1]), "from the left");
+        coqa_release(&set);
+    }
+    small.max_position = 256;
+    CHECK_OK(profile_find("lm-eval-0.4.12", tokenizer, &small, &profile, &e), e);
+    CHECK(prepare("coqa", options, &small, &out, &e) < 0 && strstr(e.text, "256"),
+          "no room for a prompt: %s", e.text);
+    bytes_release(&out);
+    CHECK_OK(profile_find("lm-eval-0.4.12", tokenizer, &config, &profile, &e), e);
+}
+
+#define DATA(story) "{\"data\":[" STORY "," story "]}"
+
+static void bad_stories_name_file_and_item(void **state)
+{
+    (void)state;
+    refused("coqa", "bad.json", "", "", "JSON");
+    refused("coqa", "bad.json", "{\"data\":[]}", "", "no stories");
+    refused("coqa", "bad.json", "[]", "", "\"data\"");
+    refused("coqa", "bad.json", "{\"data\":{}}", "", "\"data\"");
+    refused("coqa", "bad.jsonl", "\n \n", "", "no stories");
+    refused("coqa", "bad.jsonl", STORY "\n{\n", "", "line 2");
+    refused("coqa", "bad.jsonl", STORY "\n7\n", "", "line 2");
+    refused("coqa", "bad.json", DATA("5"), "", "data[1]");
+    refused("coqa", "bad.json", DATA("{}"), "", "id is missing, in data[1]");
+    refused("coqa", "bad.json", DATA("{\"id\":\"a\",\"story\":\"s\"}"), "", "questions");
+    refused("coqa", "bad.json",
+            DATA("{\"id\":\"a\",\"story\":\"s\",\"questions\":[],\"answers\":[]}"), "",
+            "questions is missing, empty");
+    refused("coqa", "bad.json",
+            DATA("{\"id\":\"a\",\"questions\":[{\"input_text\":\"q\"}],\"answers\":[{"
+                 "\"input_text\":\"a\"}]}"),
+            "", "story is missing, in data[1]");
+    refused("coqa", "bad.json",
+            DATA("{\"id\":\"a\",\"story\":\"s\",\"questions\":[{\"input_text\":\"q\"}],"
+                 "\"answers\":[{\"span_text\":\"a\"}]}"),
+            "", "answers[0].input_text");
+    refused("coqa", "bad.json",
+            DATA("{\"id\":\"a\",\"story\":\"s\",\"questions\":[{\"input_text\":\"q\"}],"
+                 "\"answers\":[{\"input_text\":\"a\"},{\"input_text\":\"b\"}]}"),
+            "", "1 questions, but 2 answers");
+    refused("coqa", "bad.json",
+            DATA("{\"id\":\"a\",\"story\":\"s\",\"questions\":[{\"input_text\":\"q\"}],"
+                 "\"answers\":[{\"input_text\":\"a\"}],\"additional_answers\":{\"1\":[]}}"),
+            "", "1[0].input_text is missing or no string, in additional_answers");
+    refused("coqa", "bad.json", "{\"data\":[{\"id\":\"\xFF\"}]}", "", "byte 0xff");
+}
+
+static void bad_options_are_refused(void **state)
+{
+    struct bytes out = BYTES_INIT;
+    struct err e = ERR_INIT;
+
+    (void)state;
+    refused("coqa", "one.json", "", ",\"limit\":-1", "limit is -1");
+    refused("coqa", "one.json", "", ",\"subset\":\"some\"", "some");
+    refused("coqa", "one.json", "", ",\"turns\":\"all\"", "not in this version");
+    refused("coqa", "one.json", "", ",\"num_fewshot\":1", "num_fewshot");
+    refused("perplexity", "one.txt", "", ",\"protocol\":\"lm_eval\"", "not in this version");
+    CHECK(prepare("coqa", "{\"path\":\"" FOLDER "/none.json\"}", &config, &out, &e) < 0 &&
+              strstr(e.text, "none.json"),
+          "an absent file is named: %s", e.text);
+    CHECK(prepare("coqa", "{}", &config, &out, &e) < 0 && strstr(e.text, "path"), "no path: %s",
+          e.text);
+    CHECK(prepare("sanity", "{\"on_broken\":\"stop\"}", &config, &out, &e) < 0 &&
+              strstr(e.text, "stop"),
+          "on_broken: %s", e.text);
+    CHECK(profile_find("lm-eval-9", tokenizer, &config, &(struct profile){ 0 }, &e) < 0 &&
+              strstr(e.text, "lm-eval-9") && strstr(e.text, "lm-eval-0.4.9"),
+          "an unknown profile, and what is known: %s", e.text);
+    bytes_release(&out);
+}
+
+/* ---- which documents ---- */
+
+static void documents_are_drawn_without_replacement(void **state)
+{
+    long first_drawn[10] = { 0 };
+    size_t n;
+
+    (void)state;
+    for (int64_t seed = 0; seed < 400; seed++) {
+        size_t *at = coqa_pick(10, 4, true, seed, &n);
+        CHECK(n == 4, "four of ten");
+        for (size_t i = 0; i < n; i++) {
+            CHECK(at[i] < 10 && (i == 0 || at[i] > at[i - 1]), "ascending, none twice");
+            first_drawn[at[i]]++;
+        }
+        free(at);
+    }
+    for (int i = 0; i < 10; i++) /* 160 expected, standard deviation 9.8 */
+        CHECK(first_drawn[i] > 110 && first_drawn[i] < 210, "document %d came %ld times", i,
+              first_drawn[i]);
+    for (int64_t limit = 9; limit <= 11; limit++) {
+        size_t *at = coqa_pick(10, limit, false, 5, &n);
+        CHECK(n == (limit < 10 ? 9 : 10) && at[0] == 0 && at[n - 1] == n - 1,
+              "the first %lld of ten", (long long)limit);
+        free(at);
+    }
+    size_t *at = coqa_pick(10, 0, true, 5, &n);
+    CHECK(n == 10, "0 is all");
+    free(at);
+}
+
+/* ---- perplexity ---- */
+
+static int64_t work_of(const char *options, const struct bytes *prepared)
+{
+    struct err e = ERR_INIT;
+    struct js *j = js_parse(options, strlen(options), &e);
+    int64_t prompt_tokens = 0, new_tokens = 1;
+
+    CHECK_OK(task_find("perplexity")
+                 ->work(j, prepared->data, prepared->n, &prompt_tokens, &new_tokens, &e),
+             e);
+    CHECK(new_tokens == 0, "nothing is generated");
+    js_release(j);
+    return prompt_tokens;
+}
+
+static void windows_take_whole_ones(void **state)
+{
+    static const struct {
+        const char *name, *text;
+        int window;
+        int64_t n_tokens;
+    } rows[] = {
+        { "w.txt", "abcdefg", 4, 8 }, /* 1 BOS + 7 */
+        { "w.raw", "abcdefgh", 4, 8 },
+        { "w.txt", "abc", 4, 4 },
+        { "w.jsonl", "{\"text\":\"ab\"}\n{\"text\":\"c\"}\n", 2, 6 }, /* BOS a b LF LF c */
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct bytes out = BYTES_INIT;
+        struct err e = ERR_INIT;
+        char options[512];
+        snprintf(options, sizeof options, "{\"path\":\"%s\",\"window\":%d}",
+                 file_of(rows[i].name, rows[i].text, strlen(rows[i].text)), rows[i].window);
+        CHECK_OK(prepare("perplexity", options, &config, &out, &e), e);
+        CHECK(work_of(options, &out) == rows[i].n_tokens, "row %zu: %lld tokens", i,
+              (long long)work_of(options, &out));
+        bytes_release(&out);
+    }
+}
+
+static void bad_texts_are_refused(void **state)
+{
+    (void)state;
+    refused("perplexity", "p.txt", "ab", ",\"window\":4", "3 tokens, less than one window of 4");
+    refused("perplexity", "p.txt", "", ",\"window\":4", "less than one window");
+    refused("perplexity", "p.txt", "abc\xFFz", ",\"window\":2", "byte 3");
+    refused("perplexity", "p.txt", "abc", ",\"window\":1", "2 or more");
+    refused("perplexity", "p.txt", "abc", ",\"window\":1025", "1024 positions");
+    refused("perplexity", "p.jsonl", "{\"text\":\"a\"}\n{\"txt\":\"b\"}\n", ",\"window\":2",
+            "text is missing, in line 2");
+    refused("perplexity", "p.jsonl", "{\"text\":\"a\"", ",\"window\":2", "line 1");
+    refused("perplexity", "p.safetensors", "no tensors here", ",\"window\":2", "p.safetensors");
+}
+
+static void ids_come_as_tensors(void **state)
+{
+    int64_t ids[] = { 5, 6, 7, 8, 9, 10 };
+    int32_t beyond[] = { 5, 257 };
+    struct safetensors_out tensor = {
+        .name = "input_ids", .dtype = DTYPE_I64, .n_dims = 2, .shape = { 2, 3 }, .data = ids
+    };
+    struct bytes out = BYTES_INIT;
+    struct err e = ERR_INIT;
+    static const char path[] = FOLDER "/ids.safetensors";
+    static const char options[] = "{\"path\":\"" FOLDER "/ids.safetensors\",\"window\":2}";
+
+    (void)state;
+    CHECK_OK(safetensors_write(path, &tensor, 1, &e), e);
+    CHECK_OK(prepare("perplexity", options, &config, &out, &e), e);
+    struct unpack u = { (const unsigned char *)out.data, out.n, false };
+    unpack_u32(&u);
+    CHECK(unpack_u32(&u) == 3, "each row is a window as it stands");
+    CHECK(work_of(options, &out) == 6, "two of them");
+    tensor.n_dims = 1;
+    tensor.shape[0] = 6;
+    CHECK_OK(safetensors_write(path, &tensor, 1, &e), e);
+    out.n = 0;
+    CHECK_OK(prepare("perplexity", options, &config, &out, &e), e);
+    u = (struct unpack){ (const unsigned char *)out.data, out.n, false };
+    unpack_u32(&u);
+    CHECK(unpack_u32(&u) == 2 && work_of(options, &out) == 6, "a row of ids is cut");
+    tensor = (struct safetensors_out){
+        .name = "input_ids", .dtype = DTYPE_I32, .n_dims = 1, .shape = { 2 }, .data = beyond
+    };
+    CHECK_OK(safetensors_write(path, &tensor, 1, &e), e);
+    CHECK(prepare("perplexity", options, &config, &out, &e) < 0 && strstr(e.text, "257") &&
+              strstr(e.text, path),
+          "an id that the model does not have: %s", e.text);
+    tensor.name = "ids";
+    CHECK_OK(safetensors_write(path, &tensor, 1, &e), e);
+    CHECK(prepare("perplexity", options, &config, &out, &e) < 0 && strstr(e.text, "input_ids"),
+          "no such tensor: %s", e.text);
+    tensor = (struct safetensors_out){
+        .name = "input_ids", .dtype = DTYPE_F32, .n_dims = 1, .shape = { 2 }, .data = beyond
+    };
+    CHECK_OK(safetensors_write(path, &tensor, 1, &e), e);
+    CHECK(prepare("perplexity", options, &config, &out, &e) < 0 && strstr(e.text, "F32"),
+          "not of integers: %s", e.text);
+    bytes_release(&out);
+}
+
+/* ---- the list ---- */
+
+static void every_task(void **state)
+{
+    (void)state;
+    CHECK(strcmp(tasks[0]->name, "sanity") == 0, "sanity runs first");
+    for (int i = 0; tasks[i]; i++)
+        CHECK(tasks[i]->prepare && tasks[i]->run && tasks[i]->work && tasks[i]->version >= 1 &&
+                  task_find(tasks[i]->name) == tasks[i],
+              "%s is whole", tasks[i]->name);
+    CHECK(!task_find("hellaswag"), "what is not there is not found");
+}
+
+static void foreign_bytes_are_refused(void **state)
+{
+    struct err e = ERR_INIT;
+    int64_t a, b;
+
+    (void)state;
+    for (int i = 0; tasks[i]; i++)
+        CHECK(tasks[i]->work(NULL, "who knows what", 14, &a, &b, &e) < 0 &&
+                  strstr(e.text, tasks[i]->name),
+              "%s refuses bytes of another kind: %s", tasks[i]->name, e.text);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_story_becomes_a_prompt),
+        cmocka_unit_test(bos_is_not_doubled),
+        cmocka_unit_test(long_prompts_lose_their_left),
+        cmocka_unit_test(bad_stories_name_file_and_item),
+        cmocka_unit_test(bad_options_are_refused),
+        cmocka_unit_test(documents_are_drawn_without_replacement),
+        cmocka_unit_test(windows_take_whole_ones),
+        cmocka_unit_test(bad_texts_are_refused),
+        cmocka_unit_test(ids_come_as_tensors),
+        cmocka_unit_test(every_task),
+        cmocka_unit_test(foreign_bytes_are_refused),
+    };
+
+    return cmocka_run_group_tests(tests, open_tokenizer, close_tokenizer);
+}
