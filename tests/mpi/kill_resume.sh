@@ -9,7 +9,11 @@ run 2 -o "$work/reference.h5" "$work/small.toml"
 ok "an undisturbed run finishes"
 items "$work/reference.h5" >"$work/reference"
 
-finished() { grep -c '"status":"success"' "$1.journal" 2>/dev/null || true; }
+finished() { # finished FILE: how many records of finished jobs its journal holds
+    local n
+    n=$(grep -c '"status":"success"' "$1.journal" 2>/dev/null)
+    echo "${n:-0}"
+}
 
 done_kills=0 round=0
 while [ $done_kills -lt "$kills" ]; do
