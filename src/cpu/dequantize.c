@@ -1,8 +1,8 @@
 /* dequantize.c - from packed weights to plain values: the definition of every form in weight.h.
  *
  * linear() multiplies with these values, block by block; dequantize() writes the whole matrix.
- * Codes of up to 4 bits are looked up in a table of the group's finished values (scaled and
- * rounded once for all weights of the group, which gives the same bits as doing it for each). */
+ * Codes of up to 4 bits are looked up in a table of the group's finished values: scaled and
+ * rounded once for all weights of the group, which gives the same bits as doing it for each. */
 #include "cpu/cpu.h"
 
 #include <assert.h>
@@ -73,97 +73,72 @@ int64_t cpu_weight_group(const struct weight *w, int64_t row, int64_t col)
     return row * (w->n_groups / w->n_out) + (w->g_idx ? w->g_idx[col] : col / w->group_size);
 }
 
-/* First column after `col` that is in another group. */
-static int64_t group_end(const struct weight *w, int64_t row, int64_t col, int64_t last)
+/* Columns of one row that share a scale. */
+struct run {
+    int64_t group, end; /* end: the first column behind them, or further */
+};
+
+static struct run run_at(const struct weight *w, int64_t row, int64_t col, int64_t last)
 {
-    int64_t end = col + 1;
+    int64_t group = cpu_weight_group(w, row, col), end = col + 1;
 
     if (w->flat_groups)
-        end = (cpu_weight_group(w, row, col) + 1) * w->group_size - row * w->n_in;
+        end = (group + 1) * w->group_size - row * w->n_in;
     else if (!w->g_idx)
-        end = (col / w->group_size + 1) * w->group_size;
+        end = (group - row * (w->n_groups / w->n_out) + 1) * w->group_size;
     else
         while (end < last && w->g_idx[end] == w->g_idx[col])
             end++;
-    return end < last ? end : last;
+    return (struct run){ group, end };
 }
 
-static void unpack(const struct weight *w, int64_t row, int64_t col, int64_t n, uint8_t *out)
+/* Groups in order need no division. */
+static struct run run_after(const struct weight *w, int64_t row, struct run r, int64_t last)
 {
-    const uint8_t *codes = (const uint8_t *)w->codes + row * w->row_bytes;
-    unsigned mask = (1u << w->bits) - 1;
-
-    if (w->bits == 8) {
-        memcpy(out, codes + col, (size_t)n);
-        return;
-    }
-    for (int64_t i = 0; i < n; i++) {
-        int64_t bit = (col + i) * w->bits;
-        unsigned both = codes[bit >> 3], shift = (unsigned)(bit & 7);
-
-        if (shift + (unsigned)w->bits > 8)
-            both |= (unsigned)codes[(bit >> 3) + 1] << 8;
-        out[i] = (uint8_t)(both >> shift & mask);
-    }
+    if (w->g_idx)
+        return run_at(w, row, r.end, last);
+    return (struct run){ r.group + 1, r.end + w->group_size };
 }
 
-/* Values of the 2^bits codes of a group, rounded to compute. */
-static void group_table(const struct weight *w, int64_t group, enum dtype compute, float table[16])
+static void affine_values(const struct weight *w, int64_t group, float value_of[16])
 {
-    float scale = cpu_weight_scale(w, group);
-    float zero = w->form == WEIGHT_AFFINE ? zero_of(w, group) : 0.0f;
+    float zero = zero_of(w, group);
 
-    for (int c = 0; c < 16; c++) {
-        float value = w->form == WEIGHT_TABLE ? w->table[c] : (float)c - zero;
-        table[c] = value * scale;
-    }
-    dtype_round(compute, table, 16);
+    for (int c = 0; c < 16; c++)
+        value_of[c] = (float)c - zero;
 }
 
-/* 4-bit codes go straight from their bytes to values. */
-static void values_of_4_bits(const struct cpu_kernels *k, const struct weight *w, int64_t row,
-                             int64_t first_col, int64_t n_cols, enum dtype compute, float *out)
+/* One row's columns first .. last-1, at most CHUNK. */
+static void coded_values(const struct cpu_kernels *k, const struct weight *w, int64_t row,
+                         int64_t first, int64_t last, enum dtype compute, float *out)
 {
     const uint8_t *packed = (const uint8_t *)w->codes + row * w->row_bytes;
-    int64_t last = first_col + n_cols;
+    const bool table = w->form == WEIGHT_TABLE, own_zeros = w->zero_form != ZERO_CONSTANT;
+    uint8_t unpacked[CHUNK], *codes = unpacked;
+    float affine[16];
+    const float *value_of = table ? w->table : affine;
 
-    for (int64_t col = first_col, end; col < last; col = end) {
-        float table[16];
+    if (w->bits != 4)
+        k->unpack(packed, w->row_bytes, w->bits, first, last - first, unpacked);
+    if (!table && !own_zeros)
+        affine_values(w, 0, affine);
+    for (struct run r = run_at(w, row, first, last);; r = run_after(w, row, r, last)) {
+        int64_t n = (r.end < last ? r.end : last) - first;
+        float scale = cpu_weight_scale(w, r.group);
 
-        end = group_end(w, row, col, last);
-        group_table(w, cpu_weight_group(w, row, col), compute, table);
-        k->lookup4(packed, col, end - col, table, out + (col - first_col));
-    }
-}
-
-static void coded_values(const struct cpu_kernels *k, const struct weight *w, int64_t row,
-                         int64_t first_col, int64_t n_cols, enum dtype compute, float *out)
-{
-    uint8_t codes[CHUNK];
-    int64_t last = first_col + n_cols, unpacked = first_col, base = first_col;
-
-    for (int64_t col = first_col; col < last;) {
-        if (col == unpacked) {
-            base = col;
-            unpacked = last - col < CHUNK ? last : col + CHUNK;
-            unpack(w, row, col, unpacked - col, codes);
-        }
-        int64_t group = cpu_weight_group(w, row, col);
-        int64_t end = group_end(w, row, col, unpacked);
-        const uint8_t *code = codes + (col - base);
-        float *value = out + (col - first_col);
-
-        if (w->bits <= 4) {
-            float table[16];
-            group_table(w, group, compute, table);
-            for (int64_t i = 0; i < end - col; i++)
-                value[i] = table[code[i]];
-        } else {
-            float scale = cpu_weight_scale(w, group), zero = zero_of(w, group);
-            k->affine8(code, end - col, zero, scale, value);
-            dtype_round(compute, value, end - col);
-        }
-        col = end;
+        if (!table && own_zeros && w->bits <= 4)
+            affine_values(w, r.group, affine);
+        if (w->bits == 4)
+            k->decode4(packed, first, n, value_of, scale, compute, out);
+        else if (w->bits < 4)
+            k->decode(codes, n, value_of, scale, compute, out);
+        else
+            k->affine8(codes, n, zero_of(w, r.group), scale, compute, out);
+        if (r.end >= last)
+            return;
+        first += n;
+        out += n;
+        codes += n;
     }
 }
 
@@ -184,22 +159,20 @@ void cpu_weight_block(const struct cpu_kernels *k, const struct weight *w, int64
 {
     assert(w->arrangement == 0);
     for (int64_t r = 0; r < n_rows; r++) {
-        int64_t row = first_row + r;
+        int64_t row = first_row + r, last = first_col + n_cols;
+        const char *codes = (const char *)w->codes + row * w->row_bytes;
         float *values = out + r * ld;
 
         if (w->form == WEIGHT_PLAIN) {
-            size_t n_bytes = dtype_bytes(w->plain_dtype);
-            dtype_to_f32(w->plain_dtype,
-                         (const char *)w->codes + row * w->row_bytes + first_col * (int64_t)n_bytes,
-                         values, n_cols);
+            dtype_to_f32(w->plain_dtype, codes + first_col * w->bits / 8, values, n_cols);
             if (compute != w->plain_dtype)
                 dtype_round(compute, values, n_cols);
         } else if (w->form == WEIGHT_INT8) {
             int8_values(w, row, first_col, n_cols, compute, values);
-        } else if (w->bits == 4) {
-            values_of_4_bits(k, w, row, first_col, n_cols, compute, values);
         } else {
-            coded_values(k, w, row, first_col, n_cols, compute, values);
+            for (int64_t col = first_col; col < last; col += CHUNK)
+                coded_values(k, w, row, col, last - col < CHUNK ? last : col + CHUNK, compute,
+                             values + (col - first_col));
         }
     }
 }

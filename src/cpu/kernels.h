@@ -7,6 +7,7 @@
  * ("generic", "avx2", "avx512"), for tests.  */
 #pragma once
 
+#include "backend/dtype.h"
 #include "base/err.h"
 
 #include <stdbool.h>
@@ -35,11 +36,18 @@ struct cpu_kernels {
     void (*transpose)(const float *from, int64_t ld, int64_t n_rows, int64_t n_cols, float *to,
                       int64_t width);
 
-    /* out[i] = table[code i], code i the (first + i)-th 4-bit code of packed. */
-    void (*lookup4)(const uint8_t *packed, int64_t first, int64_t n, const float table[16],
+    /* out[i] = value_of[code i] * scale rounded to `round`; code i is the (first + i)-th 4-bit
+     * code of packed, or codes[i] < 16. */
+    void (*decode4)(const uint8_t *packed, int64_t first, int64_t n, const float value_of[16],
+                    float scale, enum dtype round, float *out);
+    void (*decode)(const uint8_t *codes, int64_t n, const float value_of[16], float scale,
+                   enum dtype round, float *out);
+    /* codes[i] = the (first + i)-th code of `bits` bits; row_bytes may be read. */
+    void (*unpack)(const uint8_t *packed, int64_t row_bytes, int bits, int64_t first, int64_t n,
+                   uint8_t *codes);
+    /* out[i] = (codes[i] - zero) * scale, each operation rounded, then rounded to `round`. */
+    void (*affine8)(const uint8_t *codes, int64_t n, float zero, float scale, enum dtype round,
                     float *out);
-    /* out[i] = (codes[i] - zero) * scale, each operation rounded. */
-    void (*affine8)(const uint8_t *codes, int64_t n, float zero, float scale, float *out);
 
     /* values[i] = silu(values[i]) */
     void (*silu)(float *values, int64_t n);

@@ -7,10 +7,13 @@
  * sums in another order for other numbers of rows and threads.
  *
  *   x      packed once into panels of tile_rows rows: [K][tile_rows], rounded to compute
- *   W      for each task, K_BLOCK columns of N_BLOCK rows are dequantized, transposed into panels
- *          [K_BLOCK][tile_cols] that stay in the second-level cache, and multiplied with every
- *          panel of x; the chains wait in c between K blocks
- *   task   N_BLOCK outputs (fewer when there are many threads) of all rows  */
+ *   W      for each task, a block of columns of n_block rows is dequantized, transposed into
+ *          panels [k_block][tile_cols] that stay in a cache, and multiplied with every panel of
+ *          x; the chains wait in c between blocks of columns
+ *   task   n_block outputs of all rows
+ *
+ * Many rows: blocks of 256 columns, so that a panel stays in the first-level cache.  Few rows:
+ * reading W is all the work, and long pieces of its rows come twice as fast from memory.  */
 #include "cpu/cpu.h"
 
 #include <assert.h>
@@ -18,7 +21,9 @@
 #include <stdlib.h>
 
 #define K_BLOCK      256
+#define K_BLOCK_FEW  2048
 #define N_BLOCK      128
+#define FEW_ROWS     16
 #define ROWS_AT_ONCE 448       /* bounds the packed x: 448 rows of 8192 are 15 MB */
 #define SMALL_WORK   (1 << 17) /* multiply-adds that are not worth waking threads for */
 
@@ -26,8 +31,9 @@ struct product {
     const struct cpu_kernels *k;
     const struct linear_args *a;
     int64_t first_row, n_rows;
-    float *x;        /* panels: rows r .. of panel p start at p * tile_rows * K */
-    int64_t n_block; /* outputs a task */
+    float *x; /* panels: rows r .. of panel p start at p * tile_rows * K */
+    int64_t n_block, k_block;
+    int64_t ld; /* of dequantized rows: no power of two, or all rows meet in one cache set */
     size_t thread_floats;
     float *thread_scratch;
 };
@@ -46,16 +52,16 @@ static void pack_rows(const struct product *p, int64_t panel, float *scratch)
     float *to = p->x + first * n_in;
     size_t n_bytes = dtype_bytes(x->dtype);
 
-    for (int64_t col = 0; col < n_in; col += K_BLOCK) {
-        int64_t n = n_in - col < K_BLOCK ? n_in - col : K_BLOCK;
+    for (int64_t col = 0; col < n_in; col += p->k_block) {
+        int64_t n = n_in - col < p->k_block ? n_in - col : p->k_block;
 
         for (int64_t i = 0; i < m; i++) {
             size_t at = (size_t)((p->first_row + first + i) * n_in + col);
-            dtype_to_f32(x->dtype, (const char *)x->data + at * n_bytes, scratch + i * K_BLOCK, n);
+            dtype_to_f32(x->dtype, (const char *)x->data + at * n_bytes, scratch + i * p->ld, n);
             if (p->a->compute != x->dtype)
-                dtype_round(p->a->compute, scratch + i * K_BLOCK, n);
+                dtype_round(p->a->compute, scratch + i * p->ld, n);
         }
-        p->k->transpose(scratch, K_BLOCK, m, n, to + col * m, m);
+        p->k->transpose(scratch, p->ld, m, n, to + col * m, m);
     }
 }
 
@@ -88,22 +94,22 @@ static void multiply(const struct product *p, int64_t task, float *scratch)
     const int rows = p->k->tile_rows, cols = p->k->tile_cols;
     int64_t first_out = task * p->n_block;
     int64_t n_out = w->n_out - first_out < p->n_block ? w->n_out - first_out : p->n_block;
-    float *plain = scratch, *panels = plain + cols * K_BLOCK, *c = panels + N_BLOCK * K_BLOCK;
+    float *plain = scratch, *panels = plain + cols * p->ld, *c = panels + p->n_block * p->k_block;
 
-    for (int64_t col = 0; col < w->n_in; col += K_BLOCK) {
-        int64_t n_k = w->n_in - col < K_BLOCK ? w->n_in - col : K_BLOCK;
+    for (int64_t col = 0; col < w->n_in; col += p->k_block) {
+        int64_t n_k = w->n_in - col < p->k_block ? w->n_in - col : p->k_block;
 
         for (int64_t j = 0; j < n_out; j += cols) {
             int64_t n = n_out - j < cols ? n_out - j : cols;
-            cpu_weight_block(p->k, w, first_out + j, n, col, n_k, p->a->compute, plain, K_BLOCK);
-            p->k->transpose(plain, K_BLOCK, n, n_k, panels + j * K_BLOCK, cols);
+            cpu_weight_block(p->k, w, first_out + j, n, col, n_k, p->a->compute, plain, p->ld);
+            p->k->transpose(plain, p->ld, n, n_k, panels + j * p->k_block, cols);
         }
         for (int64_t i = 0; i < p->n_rows; i += rows) {
             int m = (int)(p->n_rows - i < rows ? p->n_rows - i : rows);
             const float *x = p->x + i * w->n_in + col * m;
 
             for (int64_t j = 0; j < n_out; j += cols)
-                p->k->tile(m, n_k, x, panels + j * K_BLOCK, c + i * p->n_block + j, p->n_block,
+                p->k->tile(m, n_k, x, panels + j * p->k_block, c + i * p->n_block + j, p->n_block,
                            col > 0);
         }
     }
@@ -117,12 +123,16 @@ static int multiply_rows(struct product *p, struct err *e)
     bool small = p->n_rows * w->n_out * w->n_in < SMALL_WORK;
     int n_threads = small ? 1 : omp_get_max_threads();
 
-    p->n_block = N_BLOCK;
+    bool few = p->n_rows <= FEW_ROWS;
+    p->k_block = few ? K_BLOCK_FEW : K_BLOCK;
+    p->k_block = w->n_in < p->k_block ? (w->n_in + 15) / 16 * 16 : p->k_block;
+    p->ld = p->k_block + 16;
+    p->n_block = few ? p->k->tile_cols : N_BLOCK;
     while (p->n_block > p->k->tile_cols && ceil_div(w->n_out, p->n_block) < 2 * n_threads)
         p->n_block /= 2;
     int64_t n_tasks = ceil_div(w->n_out, p->n_block);
-    p->thread_floats =
-        (size_t)(p->k->tile_cols * K_BLOCK + N_BLOCK * K_BLOCK) + (size_t)(p->n_rows * p->n_block);
+    p->thread_floats = (size_t)(p->k->tile_cols * p->ld + p->n_block * p->k_block) +
+                       (size_t)(p->n_rows * p->n_block);
     size_t x_floats = (size_t)(p->n_rows * w->n_in + 15) / 16 * 16;
 
     p->x = cpu_scratch((x_floats + p->thread_floats * (size_t)n_threads) * sizeof(float), e);

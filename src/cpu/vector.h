@@ -5,6 +5,8 @@
  * sets LANES and, where there is one, the target, before the first include.  */
 #pragma once
 
+#include "backend/dtype.h"
+
 #include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -87,6 +89,27 @@ INLINE vf vf_fma(vf a, vf b, vf c)
     return v;
 }
 #endif
+
+/* Every lane rounded to t, as dtype_round(). */
+INLINE vf vf_round(enum dtype t, vf x)
+{
+#if LANES == 16
+    if (t == DTYPE_F16)
+        return (vf)_mm512_cvtph_ps(_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
+#elif LANES == 8
+    if (t == DTYPE_F16)
+        return (vf)_mm256_cvtph_ps(_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
+#else
+    if (t == DTYPE_F16)
+        for (int i = 0; i < LANES; i++)
+            x[i] = dtype_f16_to_f32(dtype_f32_to_f16(x[i]));
+#endif
+    if (t == DTYPE_BF16) {
+        vi u = (vi)x, odd = u >> 16 & 1, rounded = (u + 0x7FFF + odd) & (int)0xFFFF0000;
+        x = vf_select(x != x, (vf)((u | 0x400000) & (int)0xFFFF0000), (vf)rounded);
+    }
+    return x;
+}
 
 /* e^x within 1 ulp of 2: x = n ln 2 + r, a polynomial in r (minimax, 4.2e-10), and 2^n in two
  * factors, so that results below the normal range round once.  NaN stays NaN. */
