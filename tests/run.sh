@@ -16,6 +16,9 @@ for t in "$@"; do
         n=$(grep -cE '\[  SKIPPED \] .|^SKIP' "$log")
         echo "ok      $(basename "$t")  (${took} s)$([ "$n" -gt 0 ] && echo "  parts skipped: $(grep -E '^SKIP' "$log" | head -1)")"
         grep -E '^golden ' "$log" | sed 's/^/        /'
+    elif [ $status = 0 ] && grep -qE '^SKIP' "$log"; then
+        skipped=$((skipped + 1))
+        echo "skipped $(basename "$t")  $(grep -E '^SKIP' "$log" | head -1)"
     else
         failed=$((failed + 1))
         echo "FAILED  $(basename "$t")  (status $status, ${took} s)"
