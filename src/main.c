@@ -94,8 +94,7 @@ static int run(const struct cli *c, int *argc, char ***argv)
                                  .stop = &stop };
         status = run_sweep(&o, link, engine);
     } else {
-        struct sched_options o = { 0 };
-        status = sched_work(link, engine, &o, &e) < 0 ? wrong(&e) : 0;
+        status = sched_work(link, engine, &e) < 0 ? wrong(&e) : 0;
     }
     engine_stop(engine);
     link_close(link, status);

@@ -143,6 +143,25 @@ static void crash_costs_one_job(void **state)
     engine_stop(h.engine);
 }
 
+static void crash_while_idle(void **state)
+{
+    (void)state;
+    struct hand h = started(true, "good");
+
+    expect(&h, MSG_READY, 0, NULL);
+    kill(engine_pid(h.engine), SIGKILL);
+    expect(&h, MSG_READY, 0, NULL);
+    give(&h, 11, "five");
+    expect(&h, MSG_RESULT, 11, "done: five");
+    /* Dead, but not yet noticed when it is given a job. */
+    kill(engine_pid(h.engine), SIGKILL);
+    nanosleep(&(struct timespec){ .tv_nsec = 50000000 }, NULL);
+    give(&h, 12, "six");
+    expect(&h, MSG_LOST, 12, "signal 9");
+    expect(&h, MSG_READY, 0, NULL);
+    engine_stop(h.engine);
+}
+
 static void time_out(void **state)
 {
     (void)state;
@@ -151,7 +170,7 @@ static void time_out(void **state)
     expect(&h, MSG_READY, 0, NULL);
     h.job_timeout_s = 0.2;
     give(&h, 9, "hang");
-    expect(&h, MSG_LOST, 9, "timed out after 0.2 s");
+    expect(&h, MSG_TIMED_OUT, 9, "timed out after 0.2 s");
     expect(&h, MSG_READY, 0, NULL);
     give(&h, 10, "four");
     expect(&h, MSG_RESULT, 10, "done: four");
@@ -207,10 +226,15 @@ int main(int argc, char **argv)
         return engine_serve(atoi(argv[2]), &pretend);
     log_set_terminal_level(LOG_ERROR);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_prestate(works, &isolated),     cmocka_unit_test_prestate(works, NULL),
-        cmocka_unit_test_prestate(bad_setup, &isolated), cmocka_unit_test_prestate(bad_setup, NULL),
-        cmocka_unit_test(crash_costs_one_job),           cmocka_unit_test(time_out),
-        cmocka_unit_test(dies_while_setting_up),         cmocka_unit_test(stops_while_busy),
+        cmocka_unit_test_prestate(works, &isolated),
+        cmocka_unit_test_prestate(works, NULL),
+        cmocka_unit_test_prestate(bad_setup, &isolated),
+        cmocka_unit_test_prestate(bad_setup, NULL),
+        cmocka_unit_test(crash_while_idle),
+        cmocka_unit_test(crash_costs_one_job),
+        cmocka_unit_test(time_out),
+        cmocka_unit_test(dies_while_setting_up),
+        cmocka_unit_test(stops_while_busy),
         cmocka_unit_test(numbers_in_messages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

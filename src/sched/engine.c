@@ -185,8 +185,15 @@ int engine_setup(struct engine *g, const void *setup, size_t n_bytes, struct err
 
 int engine_give(struct engine *g, int job_id, const void *job, size_t n_bytes, struct err *e)
 {
+    struct err gone = ERR_INIT;
+
+    if (g->fd < 0)
+        return err_set(e, ERR_DEVICE, "the engine does not run");
     g->job_id = job_id;
-    return frame_send(g->fd, FRAME_JOB, job_id, job, n_bytes, e);
+    /* One that died since it was last heard: engine_poll() will tell, with this job as lost. */
+    if (frame_send(g->fd, FRAME_JOB, job_id, job, n_bytes, &gone) < 0)
+        engine_kill(g);
+    return 0;
 }
 
 int engine_poll(struct engine *g, struct engine_event *out, struct err *e)

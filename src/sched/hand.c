@@ -14,19 +14,29 @@ int hand_give(struct hand *h, int64_t job, const void *bytes, size_t n_bytes, st
 static int replaced(struct hand *h, struct engine_event *ev, struct hand_news *news, struct err *e)
 {
     bool worked = ev->job_id >= 0;
+    int kind = h->timed_out ? MSG_TIMED_OUT : MSG_LOST;
 
     if (h->timed_out) {
         bytes_release(&ev->bytes);
         bytes_printf(&ev->bytes, "timed out after %g s (job_timeout)", h->job_timeout_s);
     }
     h->kill_at_ns = 0;
+    h->timed_out = false;
+    if (!worked && h->ready) {
+        /* Idle, or killed for its time just as its result came: no job is lost. */
+        h->ready = false;
+        log_warn("%s while it was idle; a new engine takes its place", ev->bytes.data);
+        bytes_release(&ev->bytes);
+        return engine_restart(h->engine, e);
+    }
+    h->ready = false;
     if (!worked) {
-        /* It was lost while setting up or idle: a second one would be lost, too. */
+        /* It was lost while setting up: a second one would be lost, too. */
         *news = (struct hand_news){ MSG_FAILED, ERR_DEVICE, ev->bytes };
         return 0;
     }
     log_warn("%s; a new engine takes its place", ev->bytes.data);
-    *news = (struct hand_news){ MSG_LOST, ev->job_id, ev->bytes };
+    *news = (struct hand_news){ kind, ev->job_id, ev->bytes };
     return engine_restart(h->engine, e);
 }
 
@@ -45,6 +55,8 @@ int hand_poll(struct hand *h, struct hand_news *news, struct err *e)
         return replaced(h, &ev, news, e);
     if (ev.kind == ENGINE_RESULT)
         h->kill_at_ns = 0;
+    if (ev.kind == ENGINE_READY)
+        h->ready = true;
     news->kind = ev.kind == ENGINE_READY    ? MSG_READY
                  : ev.kind == ENGINE_RESULT ? MSG_RESULT
                  : ev.kind == ENGINE_FAILED ? MSG_FAILED

@@ -11,10 +11,11 @@ struct hand {
     double job_timeout_s; /* 0: none */
     int64_t kill_at_ns;   /* of the running job; 0: none runs */
     bool timed_out;
+    bool ready; /* the engine is set up */
 };
 
 struct hand_news {
-    int kind;       /* MSG_READY, MSG_RESULT, MSG_LOST, MSG_FAILED, or 0: nothing */
+    int kind;       /* MSG_READY, _RESULT, _LOST, _TIMED_OUT, _FAILED, or 0: nothing */
     int64_t number; /* job, or err_code of MSG_FAILED */
     struct bytes bytes;
 };

@@ -73,13 +73,15 @@ static int finished(struct manager *m, int worker, int64_t job, const char *reco
     return 0;
 }
 
-static int lost(struct manager *m, int worker, int64_t job, const char *text, struct err *e)
+/* A job that ran out of time would do so again: it is not tried once more. */
+static int lost(struct manager *m, int worker, int64_t job, bool timed_out, const char *text,
+                struct err *e)
 {
-    if (job < 0 || job >= m->queue.n_jobs)
-        return err_set(e, ERR_IO, "rank %d lost job %lld, which does not exist", worker,
+    if (job < 0 || job >= m->queue.n_jobs || m->queue.jobs[job].state != QUEUE_RUNNING)
+        return err_set(e, ERR_IO, "rank %d lost job %lld, which does not run", worker,
                        (long long)job);
     m->workers[worker] = WORKER_SETTING_UP;
-    if (!queue_lost(&m->queue, (int)job)) {
+    if (!queue_lost(&m->queue, (int)job, timed_out)) {
         log_warn("%s: %s on rank %d; it is tried once more", m->jobs[job].name, text, worker);
         return 0;
     }
@@ -126,7 +128,8 @@ static int heard(struct manager *m, int worker, int kind, int64_t number, const 
     case MSG_RESULT:
         return finished(m, worker, number, bytes, n_bytes, e);
     case MSG_LOST:
-        return lost(m, worker, number, bytes, e);
+    case MSG_TIMED_OUT:
+        return lost(m, worker, number, kind == MSG_TIMED_OUT, bytes, e);
     case MSG_FAILED:
         return failed(m, worker, number, bytes, e);
     default:
@@ -177,10 +180,14 @@ void sched_dismiss(struct link *link)
 
 static int begin(struct manager *m, const void *setup, size_t n_bytes, struct err *e)
 {
-    for (int w = 1; w < m->n_workers; w++)
-        if (link_send(m->link, w, MSG_SETUP, setup, n_bytes, e) < 0)
-            return -1;
-    return engine_setup(m->hand.engine, setup, n_bytes, e);
+    struct bytes text = BYTES_INIT;
+    int rc = 0;
+
+    message_pack(&text, (int64_t)(m->hand.job_timeout_s * 1e9), setup, n_bytes);
+    for (int w = 1; rc == 0 && w < m->n_workers; w++)
+        rc = link_send(m->link, w, MSG_SETUP, text.data, text.n, e);
+    bytes_release(&text);
+    return rc < 0 ? -1 : engine_setup(m->hand.engine, setup, n_bytes, e);
 }
 
 /* One turn of the loop:

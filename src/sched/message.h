@@ -7,12 +7,13 @@
 #include <stdint.h>
 
 enum message_kind {
-    MSG_SETUP = 1, /* 0 -> rank: bytes for the engine                     */
-    MSG_JOB,       /* 0 -> rank: job, bytes                               */
-    MSG_END,       /* 0 -> rank: nothing more; 1 byte: drop what runs     */
-    MSG_READY,     /* rank -> 0: the engine may be given a job            */
-    MSG_RESULT,    /* rank -> 0: job, record                              */
-    MSG_LOST,      /* rank -> 0: job, how its engine was lost             */
+    MSG_SETUP = 1, /* 0 -> rank: job_timeout in ns (0: none), bytes for the engine */
+    MSG_JOB,       /* 0 -> rank: job, bytes                                */
+    MSG_END,       /* 0 -> rank: nothing more, drop what runs              */
+    MSG_READY,     /* rank -> 0: the engine may be given a job             */
+    MSG_RESULT,    /* rank -> 0: job, record                               */
+    MSG_LOST,      /* rank -> 0: job, how its engine was lost              */
+    MSG_TIMED_OUT, /* rank -> 0: job, how long it was given                */
     MSG_FAILED     /* rank -> 0: err_code, why the engine cannot be set up */
 };
 

@@ -51,4 +51,4 @@ int sched_manage(struct link *link, struct engine *own, const void *setup, size_
 /* Rank 0, instead of sched_manage(): there is nothing to do, the others may leave. */
 void sched_dismiss(struct link *link);
 /* Other ranks: until rank 0 says the end. */
-int sched_work(struct link *link, struct engine *own, const struct sched_options *o, struct err *e);
+int sched_work(struct link *link, struct engine *own, struct err *e);

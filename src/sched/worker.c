@@ -18,14 +18,16 @@ static int tell(struct link *link, struct hand_news *news, struct err *e)
 /* 1: go on, 0: the end. */
 static int obey(struct hand *h, int kind, const struct bytes *m, struct err *e)
 {
-    int64_t job;
+    int64_t number;
     const char *bytes;
     size_t n_bytes;
 
-    if (kind == MSG_SETUP)
-        return engine_setup(h->engine, m->data, m->n, e) < 0 ? -1 : 1;
-    if (kind == MSG_JOB && message_unpack(m, &job, &bytes, &n_bytes))
-        return hand_give(h, job, bytes, n_bytes, e) < 0 ? -1 : 1;
+    if (kind == MSG_SETUP && message_unpack(m, &number, &bytes, &n_bytes)) {
+        h->job_timeout_s = (double)number * 1e-9;
+        return engine_setup(h->engine, bytes, n_bytes, e) < 0 ? -1 : 1;
+    }
+    if (kind == MSG_JOB && message_unpack(m, &number, &bytes, &n_bytes))
+        return hand_give(h, number, bytes, n_bytes, e) < 0 ? -1 : 1;
     return 0;
 }
 
@@ -34,9 +36,9 @@ static int obey(struct hand *h, int kind, const struct bytes *m, struct err *e)
  *   2. tell it what the engine says;
  *   3. rest until the engine speaks, at most 2 ms: messages have no descriptor to wait for.
  * Ends when rank 0 says so.  */
-int sched_work(struct link *link, struct engine *own, const struct sched_options *o, struct err *e)
+int sched_work(struct link *link, struct engine *own, struct err *e)
 {
-    struct hand h = { .engine = own, .job_timeout_s = o->job_timeout_s };
+    struct hand h = { .engine = own };
     struct bytes m = BYTES_INIT;
     int go_on = 1;
 
