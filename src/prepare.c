@@ -18,6 +18,7 @@ void prepared_release(struct prepared *p)
     free(p->folder);
     tokenizer_close(p->tokenizer);
     bytes_release(&p->setup);
+    bytes_release(&p->identity);
     js_release(p->data);
     bytes_release(&p->notes);
     *p = (struct prepared)PREPARED_INIT;
@@ -55,8 +56,7 @@ static void count_tokens(struct prepared *p, const struct task *task, int64_t pr
 }
 
 /* One task's data and its identity: version and hash of what every job will read. */
-static int prepare_task(struct prepared *p, const struct task *task, struct bytes *identity,
-                        struct err *e)
+static int prepare_task(struct prepared *p, const struct task *task, struct err *e)
 {
     const struct js *options = js_get(p->sweep.tasks, task->name);
     const char *path = js_text(js_get(options, "path"));
@@ -69,7 +69,7 @@ static int prepare_task(struct prepared *p, const struct task *task, struct byte
     if (task->prepare(options, p->tokenizer, &p->profile, &p->config, &data, e) < 0)
         goto out;
     hash_bytes(data.data, data.n, hash);
-    bytes_printf(identity, " %s %d %s", task->name, task->version, hash);
+    bytes_printf(&p->identity, " %s %d %s", task->name, task->version, hash);
     if (task->work(options, data.data, data.n, &prompt_tokens, &new_tokens, e) < 0)
         goto out;
     count_tokens(p, task, prompt_tokens, new_tokens);
@@ -162,7 +162,8 @@ int prepare_tokenizer(const struct prepare_options *o, struct tokenizer **out,
     struct prepared p = PREPARED_INIT;
     int rc = -1;
 
-    if (sweep_read(o->sweep_path, &o->overrides, &p.sweep, e) == 0 && find_model(&p, false, e) == 0) {
+    if (sweep_read(o->sweep_path, &o->overrides, &p.sweep, e) == 0 &&
+        find_model(&p, false, e) == 0) {
         *out = p.tokenizer;
         *profile = p.profile;
         p.tokenizer = NULL;
@@ -190,7 +191,8 @@ int prepare_cost(const struct prepared *p, const char *backend, const struct job
         .n_head_parameters = config_n_embedding(&p->config),
         .kv_bytes_per_token =
             config_kv_bytes_per_token(&p->config, quant_model_dtype(&spec, source)),
-        .base_bytes = config_n_parameters(&p->config) * (int64_t)dtype_bytes(p->config.stored_dtype),
+        .base_bytes =
+            config_n_parameters(&p->config) * (int64_t)dtype_bytes(p->config.stored_dtype),
         .quantized = strcmp(spec.method, "none") != 0,
         .model_bytes = sizes->model_bytes,
         .quality = j->quality,
@@ -221,8 +223,6 @@ static int price_jobs(struct prepared *p, const char *backend, struct err *e)
 int prepare(const struct prepare_options *o, struct prepared *out, struct err *e)
 {
     struct prepared *p = out;
-    struct bytes identity = BYTES_INIT;
-    int rc = -1;
 
     *p = (struct prepared)PREPARED_INIT;
     if (sweep_read(o->sweep_path, &o->overrides, &p->sweep, e) < 0 ||
@@ -233,7 +233,7 @@ int prepare(const struct prepare_options *o, struct prepared *out, struct err *e
     if (!o->shapes_suffice) {
         if (checkpoint_sha256(p->folder, p->model_sha256, e) < 0)
             return -1;
-        bytes_printf(&identity, "model %s", p->model_sha256);
+        bytes_printf(&p->identity, "model %s", p->model_sha256);
     }
     setup_begin(&p->setup);
     add_settings(p, o);
@@ -242,14 +242,11 @@ int prepare(const struct prepare_options *o, struct prepared *out, struct err *e
             continue;
         if (o->shapes_suffice && !has_data(p, tasks[i]))
             state_tokens(p, tasks[i]);
-        else if (prepare_task(p, tasks[i], &identity, e) < 0)
-            goto out;
+        else if (prepare_task(p, tasks[i], e) < 0)
+            return -1;
     }
-    bytes_add(&identity, "", 0);
+    bytes_add(&p->identity, "", 0);
     for (int i = 0; i < p->sweep.n_jobs; i++)
-        job_make_key(&p->sweep.jobs[i], &p->sweep, identity.data);
-    rc = price_jobs(p, o->backend, e);
-out:
-    bytes_release(&identity);
-    return rc;
+        job_make_key(&p->sweep.jobs[i], &p->sweep, p->identity.data);
+    return price_jobs(p, o->backend, e);
 }

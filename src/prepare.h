@@ -24,12 +24,13 @@ struct prepared {
     struct config config;
     struct tokenizer *tokenizer;
     struct profile profile;
-    struct bytes setup;                /* setup.h */
+    struct bytes setup; /* setup.h */
     char model_sha256[HASH_TEXT_MAX];
-    struct js *data; /* { "coqa": { "path": text, "sha256": text }, ... } */
+    struct bytes identity; /* of model and data, for the keys of jobs (job.h) */
+    struct js *data;       /* { "coqa": { "path": text, "sha256": text }, ... } */
     /* Of one quality run. */
     int64_t n_sequences, prompt_tokens, new_tokens, window_tokens;
-    struct bytes notes;                /* shapes_suffice: one line each */
+    struct bytes notes; /* shapes_suffice: one line each */
 };
 
 #define PREPARED_INIT \

@@ -60,6 +60,9 @@ void results_close(struct results *r)
     for (int i = 0; i < r->n_jobs; i++)
         js_release(r->record[i]);
     free(r->record);
+    for (int i = 0; i < r->n_kept; i++)
+        js_release(r->kept[i]);
+    free(r->kept);
     js_release(r->provenance);
     free(r->command_line);
     *r = (struct results)RESULTS_INIT;
@@ -97,27 +100,72 @@ static int find(const struct sweep *s, const int *order, const char *key)
     return -1;
 }
 
-int results_take_over(struct results *r, const struct sweep *s, struct js *const *lines,
-                      int n_lines)
+/* Sets out->experiment to the one of the sweep file whose job, with the record's seed, has the
+ * record's key.  Usually it has its name, too. */
+static bool find_known(const struct prepared *p, const struct js *text, struct job *out)
 {
-    int *order = mem_array((size_t)s->n_jobs, sizeof *order), n = 0;
+    const struct sweep *s = &p->sweep;
+    struct experiment before;
+    struct err ignored = ERR_INIT;
+    const char *key = js_text(js_get(text, "key"));
 
+    if (!key || job_from_js(text, out, &before, &ignored) < 0 || (out->benchmark && !s->benchmark))
+        return false;
+    for (int pass = 0; pass < 2; pass++)
+        for (int i = 0; i < s->n_known; i++) {
+            const struct experiment *x = &s->experiments[i];
+            bool same_name = strcmp(x->name, before.name) == 0;
+            if (same_name != (pass == 0) || strcmp(x->method, before.method) != 0 ||
+                x->bits != before.bits || x->group_size != before.group_size)
+                continue;
+            out->experiment = x;
+            job_make_key(out, s, p->identity.data);
+            if (strcmp(key, out->key) == 0)
+                return true;
+        }
+    return false;
+}
+
+/* Names may have changed since; settings have not, or the key would differ. */
+static struct js *renamed(const struct js *record, const struct job *job)
+{
+    struct js *copy = js_copy(record);
+
+    js_set(copy, "job", job_to_js(job));
+    return copy;
+}
+
+void results_take_over(struct results *r, const struct prepared *p, struct js *const *lines,
+                       int n_lines)
+{
+    const struct sweep *s = &p->sweep;
+    int *order = mem_array((size_t)s->n_jobs, sizeof *order);
+    const char *created = n_lines ? js_text(js_get(lines[0], "created")) : NULL;
+
+    if (created)
+        snprintf(r->created, sizeof r->created, "%s", created);
     for (int i = 0; i < s->n_jobs; i++)
         order[i] = i;
     qsort_r(order, (size_t)s->n_jobs, sizeof *order, by_key, s->jobs);
     for (int i = 0; i < n_lines; i++) {
-        const struct js *job = js_get(lines[i], "job");
-        int at = succeeded(lines[i]) ? find(s, order, js_text(js_get(job, "key"))) : -1;
-        if (at < 0 || r->record[at])
+        const struct js *text = js_get(lines[i], "job");
+        struct job job;
+        if (!text) /* the head of a journal */
             continue;
-        r->record[at] = js_copy(lines[i]);
-        /* Names may have changed since; settings have not, or the key would differ. */
-        js_set(r->record[at], "job", job_to_js(&s->jobs[at]));
-        n++;
+        int at = find(s, order, js_text(js_get(text, "key")));
+        if (at >= 0) {
+            if (!succeeded(lines[i]) || r->record[at])
+                continue;
+            r->record[at] = renamed(lines[i], &s->jobs[at]);
+            r->n_taken_over++;
+        } else if (find_known(p, text, &job)) {
+            r->kept = mem_grow(r->kept, (size_t)r->n_kept + 1, sizeof *r->kept);
+            r->kept[r->n_kept++] = renamed(lines[i], &job);
+        } else {
+            r->n_outdated += succeeded(lines[i]);
+        }
     }
     free(order);
-    r->n_taken_over = n;
-    return n;
 }
 
 bool results_has(const struct results *r, int job)
@@ -170,11 +218,14 @@ struct js *results_header(const struct results *r, const struct prepared *p)
 int results_store(const struct results *r, const struct prepared *p, const char *path,
                   bool complete, struct err *e)
 {
-    const struct js **records = mem_array((size_t)r->n_jobs, sizeof *records);
+    const struct js **records = mem_array((size_t)(r->n_jobs + r->n_kept), sizeof *records);
     struct summary summary = SUMMARY_INIT;
     char now[CLOCK_DATE_MAX];
     int n = 0;
 
+    /* Of two records of one experiment and seed the later one counts: what is new. */
+    for (int i = 0; i < r->n_kept; i++)
+        records[n++] = r->kept[i];
     for (int i = 0; i < r->n_jobs; i++)
         if (r->record[i])
             records[n++] = r->record[i];

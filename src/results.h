@@ -7,7 +7,10 @@
 struct results {
     int n_jobs;
     struct js **record; /* [n_jobs], NULL: not finished; owned */
-    int n_taken_over;
+    /* Of a resumed file: jobs of this sweep that are not asked for now (--experiment, --seeds). */
+    int n_kept;
+    struct js **kept; /* [n_kept], owned */
+    int n_taken_over, n_outdated;
     struct js *provenance;
     char *command_line;
     char created[32];
@@ -22,9 +25,12 @@ void results_open(struct results *r, const struct prepared *p, const char *const
                   const char *command_line, const struct link *link);
 void results_close(struct results *r);
 
-/* Records of successful jobs with the same key; returns how many jobs they finish. */
-int results_take_over(struct results *r, const struct sweep *s, struct js *const *lines,
-                      int n_lines);
+/* The lines of a resumed journal.  Successful jobs whose key is that of a job finish it
+ * (n_taken_over of them).  Those whose key is that of an experiment of the sweep file, but which
+ * are not asked for now, are kept: the results file goes on to show them.  The rest, n_outdated
+ * finished jobs, had other settings, model, data or version; they stay in the journal alone. */
+void results_take_over(struct results *r, const struct prepared *p, struct js *const *lines,
+                       int n_lines);
 bool results_has(const struct results *r, int job);
 void results_set(struct results *r, int job, struct js *record); /* takes ownership */
 void results_count(const struct results *r, int *ok, int *failed);

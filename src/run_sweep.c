@@ -32,6 +32,30 @@ struct run {
 
 /* ---- before the first job ---- */
 
+static void print_resumed(const struct run *r)
+{
+    const struct results *known = &r->results;
+    const struct sweep *s = &r->prepared.sweep;
+
+    fprintf(stderr, "llq_sweep: %d of %d jobs were finished before and are used again%s\n",
+            known->n_taken_over, s->n_jobs,
+            known->n_taken_over && !r->o->cli->verbose ? " (-v says which)" : "");
+    for (int i = 0; r->o->cli->verbose && i < s->n_jobs; i++)
+        if (results_has(known, i))
+            fprintf(stderr, "llq_sweep: used again: %s seed %lld\n", s->jobs[i].experiment->name,
+                    (long long)s->jobs[i].seed);
+    if (known->n_kept)
+        fprintf(stderr,
+                "llq_sweep: %d results of experiments or seeds that are not asked for now "
+                "are kept\n",
+                known->n_kept);
+    if (known->n_outdated)
+        fprintf(stderr,
+                "llq_sweep: %d finished jobs do not match any more (settings, model, data "
+                "or version); they stay in %s alone\n",
+                known->n_outdated, r->output.journal);
+}
+
 /* Jobs that an earlier run finished: their records are taken over. */
 static int resume(struct run *r, struct err *e)
 {
@@ -46,11 +70,10 @@ static int resume(struct run *r, struct err *e)
     if (warnings)
         log_warn("%s", warnings);
     free(warnings);
-    int n = results_take_over(&r->results, &r->prepared.sweep, lines, n_lines);
+    results_take_over(&r->results, &r->prepared, lines, n_lines);
     journal_release(lines, n_lines);
     if (!r->o->cli->quiet)
-        fprintf(stderr, "llq_sweep: %d of %d jobs were finished before and are used again\n", n,
-                r->prepared.sweep.n_jobs);
+        print_resumed(r);
     return 0;
 }
 
@@ -229,8 +252,8 @@ static int finish(struct run *r, enum sched_end end, struct err *e)
     if (rebuild(r, end == SCHED_ALL_DONE, e) < 0)
         return -1;
     int status = end == SCHED_STOPPED_EARLY && !(r->o->cli->fail_fast && failed) ? EXIT_RESUMABLE
-                 : failed                                                   ? EXIT_SOME_FAILED
-                                                                            : EXIT_ALL_OK;
+                 : failed                                                        ? EXIT_SOME_FAILED
+                                                                                 : EXIT_ALL_OK;
     if (output_write_status(&r->output, status, ok, failed, r->prepared.sweep.n_jobs, e) < 0)
         return -1;
     print_end(r);

@@ -232,8 +232,8 @@ static void print_comparisons(FILE *to, const struct store_report *r, int width)
     if (undecided)
         fprintf(to, "undecided (~N items): about N pairs would give a verdict with a power of "
                     "80 %%\n");
-    if (t->n_rows == 0 && r->summary.n_rows > 1)
-        fprintf(to, "\nno comparisons: the file has no results of a baseline\n");
+    if (*r->no_comparisons)
+        fprintf(to, "\ncomparisons are missing: %s\n", r->no_comparisons);
 }
 
 /* ---- failures ---- */

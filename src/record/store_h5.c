@@ -9,6 +9,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -242,6 +243,38 @@ static const struct experiment_results *results_of(const struct summary *s, int 
     return NULL;
 }
 
+/* The statistics once more, in words: h5dump shows attributes first, long before the tables. */
+static int put_intervals(const struct h5_build *b, hid_t group, const struct table *t,
+                         double confidence, struct err *e)
+{
+    struct js *lines = js_new_array();
+    struct values v;
+
+    for (int i = 0; i < t->n_rows; i++) {
+        double mean = table_real(t, i, "mean"), low = table_real(t, i, "seed_ci_low");
+        double high = table_real(t, i, "seed_ci_high");
+        bool across_seeds = isfinite(low) && isfinite(high);
+        char line[256];
+        int n;
+        if (isnan(mean))
+            continue;
+        if (!across_seeds) {
+            low = table_real(t, i, "item_ci_low");
+            high = table_real(t, i, "item_ci_high");
+        }
+        n = snprintf(line, sizeof line, "%s %.6g", table_text(t, i, "metric"), mean);
+        if (isfinite(low) && isfinite(high))
+            snprintf(line + n, sizeof line - (size_t)n, " [%.6g, %.6g] %g %% across %s", low, high,
+                     100 * confidence, across_seeds ? "seeds" : "items");
+        js_append(lines, js_new_text(line));
+    }
+    values_from_js(lines, &v);
+    int rc = js_count(lines) ? h5_put_attribute(b, group, "intervals", &v, e) : 0;
+    values_release(&v);
+    js_release(lines);
+    return rc;
+}
+
 static const char *status_of(const struct entry *jobs, int n)
 {
     int n_ok = 0;
@@ -251,10 +284,10 @@ static const char *status_of(const struct entry *jobs, int n)
     return n_ok == n && n > 0 ? "success" : n_ok > 0 ? "partial" : "error";
 }
 
-/* settings and results may be NULL: an experiment of an earlier run of this sweep. */
+/* results NULL: an experiment that the sweep file does not name any more. */
 static int put_experiment(const struct h5_build *b, hid_t parent, const char *name,
                           const struct js *settings, const struct experiment_results *results,
-                          const struct entry *jobs, int n_jobs, struct err *e)
+                          double confidence, const struct entry *jobs, int n_jobs, struct err *e)
 {
     hid_t group = -1, seeds = -1;
     int rc = -1;
@@ -262,7 +295,8 @@ static int put_experiment(const struct h5_build *b, hid_t parent, const char *na
     if (h5_put_group(b, parent, name, &group, e) < 0 || put_settings(b, group, settings, e) < 0 ||
         h5_put_text(b, group, "status", results ? results->status : status_of(jobs, n_jobs), e) < 0)
         goto out;
-    if (results && put_table(b, group, "statistics", &results->statistics, e) < 0)
+    if (results && (put_intervals(b, group, &results->statistics, confidence, e) < 0 ||
+                    put_table(b, group, "statistics", &results->statistics, e) < 0))
         goto out;
     if (h5_put_group(b, group, "seeds", &seeds, e) < 0)
         goto out;
@@ -297,7 +331,7 @@ static int put_experiments(const struct h5_build *b, const struct store_input *i
         int first = first_entry(records, x->name), n = count_jobs(records, first, x->name);
         struct js *settings = experiment_to_js(x);
         rc = put_experiment(b, parent, x->name, settings, results_of(in->summary, i, x->name),
-                            &records->all[first], n, e);
+                            in->sweep->confidence, &records->all[first], n, e);
         js_release(settings);
         for (int k = 0; k < n; k++)
             written[first + k] = true;
@@ -308,7 +342,8 @@ static int put_experiments(const struct h5_build *b, const struct store_input *i
             continue;
         int n = count_jobs(records, i, x->experiment);
         rc = put_experiment(b, parent, x->experiment, js_get(js_get(x->record, "job"), "quant"),
-                            NULL, x, n, e);
+                            results_of(in->summary, -1, x->experiment), in->sweep->confidence, x, n,
+                            e);
         i += n - 1;
     }
     h5_close(parent);
@@ -341,7 +376,8 @@ static int put_root(const struct h5_build *b, const struct store_input *in, stru
         h5_put_int(b, root, "jobs_failed", in->summary->jobs_failed, e) < 0 ||
         h5_put_text(b, root, "name", s->name, e) < 0 ||
         h5_put_text(b, root, "baseline", s->baseline, e) < 0 ||
-        h5_put_real(b, root, "confidence", s->confidence, e) < 0)
+        h5_put_real(b, root, "confidence", s->confidence, e) < 0 ||
+        h5_put_text(b, root, "no_comparisons", in->summary->no_comparisons, e) < 0)
         return -1;
     return 0;
 }

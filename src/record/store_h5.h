@@ -18,7 +18,7 @@ struct store_input {
 };
 
 /* The same input gives the same bytes.  Of two records of one experiment and seed the later one
- * counts; records of experiments that the sweep does not name are kept, without statistics. */
+ * counts; records of experiments that the summary does not know are kept, without statistics. */
 int store_h5_build(const char *path, const struct store_input *in, struct err *e);
 
 /* The tables and attributes that --report prints, from a results file alone.  failures: a table
@@ -27,6 +27,7 @@ struct store_report {
     struct table summary, comparisons, failures;
     char name[NAME_MAX_BYTES];
     double confidence;
+    char no_comparisons[256]; /* why there are none; "" otherwise */
     bool complete;
     int64_t jobs_total, jobs_ok, jobs_failed;
 };

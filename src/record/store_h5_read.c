@@ -407,6 +407,7 @@ static int check_format(hid_t file, struct err *e)
 static int read_root(hid_t file, struct store_report *out, struct err *e)
 {
     if (get_field(file, "name", out->name, sizeof out->name, e) < 0 ||
+        get_field(file, "no_comparisons", out->no_comparisons, sizeof out->no_comparisons, e) < 0 ||
         get_real(file, "confidence", &out->confidence, e) < 0 ||
         get_bool(file, "complete", &out->complete, e) < 0 ||
         get_int(file, "jobs_total", &out->jobs_total, e) < 0 ||
