@@ -73,6 +73,17 @@ static inline bool check_has(const char *folder, const char *name)
     return stat(path, &st) == 0;
 }
 
+/* Ends a test whose reference files or data are not there: skipped, with a line that says so, but
+ * failed where all of them are asked for (make test-golden). */
+#define CHECK_MISSING(...)                                                \
+    do {                                                                  \
+        printf("SKIP ");                                                  \
+        printf(__VA_ARGS__);                                              \
+        printf("\n");                                                     \
+        CHECK(!getenv("LLQ_GOLDEN_ALL"), "every reference file is here"); \
+        skip();                                                           \
+    } while (0)
+
 /* One line of the golden table: "golden FILE: N values, largest deviation D (allowed T)". */
 static inline void check_report(const char *file, long n_values, double largest, double allowed)
 {

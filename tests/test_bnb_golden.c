@@ -57,11 +57,14 @@ static double code_deviation(const struct file *f, int got, int want, float x, f
 static void check_nested(struct file *f, const char *name, const struct weight *plain,
                          struct weight *nested)
 {
+    struct safetensors_tensor of_u8, of_scales2;
     float *offset = want_part(&f->s, name, "offset", NULL);
-    uint8_t *u8 = want_part(&f->s, name, "absmax_u8", NULL);
-    float *scales2 = want_part(&f->s, name, "absmax2", NULL);
+    uint8_t *u8 = want_part(&f->s, name, "absmax_u8", &of_u8);
+    float *scales2 = want_part(&f->s, name, "absmax2", &of_scales2);
     int64_t n_runs = (plain->n_groups + WEIGHT_NESTED_RUN - 1) / WEIGHT_NESTED_RUN;
 
+    CHECK(of_u8.n_elements == plain->n_groups && of_scales2.n_elements == n_runs,
+          "%s %s: as many scales", f->name, name);
     CHECK(ulps_apart(nested->nested_offset, *offset) <= 1,
           "%s %s: offset %a is within an ulp of %a", f->name, name, nested->nested_offset, *offset);
     nested->nested_offset = *offset;
@@ -78,11 +81,11 @@ static void check_nested(struct file *f, const char *name, const struct weight *
 
 static void check_tensor(struct file *f, const char *name)
 {
-    struct safetensors_tensor info;
+    struct safetensors_tensor info, of_values, of_packed;
     struct err e = ERR_INIT;
     void *input = want_part(&f->s, name, "input", &info);
-    void *want_values = want_part(&f->s, name, "dequant", NULL);
-    uint8_t *packed = want_part(&f->s, name, "packed", NULL);
+    void *want_values = want_part(&f->s, name, "dequant", &of_values);
+    uint8_t *packed = want_part(&f->s, name, "packed", &of_packed);
     int64_t n_in = (int64_t)info.shape[info.n_dims - 1], n = info.n_elements;
     struct tensor w = tensor_over(input, info.dtype, n / n_in, n_in);
     struct weight plain, nested = { 0 }, *got = &plain;
@@ -92,6 +95,9 @@ static void check_tensor(struct file *f, const char *name)
                                .group_size = f->block,
                                .out = &plain };
 
+    CHECK(of_packed.n_bytes == (n + 1) / 2 && of_values.n_bytes == info.n_bytes &&
+              of_values.dtype == info.dtype,
+          "%s %s: as many codes and values as inputs", f->name, name);
     CHECK_OK(backend.ops->quantize(&backend, &a, &e), e);
     if (f->nested) {
         a.double_quant = true;
@@ -99,7 +105,9 @@ static void check_tensor(struct file *f, const char *name)
         CHECK_OK(backend.ops->quantize(&backend, &a, &e), e);
         check_nested(f, name, &plain, &nested);
     } else {
-        float *absmax = want_part(&f->s, name, "absmax", NULL);
+        struct safetensors_tensor of_absmax;
+        float *absmax = want_part(&f->s, name, "absmax", &of_absmax);
+        CHECK(of_absmax.n_elements == plain.n_groups, "%s %s: as many absmax", f->name, name);
         CHECK(!memcmp(plain.scales, absmax, (size_t)plain.n_groups * sizeof *absmax),
               "%s %s: every absmax", f->name, name);
         f->n_values += plain.n_groups;
@@ -171,7 +179,7 @@ static void check_file(const char *name)
 static void bnb_4bit_files(void **state)
 {
     struct dirent **entry;
-    int n = scandir(check_golden(), &entry, NULL, alphasort), n_files = 0;
+    int n = scandir(check_golden(), &entry, NULL, alphasort), n_files = 0, n_nf4 = 0;
 
     (void)state;
     for (int i = 0; i < n; i++) {
@@ -179,11 +187,13 @@ static void bnb_4bit_files(void **state)
             !strncmp(entry[i]->d_name, "bnb_fp4_", 8)) {
             check_file(entry[i]->d_name);
             n_files++;
+            n_nf4 += entry[i]->d_name[4] == 'n';
         }
         free(entry[i]);
     }
     free(entry);
     CHECK(n_files > 0, "the golden folder %s has bnb_nf4_* and bnb_fp4_* files", check_golden());
+    CHECK(n_nf4 > 0 && n_nf4 < n_files, "of both types");
 }
 
 /* ---- LLM.int8 ---- */
@@ -210,6 +220,8 @@ static void check_int8_weights(const struct safetensors *s, const char *name, st
 
         CHECK(difference <= 1, "%s: code %lld is at most one off", name, (long long)i);
         n_differ += difference;
+        /* The products below are of the reference's own codes. */
+        ((int8_t *)w->codes)[i / n_in * w->row_bytes + i % n_in] = want[i];
     }
     *n_values += n_out * n_in + n_out;
     *largest = fmax(*largest, (double)n_differ / (double)(n_out * n_in));
@@ -222,12 +234,15 @@ static void check_int8_weights(const struct safetensors *s, const char *name, st
 static int check_int8_product(const struct safetensors *s, const char *name, struct weight *w,
                               long *n_values)
 {
-    struct safetensors_tensor info;
-    uint16_t *x = want_part(s, name, "X", &info), *y = want_part(s, name, "Y", NULL);
-    int64_t n_rows = (int64_t)info.shape[0];
+    struct safetensors_tensor info, of_y;
+    uint16_t *x = want_part(s, name, "X", &info), *y = want_part(s, name, "Y", &of_y);
+    int64_t n_rows = info.n_elements / w->n_in;
 
+    CHECK(dtype_is_16bit(info.dtype) && of_y.dtype == info.dtype &&
+              info.n_elements == n_rows * w->n_in && of_y.n_elements == n_rows * w->n_out,
+          "%s: X and Y belong to W", name);
     w->outlier_threshold = 6;
-    int steps = linear_f16_steps(&backend, w, x, n_rows, y);
+    int steps = linear_16_bit_steps(&backend, w, info.dtype, x, n_rows, y);
     *n_values += n_rows * w->n_out;
     free(y);
     free(x);
@@ -249,18 +264,18 @@ static void bnb_int8_file(void **state)
     CHECK_OK(safetensors_open(&s, path, &e), e);
     for (size_t i = 0; i < s.n; i++) {
         char tensor[200];
-        size_t length = strlen(s.tensor[i].name);
+        const char *full = s.tensor[i].name, *dot = strrchr(full, '.');
 
-        if (length < 2 || strcmp(s.tensor[i].name + length - 2, ".W"))
+        if (strcmp(dot ? dot + 1 : full, "W")) /* CASE.W, or W alone */
             continue;
-        snprintf(tensor, sizeof tensor, "%.*s", (int)length - 2, s.tensor[i].name);
+        snprintf(tensor, sizeof tensor, "%.*s", dot ? (int)(dot - full) : 0, full);
         check_int8_weights(&s, tensor, &w, &n_values, &largest);
         steps = fmax(steps, check_int8_product(&s, tensor, &w, &n_products));
         weight_release(&backend, &w);
     }
     safetensors_close(&s);
     check_report("bnb_int8.safetensors (weights)", n_values, largest, 1e-4);
-    check_report("bnb_int8.safetensors (Y, fp16 steps)", n_products, steps, 1);
+    check_report("bnb_int8.safetensors (Y, steps)", n_products, steps, 1);
 }
 
 static int open_backend(void **state)

@@ -2,6 +2,8 @@
  * 4-bit and 8-bit codes, values and nested scales.  (test_rtn_golden.c has the rest.) */
 #include "vectors.h"
 
+#include "cpu/quantize.h"
+
 static struct backend backend = BACKEND_INIT;
 static struct js *vectors;
 
@@ -46,9 +48,8 @@ static void dynamic_maps(void **state)
     codebook_dynamic(map);
     codebook_dynamic_unsigned(unsigned_map);
     CHECK(!memcmp(map, weight_dynamic_map, sizeof map), "the map in weight.h follows the recipe");
-    CHECK(js_count(js_get(vectors, "dynamic_map_signed_fp32_hex")) == 256, "256 signed values");
-    n += check_floats(map, js_get(vectors, "dynamic_map_signed_fp32_hex"), "signed map");
-    n += check_floats(unsigned_map, js_get(vectors, "dynamic_map_unsigned_fp32_hex"),
+    n += check_floats(map, js_get(vectors, "dynamic_map_signed_fp32_hex"), 256, "signed map");
+    n += check_floats(unsigned_map, js_get(vectors, "dynamic_map_unsigned_fp32_hex"), 256,
                       "unsigned map");
     check_report("quantizer-vectors.json dynamic_map_*", n, 0, 0);
 }
@@ -56,13 +57,14 @@ static void dynamic_maps(void **state)
 /* ---- 4 bit, a few blocks, every number given ---- */
 
 /* Compares codes, absmax and values with one entry of bnb4_small; returns ulp of deviation. */
-static double check_small(const char *key, const struct tensor *w, const float *x, long *n_values)
+static double check_small(const char *key, const struct tensor *w, const float *x, long block,
+                          long *n_values)
 {
     const struct js *want = js_get(data_of("bnb4_small"), key);
     bool fp4 = strstr(key, "fp4");
     enum quantize_rule rule = fp4 ? QUANTIZE_BNB_FP4 : QUANTIZE_BNB_NF4;
     struct weight got =
-        quantized(w, (struct quantize_args){ .rule = rule, .bits = 4, .group_size = 64 });
+        quantized(w, (struct quantize_args){ .rule = rule, .bits = 4, .group_size = block });
     struct tensor values = values_of(&got, w->dtype);
     int64_t n = w->n_rows * w->n_cols;
     size_t element = dtype_bytes(w->dtype);
@@ -70,8 +72,7 @@ static double check_small(const char *key, const struct tensor *w, const float *
     char *deq = (char *)bytes_of_hex(text_of(want, "deq"), (size_t)n * element);
     double largest = 0;
 
-    CHECK(js_count(js_get(want, "absmax")) == (size_t)got.n_groups, "%s: as many blocks", key);
-    *n_values += check_floats(got.scales, js_get(want, "absmax"), key);
+    *n_values += check_floats(got.scales, js_get(want, "absmax"), got.n_groups, key);
     for (int64_t i = 0; i < n; i++) {
         int code = code_at(&got, i / w->n_cols, i % w->n_cols);
         int want_code = code_in_bnb_order(packed, i);
@@ -81,8 +82,9 @@ static double check_small(const char *key, const struct tensor *w, const float *
                           element),
                   "%s: value %lld", key, (long long)i);
         else
-            largest = fmax(largest, fp4 ? fp4_moves(x[i], ((float *)got.scales)[i / 64], want_code)
-                                        : INFINITY);
+            largest =
+                fmax(largest,
+                     fp4 ? fp4_moves(x[i], ((float *)got.scales)[i / block], want_code) : INFINITY);
     }
     *n_values += 2 * n;
     free(deq);
@@ -92,50 +94,76 @@ static double check_small(const char *key, const struct tensor *w, const float *
     return largest;
 }
 
+/* What bnb4_small.input says: the numbers of the whole cases, with one block of zeros, in blocks
+ * of so many; those of the partial ones. */
+struct small {
+    struct drawn whole, partial;
+    long block, zero_from, zero_to;
+};
+
+static struct small small_of(void)
+{
+    const char *text = vector_input(vectors, "bnb4_small");
+    const char *zeros = strstr(text, "elements "), *block = strstr(text, "blocksize ");
+    struct small s = { vector_drawn(vectors, "bnb4_small", 0),
+                       vector_drawn(vectors, "bnb4_small", 1), 0, 0, 0 };
+
+    CHECK(zeros && sscanf(zeros, "elements %ld..%ld set to 0", &s.zero_from, &s.zero_to) == 2,
+          "bnb4_small.input says which elements are 0");
+    CHECK(block && sscanf(block, "blocksize %ld", &s.block) == 1, "and the size of blocks");
+    return s;
+}
+
+static float *whole_numbers(const struct small *s)
+{
+    float *x = drawn_numbers(s->whole);
+
+    for (long i = s->zero_from; i <= s->zero_to; i++)
+        x[i] = 0;
+    return x;
+}
+
 static void bnb4_small(void **state)
 {
-    static const char *const keys[] = { "fp16_nf4", "fp16_fp4", "bf16_nf4",
-                                        "bf16_fp4", "fp32_nf4", "fp32_fp4" };
+    const struct small s = small_of();
+    struct js_member m = JS_MEMBER_INIT;
     long n_values = 0;
     double largest = 0;
 
     (void)state;
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        float *x = vector_numbers(1, 320);
+    while (js_next(data_of("bnb4_small"), &m)) {
+        long n_rows = 1, n_cols = s.whole.n_cols;
+        /* Blocks that cross rows, a partial last one, an odd number of weights. */
+        bool partial = sscanf(m.key, "partial_%ldx%ld", &n_rows, &n_cols) == 2;
 
-        memset(x + 192, 0, 64 * sizeof *x);
-        struct tensor w = tensor_from(x, dtype_in(keys[i]), 1, 320);
-        dtype_round(w.dtype, x, 320);
-        largest = fmax(largest, check_small(keys[i], &w, x, &n_values));
+        if (!js_get(m.value, "packed") || !strncmp(m.key, "cpu_", 4))
+            continue;
+        CHECK(!partial || n_rows * n_cols <= s.partial.n_cols, "%s: so many are drawn", m.key);
+        float *x = partial ? drawn_numbers(s.partial) : whole_numbers(&s);
+        struct tensor w = tensor_from(x, dtype_in(m.key), n_rows, n_cols);
+        dtype_round(w.dtype, x, n_rows * n_cols);
+        largest = fmax(largest, check_small(m.key, &w, x, s.block, &n_values));
         free(w.data);
         free(x);
     }
-    /* Blocks that cross rows, a partial last one, an odd number of weights. */
-    float *x = vector_numbers(2, 150);
-    struct tensor w50 = tensor_from(x, DTYPE_F16, 3, 50), w33 = tensor_from(x, DTYPE_F16, 3, 33);
-    dtype_round(DTYPE_F16, x, 150);
-    largest = fmax(largest, check_small("partial_3x50", &w50, x, &n_values));
-    largest = fmax(largest, check_small("partial_3x33", &w33, x, &n_values));
-    free(w33.data);
-    free(w50.data);
-    free(x);
     check_report("quantizer-vectors.json bnb4_small", n_values, largest, 2);
 }
 
 /* bitsandbytes' CPU backend: the same codes but for an all-zero block, which has 7 there. */
 static void bnb4_small_on_its_cpu(void **state)
 {
+    const struct small s = small_of();
     const struct js *want = js_get(data_of("bnb4_small"), "cpu_fp16_nf4");
-    uint8_t *packed = bytes_of_hex(text_of(want, "packed"), 160);
-    float *x = vector_numbers(1, 320);
+    const int64_t n = s.whole.n_cols;
+    uint8_t *packed = bytes_of_hex(text_of(want, "packed"), (size_t)(n + 1) / 2);
+    float *x = whole_numbers(&s);
+    struct tensor w = tensor_from(x, DTYPE_F16, 1, n);
+    struct weight got = quantized(
+        &w, (struct quantize_args){ .rule = QUANTIZE_BNB_NF4, .bits = 4, .group_size = s.block });
 
     (void)state;
-    memset(x + 192, 0, 64 * sizeof *x);
-    struct tensor w = tensor_from(x, DTYPE_F16, 1, 320);
-    struct weight got = quantized(
-        &w, (struct quantize_args){ .rule = QUANTIZE_BNB_NF4, .bits = 4, .group_size = 64 });
-    for (int64_t i = 0; i < 320; i++) {
-        bool in_zeros = i / 64 == 3;
+    for (int64_t i = 0; i < n; i++) {
+        bool in_zeros = ((float *)got.scales)[i / s.block] == 0;
 
         CHECK(code_in_bnb_order(packed, i) == (in_zeros ? 7 : code_at(&got, 0, i)), "code %lld",
               (long long)i);
@@ -145,14 +173,13 @@ static void bnb4_small_on_its_cpu(void **state)
     free(w.data);
     free(x);
     free(packed);
-    check_report("quantizer-vectors.json bnb4_small (its CPU)", 320, 0, 0);
+    check_report("quantizer-vectors.json bnb4_small (its CPU)", n, 0, 0);
 }
 
 /* ---- 4 bit, every block size, by hash ---- */
 
-#define N_LARGE         19200
-#define DOUBTS_MAX      64
-#define RECIPROCALS_MAX 8
+#define DOUBTS_MAX      1024
+#define RECIPROCALS_MAX 11
 
 /* FP4 codes that change when the reciprocal of their block's absmax moves by an ulp, as a GPU's
  * may: it takes one reciprocal for all blocks of the same absmax. */
@@ -185,7 +212,7 @@ static struct doubts doubts_of(const struct weight *w, const float *x)
 {
     struct doubts d = { 0 };
 
-    for (int64_t i = 0; i < N_LARGE; i++) {
+    for (int64_t i = 0; i < w->n_in; i++) {
         float absmax = ((float *)w->scales)[i / w->group_size];
         int code = code_at(w, 0, i);
 
@@ -208,11 +235,14 @@ static void set_code(struct weight *w, int64_t col, int code)
 
 static bool codes_match(const struct weight *w, const char *sha256)
 {
-    uint8_t packed[N_LARGE / 2];
+    int64_t n_bytes = w->n_in / 2;
+    uint8_t *packed = mem_array((size_t)n_bytes, 1);
 
-    for (int64_t i = 0; i < N_LARGE / 2; i++)
+    for (int64_t i = 0; i < n_bytes; i++)
         packed[i] = (uint8_t)(code_at(w, 0, 2 * i) << 4 | code_at(w, 0, 2 * i + 1));
-    return has_sha256(packed, sizeof packed, sha256);
+    bool match = has_sha256(packed, (size_t)n_bytes, sha256);
+    free(packed);
+    return match;
 }
 
 /* Tries every choice of the reciprocals in doubt; leaves the right codes in w. *n_changed of
@@ -248,15 +278,17 @@ static void check_hashes(const char *key, long *n_values, int *n_other)
     const struct js *want = js_get(data_of("bnb4_sha256"), key);
     bool fp4 = strstr(key, "fp4");
     enum dtype t = dtype_in(key);
-    float *x = vector_numbers(3, N_LARGE);
-    struct tensor w = tensor_from(x, t, 1, N_LARGE);
+    struct drawn d = vector_drawn(vectors, "bnb4_sha256", 0);
+    float *x = drawn_numbers(d);
+    struct tensor w = tensor_from(x, t, 1, d.n_cols);
     struct weight got = quantized(
         &w, (struct quantize_args){ .rule = fp4 ? QUANTIZE_BNB_FP4 : QUANTIZE_BNB_NF4,
                                     .bits = 4,
                                     .group_size = strtol(strrchr(key, '_') + 1, NULL, 10) });
     int n_changed = 0;
 
-    dtype_round(t, x, N_LARGE);
+    CHECK(d.n_cols % 2 == 0, "whole bytes of codes");
+    dtype_round(t, x, d.n_cols);
     CHECK(has_sha256(got.scales, weight_scales_bytes(&got), text_of(want, "absmax")),
           "%s: every absmax", key);
     if (fp4)
@@ -266,7 +298,7 @@ static void check_hashes(const char *key, long *n_values, int *n_other)
         CHECK(codes_match(&got, text_of(want, "packed")), "%s: every code", key);
     struct tensor values = values_of(&got, t);
     CHECK(tensor_has_sha256(&values, text_of(want, "deq")), "%s: every value", key);
-    *n_values += 2 * N_LARGE + got.n_groups;
+    *n_values += 2 * d.n_cols + got.n_groups;
     *n_other += n_changed;
     free(values.data);
     weight_release(&backend, &got);
@@ -289,15 +321,17 @@ static void bnb4_sha256(void **state)
         }
     check_report("quantizer-vectors.json bnb4_sha256 NF4", n_values[0], n_other[0], 0);
     /* Six of the 24 hashes need the GPU's reciprocals: some tens among 460,800 codes. */
-    check_report("quantizer-vectors.json bnb4_sha256 FP4 (codes)", n_values[1], n_other[1], 200);
+    check_report("quantizer-vectors.json bnb4_sha256 FP4 (share)", n_values[1],
+                 (double)n_other[1] / (double)n_values[1], 5e-4);
 }
 
 /* NF4 codes of fp16 weights, their values in every dtype, with and without nested scales. */
 static void bnb4_values_in_every_dtype(void **state)
 {
     static const char *const types[] = { "fp16", "bf16", "fp32" };
-    float *x = vector_numbers(3, N_LARGE);
-    struct tensor w = tensor_from(x, DTYPE_F16, 1, N_LARGE);
+    struct drawn d = vector_drawn(vectors, "bnb4_sha256", 0);
+    float *x = drawn_numbers(d);
+    struct tensor w = tensor_from(x, DTYPE_F16, 1, d.n_cols);
     struct quantize_args a = { .rule = QUANTIZE_BNB_NF4, .bits = 4, .group_size = 64 };
     long n_values = 0;
 
@@ -311,7 +345,7 @@ static void bnb4_values_in_every_dtype(void **state)
 
             snprintf(key, sizeof key, "%sdeq_to_%s", nested ? "dq_" : "", types[i]);
             CHECK(tensor_has_sha256(&values, text_of(data_of("bnb4_sha256"), key)), "%s", key);
-            n_values += N_LARGE;
+            n_values += d.n_cols;
             free(values.data);
         }
         weight_release(&backend, &got);
@@ -324,35 +358,42 @@ static void bnb4_values_in_every_dtype(void **state)
 static void bnb_double_quant(void **state)
 {
     const struct js *want = data_of("bnb_double_quant");
-    float *x = vector_numbers(3, N_LARGE);
-    struct tensor w = tensor_from(x, DTYPE_F16, 1, N_LARGE);
+    struct drawn d = vector_drawn(vectors, "bnb_double_quant", 0);
+    float *x = drawn_numbers(d);
+    struct tensor w = tensor_from(x, DTYPE_F16, 1, d.n_cols);
     struct quantize_args a = { .rule = QUANTIZE_BNB_NF4, .bits = 4, .group_size = 64 };
     struct weight plain = quantized(&w, a);
-    float decoded[300];
+    const int64_t n_scales = plain.n_groups;
+    float *decoded = mem_array((size_t)n_scales, sizeof *decoded);
     long n = 0;
 
     (void)state;
     a.double_quant = true;
     struct weight got = quantized(&w, a);
-    uint8_t *codes = bytes_of_hex(text_of(want, "qabsmax"), 300);
+    uint8_t *codes = bytes_of_hex(text_of(want, "qabsmax"), (size_t)n_scales);
 
-    CHECK(got.n_groups == 300, "300 blocks of 64");
-    n += check_floats(plain.scales, js_get(want, "absmax_fp32"), "absmax");
-    n += check_floats(&got.nested_offset, js_get(want, "offset"), "offset");
-    n += check_floats(got.scales2, js_get(want, "absmax2"), "absmax2");
-    CHECK(!memcmp(got.scales, codes, 300), "every 8-bit scale");
-    for (int i = 0; i < 300; i++) {
+    n += check_floats(plain.scales, js_get(want, "absmax_fp32"), n_scales, "absmax");
+    /* The GPU's order of summation is its own: an ulp; what follows goes by its offset. */
+    float offset = float_of_hex(js_text(js_at(js_get(want, "offset"), 0)));
+    CHECK(ulps_apart(got.nested_offset, offset) <= 1, "offset %a", got.nested_offset);
+    got.nested_offset = offset;
+    pack_nested(plain.scales, n_scales, offset, got.scales, got.scales2);
+    n++;
+    n += check_floats(got.scales2, js_get(want, "absmax2"), 0, "absmax2");
+    CHECK(!memcmp(got.scales, codes, (size_t)n_scales), "every 8-bit scale");
+    for (int64_t i = 0; i < n_scales; i++) {
         float scaled = weight_dynamic_map[codes[i]] * ((float *)got.scales2)[i / 256];
         decoded[i] = scaled + got.nested_offset;
     }
-    n += 300 + check_floats(decoded, js_get(want, "absmax_deq"), "decoded scale");
-    CHECK(has_sha256(decoded, sizeof decoded, text_of(want, "absmax_deq_sha")),
+    n += n_scales + check_floats(decoded, js_get(want, "absmax_deq"), n_scales, "decoded scale");
+    CHECK(has_sha256(decoded, (size_t)n_scales * sizeof *decoded, text_of(want, "absmax_deq_sha")),
           "every decoded scale");
     struct tensor values = values_of(&got, DTYPE_F16);
     CHECK(tensor_has_sha256(&values, text_of(want, "deq")), "every value");
-    check_report("quantizer-vectors.json bnb_double_quant", n + N_LARGE, 0, 0);
+    check_report("quantizer-vectors.json bnb_double_quant", n + d.n_cols, 0, 0);
 
     free(values.data);
+    free(decoded);
     free(codes);
     weight_release(&backend, &got);
     weight_release(&backend, &plain);
@@ -363,23 +404,28 @@ static void bnb_double_quant(void **state)
 static void llm_int8(void **state)
 {
     const struct js *data = data_of("llm_int8"), *want = js_get(data, "W");
-    float *x = vector_numbers(4, 8 * 64);
-    struct tensor w = tensor_from(x, DTYPE_F16, 8, 64);
+    struct drawn d = vector_drawn(vectors, "llm_int8", 0),
+                 of_a = vector_drawn(vectors, "llm_int8", 1);
+    const int64_t n_weights = d.n_rows * d.n_cols, n_out = of_a.n_rows * d.n_rows;
+    float *x = drawn_numbers(d);
+    struct tensor w = tensor_from(x, DTYPE_F16, d.n_rows, d.n_cols);
     struct weight got = quantized(
-        &w, (struct quantize_args){ .rule = QUANTIZE_INT8_ROW, .bits = 8, .group_size = 64 });
-    int8_t *codes = (int8_t *)bytes_of_hex(text_of(want, "CB"), 8 * 64);
+        &w, (struct quantize_args){ .rule = QUANTIZE_INT8_ROW, .bits = 8, .group_size = d.n_cols });
+    int8_t *codes = (int8_t *)bytes_of_hex(text_of(want, "CB"), (size_t)n_weights);
 
     (void)state;
-    for (int64_t i = 0; i < 8 * 64; i++)
-        CHECK((int8_t)code_at(&got, i / 64, i % 64) == codes[i], "code %lld", (long long)i);
-    long n = check_floats(got.scales, js_get(want, "SCB"), "SCB");
-    check_report("quantizer-vectors.json llm_int8 (weights)", n + 8 * 64, 0, 0);
+    for (int64_t i = 0; i < n_weights; i++)
+        CHECK((int8_t)code_at(&got, i / d.n_cols, i % d.n_cols) == codes[i], "code %lld",
+              (long long)i);
+    long n = check_floats(got.scales, js_get(want, "SCB"), d.n_rows, "SCB");
+    check_report("quantizer-vectors.json llm_int8 (weights)", n + n_weights, 0, 0);
 
-    uint16_t *a = (uint16_t *)bytes_of_hex(text_of(js_get(data, "A"), "A"), 2 * 4 * 64);
-    uint16_t *y = (uint16_t *)bytes_of_hex(text_of(data, "out"), 2 * 4 * 8);
+    uint16_t *a = (uint16_t *)bytes_of_hex(text_of(js_get(data, "A"), "A"),
+                                           2 * (size_t)(of_a.n_rows * d.n_cols));
+    uint16_t *y = (uint16_t *)bytes_of_hex(text_of(data, "out"), 2 * (size_t)n_out);
     got.outlier_threshold = 6;
-    check_report("quantizer-vectors.json llm_int8 (out, fp16 steps)", 4 * 8,
-                 linear_f16_steps(&backend, &got, a, 4, y), 1);
+    check_report("quantizer-vectors.json llm_int8 (out, fp16 steps)", n_out,
+                 linear_16_bit_steps(&backend, &got, DTYPE_F16, a, of_a.n_rows, y), 1);
     free(y);
     free(a);
     free(codes);

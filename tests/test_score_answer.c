@@ -1,51 +1,13 @@
-/* test_score_answer.c - CoQA's scores: the reference's vectors, its table, Python's ideas of text.
+/* test_score_answer.c - CoQA's scores: the reference's table, Python's ideas of text.
  */
 #include "check.h"
 
-#include "base/js.h"
 #include "base/rng.h"
 #include "eval/score_answer.h"
 
 #include <string.h>
 
 #define T(s) ((struct text){ s, sizeof(s) - 1 })
-
-static struct text text_of(const struct js *j)
-{
-    return (struct text){ js_text(j), js_text_bytes(j) };
-}
-
-static void the_harness_scores(void **state)
-{
-    char path[4096];
-    struct err e = ERR_INIT;
-    double largest = 0;
-    long n = 0;
-
-    (void)state;
-    snprintf(path, sizeof path, "%s/coqa_scores.json", check_golden());
-    struct js *cases = js_read(path, &e);
-    CHECK(cases, "the vectors can be read: %s", e.text);
-    for (size_t i = 0; i < js_count(cases); i++) {
-        const struct js *c = js_at(cases, i), *gold = js_get(c, "gold");
-        struct text golds[16], generated = text_of(js_get(c, "generated"));
-        size_t n_golds = js_count(gold);
-        CHECK(n_golds >= 1 && n_golds <= 16, "case %zu has golds", i);
-        for (size_t k = 0; k < n_golds; k++)
-            golds[k] = text_of(js_at(gold, k));
-        struct text answer = answer_of_generated(generated.data, generated.n, NULL);
-        n_golds = answer_distinct(golds, n_golds);
-        struct answer_score s = answer_score_all(golds, n_golds, answer);
-        double em = fabs(s.em - js_real(js_get(c, "em")));
-        double f1 = fabs(s.f1 - js_real(js_get(c, "f1")));
-        CHECK(em <= 1e-9 && f1 <= 1e-9, "case %zu: \"%.60s\" em %g f1 %g", i, generated.data, s.em,
-              s.f1);
-        largest = fmax(largest, fmax(em, f1));
-        n += 2;
-    }
-    js_release(cases);
-    check_report("coqa_scores.json", n, largest, 1e-9);
-}
 
 /* The table of eval-and-model facts 4.5. */
 static void the_table(void **state)
@@ -190,7 +152,6 @@ static void precision_and_recall(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_harness_scores),
         cmocka_unit_test(the_table),
         cmocka_unit_test(python_decides_what_a_word_is),
         cmocka_unit_test(the_answer_of_a_text),

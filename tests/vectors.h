@@ -121,20 +121,32 @@ static inline int f16_steps(uint16_t a, uint16_t b)
     return abs(x - y);
 }
 
-/* Largest distance, in fp16 steps, of x W^T in fp16 from `want`, one document's call. */
-static inline int linear_f16_steps(struct backend *b, const struct weight *w, const uint16_t *x,
-                                   int64_t n_rows, const uint16_t *want)
+/* Largest distance, in steps of the 16-bit type t, of x W^T from `want`, one document's call.
+ * Where large terms cancel, the order of an fp32 sum shows in more than one step: what is below
+ * 2^-21 of the largest output does not count. */
+static inline int linear_16_bit_steps(struct backend *b, const struct weight *w, enum dtype t,
+                                      const uint16_t *x, int64_t n_rows, const uint16_t *want)
 {
-    uint16_t *y = mem_array((size_t)(n_rows * w->n_out), sizeof *y);
-    struct tensor in = tensor_over((void *)(uintptr_t)x, DTYPE_F16, n_rows, w->n_in);
-    struct tensor out = tensor_over(y, DTYPE_F16, n_rows, w->n_out);
-    struct linear_args a = { .x = &in, .w = w, .y = &out, .n_rows = n_rows, .compute = DTYPE_F16 };
+    int64_t n = n_rows * w->n_out;
+    uint16_t *y = mem_array((size_t)n, sizeof *y);
+    float *got = mem_array((size_t)n, sizeof *got), *expected = mem_array((size_t)n, sizeof *got);
+    struct tensor in = tensor_over((void *)(uintptr_t)x, t, n_rows, w->n_in);
+    struct tensor out = tensor_over(y, t, n_rows, w->n_out);
+    struct linear_args a = { .x = &in, .w = w, .y = &out, .n_rows = n_rows, .compute = t };
     struct err e = ERR_INIT;
+    float most = 0;
     int largest = 0;
 
     CHECK_OK(b->ops->linear(b, &a, &e), e);
-    for (int64_t i = 0; i < n_rows * w->n_out; i++)
-        largest = f16_steps(y[i], want[i]) > largest ? f16_steps(y[i], want[i]) : largest;
+    dtype_to_f32(t, y, got, n);
+    dtype_to_f32(t, want, expected, n);
+    for (int64_t i = 0; i < n; i++)
+        most = fmaxf(most, fabsf(expected[i]));
+    for (int64_t i = 0; i < n; i++)
+        if (!(fabsf(got[i] - expected[i]) <= most * 0x1p-21f))
+            largest = f16_steps(y[i], want[i]) > largest ? f16_steps(y[i], want[i]) : largest;
+    free(expected);
+    free(got);
     free(y);
     return largest;
 }
@@ -155,6 +167,47 @@ static inline const struct js *vector_data(const struct js *vectors, const char 
 
     CHECK(data, "quantizer-vectors.json has %s.data", key);
     return data;
+}
+
+/* The k-th "gen(SEED,N)" or "gen(SEED,RxC)", maybe "...*FACTOR", of a key's "input": another draw
+ * of the vectors may have other seeds and sizes. */
+struct drawn {
+    uint32_t seed;
+    int64_t n_rows, n_cols;
+    float factor;
+};
+
+static inline const char *vector_input(const struct js *vectors, const char *key)
+{
+    const char *text = js_text(js_get(js_get(vectors, key), "input"));
+
+    CHECK(text, "quantizer-vectors.json has %s.input", key);
+    return text;
+}
+
+static inline struct drawn vector_drawn(const struct js *vectors, const char *key, int k)
+{
+    const char *at = vector_input(vectors, key);
+    struct drawn d = { .n_rows = 1, .factor = 1 };
+
+    for (int i = 0; at && i <= k; i++)
+        at = strstr(at + (i > 0), "gen(");
+    CHECK(at, "%s.input says how its numbers %d are drawn", key, k);
+    if (sscanf(at, "gen(%u,%ldx%ld)", &d.seed, &d.n_rows, &d.n_cols) != 3) {
+        d.n_rows = 1;
+        CHECK(sscanf(at, "gen(%u,%ld)", &d.seed, &d.n_cols) == 2, "%s.input: %.24s", key, at);
+    }
+    sscanf(strchr(at, ')'), ")*%f", &d.factor);
+    return d;
+}
+
+static inline float *drawn_numbers(struct drawn d)
+{
+    float *x = vector_numbers(d.seed, d.n_rows * d.n_cols);
+
+    for (int64_t i = 0; i < d.n_rows * d.n_cols; i++)
+        x[i] *= d.factor;
+    return x;
 }
 
 static inline const char *text_of(const struct js *j, const char *key)
@@ -202,12 +255,13 @@ static inline bool tensor_has_sha256(const struct tensor *t, const char *want)
     return has_sha256(t->data, tensor_bytes(t), want);
 }
 
-/* got[i] has the bits of hex[i], for as many as are given. */
-static inline long check_floats(const float *got, const struct js *hex, const char *what)
+/* got[i] has the bits of hex[i]; n_want 0: for as many as are given. */
+static inline long check_floats(const float *got, const struct js *hex, int64_t n_want,
+                                const char *what)
 {
     size_t n = js_count(hex);
 
-    CHECK(n > 0, "%s: the vectors have values", what);
+    CHECK(n > 0 && (n_want == 0 || n == (size_t)n_want), "%s: the vectors have all values", what);
     for (size_t i = 0; i < n; i++)
         CHECK(bits_of_float(got[i]) == bits_of_float(float_of_hex(js_text(js_at(hex, i)))),
               "%s %zu: %a is the reference's number", what, i, got[i]);
