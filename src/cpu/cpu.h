@@ -37,9 +37,6 @@ void cpu_weight_rows(const struct weight *w, int64_t first_row, int64_t n_rows, 
 void cpu_weight_block(const struct cpu_kernels *k, const struct weight *w, int64_t first_row,
                       int64_t n_rows, int64_t first_col, int64_t n_cols, enum dtype compute,
                       float *out, int64_t ld);
-/* Scale of a group, decoded; the group of an element. */
-float cpu_weight_scale(const struct weight *w, int64_t group);
-int64_t cpu_weight_group(const struct weight *w, int64_t row, int64_t col);
 
 /* The WEIGHT_INT8 case of cpu_linear(). */
 int cpu_linear_int8(struct backend *b, const struct linear_args *a, struct err *e);

@@ -1,8 +1,9 @@
 /* dequantize.c - from packed weights to plain values: the definition of every form in weight.h.
  *
  * linear() multiplies with these values, block by block; dequantize() writes the whole matrix.
- * Codes of up to 4 bits are looked up in a table of the group's finished values: scaled and
- * rounded once for all weights of the group, which gives the same bits as doing it for each. */
+ * Codes of up to 4 bits are looked up in a table of the group's finished values (scaled and
+ * rounded once for all weights of the group, which gives the same bits as doing it for each);
+ * the loops are in kernels_codes_body.h.  */
 #include "cpu/cpu.h"
 
 #include <assert.h>
@@ -11,146 +12,155 @@
 /* Columns unpacked at a time. */
 #define CHUNK 512
 
-static float e4m3_to_f32(uint8_t byte)
-{
-    int exponent = byte >> 3 & 15, mantissa = byte & 7;
-    float sign = byte & 0x80 ? -1.0f : 1.0f;
+static const float as_they_are[16] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
 
-    if (exponent == 15 && mantissa == 7)
-        return NAN;
-    if (!exponent)
-        return sign * ldexpf((float)mantissa, -9);
-    return sign * ldexpf((float)(mantissa + 8), exponent - 10);
+static float float_of(uint32_t u)
+{
+    float x;
+
+    memcpy(&x, &u, sizeof x);
+    return x;
 }
 
-float cpu_weight_scale(const struct weight *w, int64_t group)
+/* Exponent and mantissa are at the top of a float's; 2^120 makes up for the bias, exactly. */
+static float e4m3_to_f32(uint8_t byte)
+{
+    if ((byte & 0x7F) == 0x7F)
+        return NAN;
+    return float_of((uint32_t)(byte & 0x80) << 24 | (uint32_t)(byte & 0x7F) << 20) * 0x1p120f;
+}
+
+/* 2^(byte - 127) */
+static float e8m0_to_f32(uint8_t byte)
+{
+    return byte == 255 ? NAN : float_of(byte ? (uint32_t)byte << 23 : 0x400000u);
+}
+
+/* Scales of n groups from `first` on, decoded: in `room`, or where they lie. */
+static const float *scales_of(const struct weight *w, int64_t first, int64_t n, float *room)
 {
     const float *scales2 = w->scales2;
-    uint8_t byte = w->scale_form >= SCALE_NESTED ? ((const uint8_t *)w->scales)[group] : 0;
+    const uint8_t *bytes = (const uint8_t *)w->scales + first;
 
     switch (w->scale_form) {
     case SCALE_NONE:
-        return 1.0f;
+        for (int64_t i = 0; i < n; i++)
+            room[i] = 1.0f;
+        break;
     case SCALE_F32:
-        return ((const float *)w->scales)[group];
+        return (const float *)w->scales + first;
     case SCALE_F16:
-        return dtype_f16_to_f32(((const uint16_t *)w->scales)[group]);
-    case SCALE_NESTED: {
-        float scaled = weight_dynamic_map[byte] * scales2[group / WEIGHT_NESTED_RUN];
-        return scaled + w->nested_offset;
-    }
+        dtype_to_f32(DTYPE_F16, (const uint16_t *)w->scales + first, room, n);
+        break;
+    case SCALE_NESTED:
+        for (int64_t i = 0; i < n; i++) {
+            float scaled = weight_dynamic_map[bytes[i]] * scales2[(first + i) / WEIGHT_NESTED_RUN];
+            room[i] = scaled + w->nested_offset;
+        }
+        break;
     case SCALE_U8:
-        return (float)byte * scales2[group / WEIGHT_NESTED_RUN];
+        for (int64_t i = 0; i < n; i++)
+            room[i] = (float)bytes[i] * scales2[(first + i) / WEIGHT_NESTED_RUN];
+        break;
     case SCALE_E8M0:
-        return byte == 255 ? NAN : ldexpf(1.0f, byte - 127);
+        for (int64_t i = 0; i < n; i++)
+            room[i] = e8m0_to_f32(bytes[i]);
+        break;
     case SCALE_E4M3:
-        return e4m3_to_f32(byte) * w->nested_offset;
+        for (int64_t i = 0; i < n; i++)
+            room[i] = e4m3_to_f32(bytes[i]) * w->nested_offset;
+        break;
     }
-    assert(!"a scale form of weight.h");
-    return NAN;
+    return room;
 }
 
-static float zero_of(const struct weight *w, int64_t group)
+/* Zeros of n groups; a code table has none, and x - 0 is x. */
+static const float *zeros_of(const struct weight *w, int64_t first, int64_t n, float *room)
 {
-    switch (w->zero_form) {
+    enum zero_form form = w->form == WEIGHT_AFFINE ? w->zero_form : ZERO_CONSTANT;
+    float constant = w->form == WEIGHT_AFFINE ? (float)w->zero_constant : 0.0f;
+
+    switch (form) {
     case ZERO_CONSTANT:
-        return (float)w->zero_constant;
+        for (int64_t i = 0; i < n; i++)
+            room[i] = constant;
+        break;
     case ZERO_U8:
-        return (float)((const uint8_t *)w->zeros)[group];
+        for (int64_t i = 0; i < n; i++)
+            room[i] = (float)((const uint8_t *)w->zeros)[first + i];
+        break;
     case ZERO_F32:
-        return ((const float *)w->zeros)[group];
+        return (const float *)w->zeros + first;
     case ZERO_F16:
-        return dtype_f16_to_f32(((const uint16_t *)w->zeros)[group]);
+        dtype_to_f32(DTYPE_F16, (const uint16_t *)w->zeros + first, room, n);
+        break;
     }
-    assert(!"a zero form of weight.h");
-    return NAN;
+    return room;
 }
 
-int64_t cpu_weight_group(const struct weight *w, int64_t row, int64_t col)
+/* At most CHUNK columns of a row whose groups follow one another. */
+static void grouped_values(const struct cpu_kernels *k, const struct weight *w, int64_t row,
+                           struct code_run *r, int64_t col, float *out)
 {
-    if (w->flat_groups)
-        return (row * w->n_in + col) / w->group_size;
-    return row * (w->n_groups / w->n_out) + (w->g_idx ? w->g_idx[col] : col / w->group_size);
+    float scales[CHUNK], zeros[CHUNK];
+    /* Counted from where the row's, or the matrix', first group starts. */
+    int64_t at = w->flat_groups ? row * w->n_in + col : col;
+    int64_t first = at / w->group_size, last = first;
+
+    r->group_size = w->group_size;
+    r->first_end = (first + 1) * w->group_size - at;
+    if (r->n > r->first_end)
+        last += (r->n - r->first_end + w->group_size - 1) / w->group_size;
+    if (!w->flat_groups)
+        first += row * (w->n_groups / w->n_out), last += row * (w->n_groups / w->n_out);
+    r->scale = scales_of(w, first, last - first + 1, scales);
+    r->zero = zeros_of(w, first, last - first + 1, zeros);
+    k->grouped(r, out);
 }
 
-/* Columns of one row that share a scale. */
-struct run {
-    int64_t group, end; /* end: the first column behind them, or further */
-};
-
-static struct run run_at(const struct weight *w, int64_t row, int64_t col, int64_t last)
+/* At most CHUNK columns of a row, each of the group that g_idx says. */
+static void scattered_values(const struct cpu_kernels *k, const struct weight *w, int64_t row,
+                             struct code_run *r, int64_t col, float *out)
 {
-    int64_t group = cpu_weight_group(w, row, col), end = col + 1;
+    float scales[CHUNK], zeros[CHUNK], room;
+    int64_t before = row * (w->n_groups / w->n_out);
 
-    if (w->flat_groups)
-        end = (group + 1) * w->group_size - row * w->n_in;
-    else if (!w->g_idx)
-        end = (group - row * (w->n_groups / w->n_out) + 1) * w->group_size;
-    else
-        while (end < last && w->g_idx[end] == w->g_idx[col])
-            end++;
-    return (struct run){ group, end };
+    for (int64_t i = 0; i < r->n; i++) {
+        int32_t group = w->g_idx[col + i];
+
+        if (i && group == w->g_idx[col + i - 1]) {
+            scales[i] = scales[i - 1];
+            zeros[i] = zeros[i - 1];
+        } else {
+            scales[i] = *scales_of(w, before + group, 1, &room);
+            zeros[i] = *zeros_of(w, before + group, 1, &room);
+        }
+    }
+    r->scale = scales;
+    r->zero = zeros;
+    k->scattered(r, out);
 }
 
-/* Groups in order need no division. */
-static struct run run_after(const struct weight *w, int64_t row, struct run r, int64_t last)
-{
-    if (w->g_idx)
-        return run_at(w, row, r.end, last);
-    return (struct run){ r.group + 1, r.end + w->group_size };
-}
-
-static void affine_values(const struct weight *w, int64_t group, float value_of[16])
-{
-    float zero = zero_of(w, group);
-
-    for (int c = 0; c < 16; c++)
-        value_of[c] = (float)c - zero;
-}
-
-/* One row's columns first .. last-1, at most CHUNK. */
 static void coded_values(const struct cpu_kernels *k, const struct weight *w, int64_t row,
-                         int64_t first, int64_t last, enum dtype compute, float *out)
+                         int64_t first_col, int64_t n_cols, enum dtype compute, float *out)
 {
     const uint8_t *packed = (const uint8_t *)w->codes + row * w->row_bytes;
-    const bool table = w->form == WEIGHT_TABLE, own_zeros = w->zero_form != ZERO_CONSTANT;
-    uint8_t unpacked[CHUNK], *codes = unpacked;
-    float affine[16];
-    const float *value_of = table ? w->table : affine;
+    const float *base = w->form == WEIGHT_TABLE ? w->table : w->bits <= 4 ? as_they_are : NULL;
+    uint8_t codes[CHUNK];
 
-    if (w->bits != 4)
-        k->unpack(packed, w->row_bytes, w->bits, first, last - first, unpacked);
-    if (!table && !own_zeros)
-        affine_values(w, 0, affine);
-    for (struct run r = run_at(w, row, first, last);; r = run_after(w, row, r, last)) {
-        int64_t n = (r.end < last ? r.end : last) - first;
-        float scale = cpu_weight_scale(w, r.group);
+    for (int64_t done = 0; done < n_cols; done += CHUNK) {
+        int64_t col = first_col + done, n = n_cols - done < CHUNK ? n_cols - done : CHUNK;
+        struct code_run r = { .codes = codes, .n = n, .base = base, .compute = compute };
 
-        if (!table && own_zeros && w->bits <= 4)
-            affine_values(w, r.group, affine);
-        if (w->bits == 4)
-            k->decode4(packed, first, n, value_of, scale, compute, out);
-        else if (w->bits < 4)
-            k->decode(codes, n, value_of, scale, compute, out);
+        if (w->bits == 8)
+            r.codes = packed + col;
         else
-            k->affine8(codes, n, zero_of(w, r.group), scale, compute, out);
-        if (r.end >= last)
-            return;
-        first += n;
-        out += n;
-        codes += n;
+            k->unpack(w->bits, packed, col, n, codes);
+        if (w->g_idx && !w->flat_groups)
+            scattered_values(k, w, row, &r, col, out + done);
+        else
+            grouped_values(k, w, row, &r, col, out + done);
     }
-}
-
-static void int8_values(const struct weight *w, int64_t row, int64_t first_col, int64_t n_cols,
-                        enum dtype compute, float *out)
-{
-    const int8_t *codes = (const int8_t *)w->codes + row * w->row_bytes + first_col;
-    float scale = cpu_weight_scale(w, row);
-
-    for (int64_t i = 0; i < n_cols; i++)
-        out[i] = ((float)codes[i] * scale) * 0x1.020408p-7f; /* fl(1/127) */
-    dtype_round(compute, out, n_cols);
 }
 
 void cpu_weight_block(const struct cpu_kernels *k, const struct weight *w, int64_t first_row,
@@ -159,20 +169,22 @@ void cpu_weight_block(const struct cpu_kernels *k, const struct weight *w, int64
 {
     assert(w->arrangement == 0);
     for (int64_t r = 0; r < n_rows; r++) {
-        int64_t row = first_row + r, last = first_col + n_cols;
-        const char *codes = (const char *)w->codes + row * w->row_bytes;
+        int64_t row = first_row + r;
         float *values = out + r * ld;
 
         if (w->form == WEIGHT_PLAIN) {
-            dtype_to_f32(w->plain_dtype, codes + first_col * w->bits / 8, values, n_cols);
+            size_t n_bytes = dtype_bytes(w->plain_dtype);
+            dtype_to_f32(w->plain_dtype,
+                         (const char *)w->codes + row * w->row_bytes + first_col * (int64_t)n_bytes,
+                         values, n_cols);
             if (compute != w->plain_dtype)
                 dtype_round(compute, values, n_cols);
         } else if (w->form == WEIGHT_INT8) {
-            int8_values(w, row, first_col, n_cols, compute, values);
+            k->signed8((const int8_t *)w->codes + row * w->row_bytes + first_col, n_cols,
+                       ((const float *)w->scales)[row], 0x1.020408p-7f /* fl(1/127) */, compute,
+                       values);
         } else {
-            for (int64_t col = first_col; col < last; col += CHUNK)
-                coded_values(k, w, row, col, last - col < CHUNK ? last : col + CHUNK, compute,
-                             values + (col - first_col));
+            coded_values(k, w, row, first_col, n_cols, compute, values);
         }
     }
 }

@@ -8,7 +8,7 @@ static bool runs_here(const struct cpu_kernels *k)
 {
 #if defined(__x86_64__)
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
+                __builtin_cpu_supports("f16c");
 
     if (k == &cpu_kernels_avx2)
         return avx2;

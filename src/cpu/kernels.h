@@ -24,6 +24,17 @@ struct softmax_row {
     float sum[SOFTMAX_LANES];
 };
 
+/* Unpacked codes of consecutive groups. */
+struct code_run {
+    const uint8_t *codes; /* [n] */
+    int64_t n;
+    int64_t first_end; /* codes of the first group; group_size of each after it */
+    int64_t group_size;
+    const float *scale, *zero; /* one a group */
+    const float *base;         /* [16]: what a code stands for; NULL: itself */
+    enum dtype compute;
+};
+
 struct cpu_kernels {
     const char *name;
     int tile_rows, tile_cols;
@@ -36,17 +47,15 @@ struct cpu_kernels {
     void (*transpose)(const float *from, int64_t ld, int64_t n_rows, int64_t n_cols, float *to,
                       int64_t width);
 
-    /* out[i] = value_of[code i] * scale rounded to `round`; code i is the (first + i)-th 4-bit
-     * code of packed, or codes[i] < 16. */
-    void (*decode4)(const uint8_t *packed, int64_t first, int64_t n, const float value_of[16],
-                    float scale, enum dtype round, float *out);
-    void (*decode)(const uint8_t *codes, int64_t n, const float value_of[16], float scale,
-                   enum dtype round, float *out);
-    /* codes[i] = the (first + i)-th code of `bits` bits; row_bytes may be read. */
-    void (*unpack)(const uint8_t *packed, int64_t row_bytes, int bits, int64_t first, int64_t n,
-                   uint8_t *codes);
-    /* out[i] = (codes[i] - zero) * scale, each operation rounded, then rounded to `round`. */
-    void (*affine8)(const uint8_t *codes, int64_t n, float zero, float scale, enum dtype round,
+    /* Codes first .. first + n - 1 of a little-endian stream of `bits`-bit codes, a byte each.
+     * Reads no byte behind those that hold them. */
+    void (*unpack)(int bits, const uint8_t *packed, int64_t first, int64_t n, uint8_t *codes);
+    /* out[i] = (value of code i - zero) * scale, each operation rounded, then rounded to compute;
+     * zero and scale of code i's group, or (scattered) zero[i] and scale[i]. */
+    void (*grouped)(const struct code_run *r, float *out);
+    void (*scattered)(const struct code_run *r, float *out);
+    /* out[i] = (codes[i] * scale) * factor, each operation rounded, then rounded to compute. */
+    void (*signed8)(const int8_t *codes, int64_t n, float scale, float factor, enum dtype compute,
                     float *out);
 
     /* values[i] = silu(values[i]) */

@@ -5,6 +5,7 @@
 #pragma GCC optimize("O3")
 
 #include "cpu/kernels.h"
+#include "cpu/kernels_codes_body.h"
 #include "cpu/vector.h"
 
 #define TILE_COLS (TILE_VECTORS * LANES)
@@ -149,122 +150,6 @@ static void transpose(const float *from, int64_t ld, int64_t n_rows, int64_t n_c
             for (int64_t i = 0; i < here; i++)
                 to[col * width + row + i] = i < n ? from[(row + i) * ld + col] : 0.0f;
     }
-}
-
-/* ---- codes ---- */
-
-/* The group's 16 finished values: the same bits for all of its weights. */
-INLINE void finish_values(const float value_of[16], float scale, enum dtype round, float out[16])
-{
-    for (int i = 0; i < 16; i += LANES)
-        vf_store(out + i, vf_round(round, vf_load(value_of + i) * vf_all(scale)));
-}
-
-#if LANES >= 8
-/* 16 codes, one a byte. */
-INLINE void look_up_16(__m128i codes, const float table[16], float *out)
-{
-#if LANES == 16
-    __m512 all = _mm512_loadu_ps(table);
-
-    _mm512_storeu_ps(out, _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(codes), all));
-#else
-    __m256 below = _mm256_loadu_ps(table), above = _mm256_loadu_ps(table + 8);
-
-    for (int half = 0; half < 2; half++) {
-        __m256i c = _mm256_cvtepu8_epi32(half ? _mm_srli_si128(codes, 8) : codes);
-        __m256 low = _mm256_permutevar8x32_ps(below, c);
-        __m256 high = _mm256_permutevar8x32_ps(above, c);
-        __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(c, 28));
-        _mm256_storeu_ps(out + 8 * half, _mm256_blendv_ps(low, high, upper));
-    }
-#endif
-}
-#endif
-
-static void decode4(const uint8_t *packed, int64_t first, int64_t n, const float value_of[16],
-                    float scale, enum dtype round, float *out)
-{
-    float table[16];
-    int64_t i = 0;
-
-    finish_values(value_of, scale, round, table);
-    if (first & 1 && n > 0)
-        out[i++] = table[packed[first / 2] >> 4];
-#if LANES >= 8
-    const __m128i nibble = _mm_set1_epi8(15);
-
-    for (; i + 16 <= n; i += 16) {
-        __m128i pairs = _mm_loadl_epi64((const __m128i *)(packed + (first + i) / 2));
-        look_up_16(_mm_unpacklo_epi8(_mm_and_si128(pairs, nibble),
-                                     _mm_and_si128(_mm_srli_epi16(pairs, 4), nibble)),
-                   table, out + i);
-    }
-#endif
-    for (; i < n; i++)
-        out[i] = table[packed[(first + i) / 2] >> 4 * ((first + i) & 1) & 15];
-}
-
-static void decode(const uint8_t *codes, int64_t n, const float value_of[16], float scale,
-                   enum dtype round, float *out)
-{
-    float table[16];
-    int64_t i = 0;
-
-    finish_values(value_of, scale, round, table);
-#if LANES >= 8
-    for (; i + 16 <= n; i += 16)
-        look_up_16(_mm_loadu_si128((const __m128i *)(codes + i)), table, out + i);
-#endif
-    for (; i < n; i++)
-        out[i] = table[codes[i]];
-}
-
-static uint8_t code_at(const uint8_t *packed, int bits, int64_t i)
-{
-    int64_t bit = i * bits;
-    unsigned both = packed[bit >> 3], shift = (unsigned)(bit & 7);
-
-    if (shift + (unsigned)bits > 8)
-        both |= (unsigned)packed[(bit >> 3) + 1] << 8;
-    return (uint8_t)(both >> shift & ((1u << bits) - 1));
-}
-
-/* Eight codes fill `bits` bytes; eight bytes are read where the row has them. */
-static void unpack(const uint8_t *packed, int64_t row_bytes, int bits, int64_t first, int64_t n,
-                   uint8_t *codes)
-{
-    const uint64_t mask = (1u << bits) - 1;
-    int64_t i = 0;
-
-    if (bits == 8) {
-        memcpy(codes, packed + first, (size_t)n);
-        return;
-    }
-    for (; i < n && (first + i) % 8; i++)
-        codes[i] = code_at(packed, bits, first + i);
-    for (; i + 8 <= n && (first + i) / 8 * bits + 8 <= row_bytes; i += 8) {
-        uint64_t all;
-
-        memcpy(&all, packed + (first + i) / 8 * bits, sizeof all);
-#if LANES >= 8
-        all = _pdep_u64(all, mask * 0x0101010101010101);
-        memcpy(codes + i, &all, sizeof all);
-#else
-        for (int j = 0; j < 8; j++)
-            codes[i + j] = (uint8_t)(all >> bits * j & mask);
-#endif
-    }
-    for (; i < n; i++)
-        codes[i] = code_at(packed, bits, first + i);
-}
-
-static void affine8(const uint8_t *codes, int64_t n, float zero, float scale, enum dtype round,
-                    float *out)
-{
-    for (int64_t i = 0; i < n; i++)
-        out[i] = ((float)codes[i] - zero) * scale;
-    dtype_round(round, out, n);
 }
 
 /* ---- functions of values ---- */
@@ -522,10 +407,10 @@ const struct cpu_kernels KERNELS = {
     .tile_cols = TILE_COLS,
     .tile = tile,
     .transpose = transpose,
-    .decode4 = decode4,
-    .decode = decode,
     .unpack = unpack,
-    .affine8 = affine8,
+    .grouped = grouped,
+    .scattered = scattered,
+    .signed8 = signed8,
     .silu = silu,
     .softmax_block = softmax_block,
     .sum_exp = sum_exp,
