@@ -91,7 +91,7 @@ debug:                                  ## builds and tests with AddressSanitize
 	@LLQ_BUILD=build/cpu-san tests/run.sh $(patsubst tests/%.c,build/cpu-san/tests/%,$(wildcard tests/test_*.c))
 
 layers:                                 ## includes point downward only; headers compile alone (but templates)
-	@awk -f tests/layers.awk $(wildcard src/*/*.[ch] cuda/*.cu cuda/*.cuh)
+	@awk -f tests/layers.awk $(wildcard src/*.[ch] src/*/*.[ch] src/*/*.cpp cuda/*.cu cuda/*.cuh)
 	@for h in $(filter-out %_body.h %/cpu/vector.h,$(wildcard src/*.h src/*/*.h)); do \
 	    $(CC) -std=gnu17 -D_GNU_SOURCE $(WARN) $(PC_CFLAGS) -Isrc -fsyntax-only -include $$h -x c /dev/null || exit 1; done
 
@@ -101,7 +101,7 @@ install: llq_sweep                      ## into $(DESTDIR)$(PREFIX)
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/llq_sweep/sweeps/configs sweeps/configs/*.json
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/llq_sweep/sweeps/demo \
 	    $(filter-out %.py,$(wildcard sweeps/demo/*.*))
-	install -D -m 755 -t $(DESTDIR)$(PREFIX)/share/llq_sweep/analysis analysis/report.py
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/share/llq_sweep/analysis $(wildcard analysis/*.py)
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/llq_sweep/slurm slurm/*
 
 tests: $(TESTS)                         ## compiles every test program

@@ -37,9 +37,15 @@ void output_release(struct output *o)
 int output_write_status(const struct output *o, int exit_code, int ok, int failed, int total,
                         struct err *e)
 {
-    char line[128];
-    int n = snprintf(line, sizeof line, "exit=%d ok=%d failed=%d total=%d\n", exit_code, ok, failed,
-                     total);
+    const char *state = exit_code == OUTPUT_RUNNING ? "running"
+                        : ok + failed < total       ? "stopped"
+                                                    : "finished";
+    char line[128], code[16] = "-";
+
+    if (exit_code != OUTPUT_RUNNING)
+        snprintf(code, sizeof code, "%d", exit_code);
+    int n = snprintf(line, sizeof line, "state=%s exit=%s ok=%d failed=%d total=%d\n", state, code,
+                     ok, failed, total);
 
     return file_replace(o->status, line, (size_t)n, e);
 }

@@ -100,11 +100,21 @@ static void make_jobs(struct run *r)
     }
 }
 
+static int write_status(const struct run *r, int exit_code, struct err *e)
+{
+    int ok, failed;
+
+    results_count(&r->results, &ok, &failed);
+    return output_write_status(&r->output, exit_code, ok, failed, r->prepared.sweep.n_jobs, e);
+}
+
 static int rebuild(struct run *r, bool complete, struct err *e)
 {
     double start = clock_seconds();
     int rc = results_store(&r->results, &r->prepared, r->output.file, complete, e);
 
+    if (rc == 0)
+        rc = write_status(r, OUTPUT_RUNNING, e);
     r->rebuilding_s += clock_seconds() - start;
     return rc;
 }
@@ -123,7 +133,8 @@ static int on_ready(void *context, struct err *e)
             return -1;
         unlink(r->output.log);
     }
-    if (log_open(r->output.log, "rank 0", r->o->cli->quiet ? LOG_ERROR : LOG_WARN, e) < 0)
+    enum log_level shown = r->o->cli->quiet ? LOG_ERROR : r->o->cli->verbose ? LOG_INFO : LOG_WARN;
+    if (log_open(r->output.log, "rank 0", shown, e) < 0)
         return -1;
     if (!r->o->cli->resume || r->results.n_taken_over == 0) {
         struct js *header = results_header(&r->results, &r->prepared);
@@ -158,15 +169,50 @@ static int keep(struct run *r, int job, int rank, struct js *record, struct err 
     return 0;
 }
 
-/* A failed job's message ends with the command that runs it alone. */
+/* As a shell takes it. */
+static void add_word(struct bytes *to, const char *word)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                "_-./=+,:@%";
+
+    if (*word && word[strspn(word, plain)] == 0) {
+        bytes_printf(to, " %s", word);
+        return;
+    }
+    bytes_text(to, " '");
+    for (; *word; word++)
+        if (*word == '\'')
+            bytes_text(to, "'\\''");
+        else
+            bytes_add(to, word, 1);
+    bytes_text(to, "'");
+}
+
+/* The command that runs one job alone, with what the command line changed in the sweep file. */
+static void add_command(struct bytes *to, const struct run *r, const struct job *j)
+{
+    const struct sweep_overrides *o = &r->o->cli->overrides;
+
+    bytes_printf(to, "./llq_sweep --experiment %s --seeds %lld -o %s-%lld.h5", j->experiment->name,
+                 (long long)j->seed, j->experiment->name, (long long)j->seed);
+    if (strcmp(r->o->cli->backend, "auto") != 0)
+        bytes_printf(to, " --backend %s", r->o->cli->backend);
+    if (o->limit >= 0)
+        bytes_printf(to, " --limit %lld", (long long)o->limit);
+    for (int i = 0; i < o->n_set; i++) {
+        bytes_text(to, " --set");
+        add_word(to, o->set[i]);
+    }
+    add_word(to, r->prepared.sweep.path);
+}
+
+/* A failed job's message ends with that command. */
 static void fail(const struct run *r, int job, struct js *record, const char *why)
 {
-    const struct job *j = &r->prepared.sweep.jobs[job];
     struct bytes text = BYTES_INIT;
 
-    bytes_printf(&text, "%s; again: ./llq_sweep --experiment %s --seeds %lld -o %s-%lld.h5 %s",
-                 why ? why : "no reason given", j->experiment->name, (long long)j->seed,
-                 j->experiment->name, (long long)j->seed, r->prepared.sweep.path);
+    bytes_printf(&text, "%s; again: ", why ? why : "no reason given");
+    add_command(&text, r, &r->prepared.sweep.jobs[job]);
     js_set_text(record, "status", "error");
     js_set_text(record, "error", text.data);
     bytes_release(&text);
@@ -254,10 +300,10 @@ static int finish(struct run *r, enum sched_end end, struct err *e)
     int status = end == SCHED_STOPPED_EARLY && !(r->o->cli->fail_fast && failed) ? EXIT_RESUMABLE
                  : failed                                                        ? EXIT_SOME_FAILED
                                                                                  : EXIT_ALL_OK;
-    if (output_write_status(&r->output, status, ok, failed, r->prepared.sweep.n_jobs, e) < 0)
+    if (write_status(r, status, e) < 0)
         return -1;
     print_end(r);
-    if (status == EXIT_RESUMABLE)
+    if (end == SCHED_STOPPED_EARLY)
         fprintf(stderr, "llq_sweep: stopped early; go on with --resume -o %s\n", r->output.file);
     return status;
 }
@@ -330,7 +376,7 @@ int run_sweep(const struct run_options *o, struct link *link, struct engine *eng
             status = EXIT_RESUMABLE;
             fprintf(stderr, "llq_sweep: what is finished is kept; go on with --resume -o %s\n",
                     r.output.file);
-            output_write_status(&r.output, status, 0, 0, r.prepared.sweep.n_jobs, &e);
+            write_status(&r, status, &e);
         }
     }
     release(&r);

@@ -114,15 +114,23 @@ method = "none"
 name = "other"
 method = "bnb_4bit"
 TOML
-LLQ_TEST_FAIL=other run 2 -o fails.h5 fails.toml
+LLQ_TEST_FAIL=other run 2 -o fails.h5 --set 'sweep.margin={ coqa_f1 = 0.02 }' fails.toml
 [ $? = 1 ]
 ok "a job that fails makes the exit status 1"
-said 'again: ./llq_sweep --experiment other --seeds 0'
-ok "and its message ends with the command that runs it again"
+command=$(sed -n 's/^other, seed 0.*; again: //p' out)
+grep -qF -- "--set 'sweep.margin={ coqa_f1 = 0.02 }' fails.toml" <<<"$command"
+ok "and its message ends with a command ($command)"
+(cd "$work" && ln -s "$program" . && eval "$command" >again 2>&1) && grep -q 'fails: 1 job, 1 succeeded' again
+ok "which runs that one job again, with what the command line had changed"
 h5dump -A -g /experiments/other/seeds/0 fails.h5 >dump && grep -q error_stage dump && grep -q quantize dump
 ok "it is in the results with its stage"
 grep -q 'exit=1 ok=1 failed=1 total=2' fails.h5.status
 ok "the others finish"
+LLQ_TEST_FAIL=other run 1 --fail-fast -o fast.h5 fails.toml
+[ $? = 1 ] && grep -q '^state=stopped exit=1 ok=0 failed=1 total=2' fast.h5.status && said 'go on with --resume'
+ok "--fail-fast hands out no job after the first failed one"
+run 1 --resume -o fast.h5 fails.toml && grep -q '^state=finished exit=0 ok=2' fast.h5.status
+ok "and what it left can be resumed"
 LLQ_TEST_CRASH=other run 2 -o crash.h5 fails.toml
 [ $? = 1 ] && said 'signal'
 ok "a job whose engine dies twice fails, and the sweep goes on"
