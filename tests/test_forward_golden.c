@@ -358,6 +358,46 @@ static void generated_ids(void **state)
     }
 }
 
+/* The trained model of 260 thousand parameters: 200 greedy ids from BOS. */
+static void stories_greedy(void **state)
+{
+    struct quant_spec spec = { .method = "none", .bits = 32, .compute = DTYPE_F32 };
+    struct quant_report report = { 0 };
+    struct model stories, m;
+    struct err e = ERR_INIT;
+    char path[4096];
+    int32_t prompt[16], n_prompt, differ = 0;
+
+    (void)state;
+    if (!check_has(check_data(), "models/stories260K-hf"))
+        CHECK_MISSING("stories260K-hf: not in %s", check_data());
+    snprintf(path, sizeof path, "%s/models/stories260K-hf", check_data());
+    CHECK_OK(weights_load(&backend, path, &stories, &e), e);
+    CHECK_OK(quantize_model(&stories, &spec, DTYPE_F32, &m, &report, &e), e);
+    snprintf(path, sizeof path, "%s/models/stories260K-hf/golden_greedy_200.json", check_data());
+    struct js *j = js_read(path, &e);
+    CHECK(j, "%s", e.text);
+    const struct js *want = js_get(j, "greedy_ids"), *ids = js_get(j, "prompt_ids");
+    n_prompt = (int32_t)js_count(ids);
+    CHECK(n_prompt > 0 && n_prompt <= 16 && js_count(want) == 200, "a prompt and 200 ids");
+    for (int i = 0; i < n_prompt; i++)
+        prompt[i] = (int32_t)js_int(js_at(ids, (size_t)i));
+
+    struct generate_prompt p = { prompt, n_prompt };
+    struct generate_options o = { .max_new_tokens = 200 };
+    struct generate_result r;
+    CHECK_OK(generate(&m, &p, 1, &o, &r, &e), e);
+    CHECK(r.n_ids == 200, "200 new ids, not %d", r.n_ids);
+    for (int i = 0; i < 200; i++)
+        differ += r.ids[i] != js_int(js_at(want, (size_t)i));
+    check_report("stories260K-hf greedy ids (differing)", 200, differ, 0);
+    generate_release(&r, 1);
+    js_release(j);
+    quant_report_release(&report);
+    model_release(&m);
+    model_release(&stories);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -366,6 +406,7 @@ int main(void)
         cmocka_unit_test(logits_16_bit),
         cmocka_unit_test(nll),
         cmocka_unit_test(generated_ids),
+        cmocka_unit_test(stories_greedy),
     };
     struct err e = ERR_INIT;
 
