@@ -343,6 +343,18 @@ typedef int16_t vs __attribute__((vector_size(4 * LANES)));
 #define multiply_pairs(a, b) ((vi)_mm256_madd_epi16((__m256i)(a), (__m256i)(b)))
 #endif
 
+INLINE int32_t sum_of_lanes(vi x)
+{
+#if LANES == 16
+    return _mm512_reduce_add_epi32((__m512i)x);
+#else
+    __m128i half =
+        _mm_add_epi32(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xB1)));
+#endif
+}
+
 INLINE void dot16_of(const int m, int64_t k, const int16_t *a, int64_t lda, const int16_t *b,
                      int64_t ldb, int32_t *c, int64_t ldc)
 {
@@ -370,12 +382,8 @@ INLINE void dot16_of(const int m, int64_t k, const int16_t *a, int64_t lda, cons
 #pragma GCC unroll 4
     for (int i = 0; i < m; i++)
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) {
-            int32_t total = 0;
-            for (int l = 0; l < LANES; l++)
-                total += sum[i][j][l];
-            c[i * ldc + j] += total;
-        }
+        for (int j = 0; j < 4; j++)
+            c[i * ldc + j] += sum_of_lanes(sum[i][j]);
 }
 #else
 INLINE void dot16_of(const int m, int64_t k, const int16_t *a, int64_t lda, const int16_t *b,

@@ -108,14 +108,16 @@ static void multiply_codes(const struct int8_product *p, int64_t first_out, int6
     const struct weight *w = p->a->w;
 
     memset(s->sums, 0, (size_t)p->n_rows * N_BLOCK * sizeof *s->sums);
-    memset(s->codes, 0, sizeof s->codes);
     for (int64_t col = 0; col < w->n_in; col += K_BLOCK) {
         int64_t n = w->n_in - col < K_BLOCK ? w->n_in - col : K_BLOCK, whole = (n + 31) / 32 * 32;
 
-        for (int64_t j = 0; j < n_out; j++) {
+        for (int64_t j = 0; j < (n_out + 3) / 4 * 4; j++) {
             const int8_t *row = (const int8_t *)w->codes + (first_out + j) * w->row_bytes + col;
-            p->k->widen8(row, s->codes + j * K_BLOCK, n);
-            memset(s->codes + j * K_BLOCK + n, 0, (size_t)(whole - n) * sizeof *s->codes);
+            int64_t there = j < n_out ? n : 0;
+
+            if (there)
+                p->k->widen8(row, s->codes + j * K_BLOCK, n);
+            memset(s->codes + j * K_BLOCK + there, 0, (size_t)(whole - there) * sizeof *s->codes);
         }
         for (int64_t i = 0; i < p->n_rows; i += 4)
             for (int64_t j = 0; j < n_out; j += 4)
