@@ -43,8 +43,8 @@ struct cpu_kernels {
      * tile_rows.  Every c is one chain over k in order, from 0 or from what is there. */
     void (*tile)(int m, int64_t k, const float *a, const float *b, float *c, int64_t ldc, bool add);
     /* to [n_cols, width] = transpose of from [n_rows, n_cols] (row stride ld), n_rows <= width;
-     * columns n_rows .. width-1 are zeros. */
-    void (*transpose)(const float *from, int64_t ld, int64_t n_rows, int64_t n_cols, float *to,
+     * columns n_rows .. width-1 are zeros.  Elements of 4 bytes: floats, pairs of int16. */
+    void (*transpose)(const void *from, int64_t ld, int64_t n_rows, int64_t n_cols, void *to,
                       int64_t width);
 
     /* Codes first .. first + n - 1 of a little-endian stream of `bits`-bit codes, a byte each.
@@ -72,16 +72,21 @@ struct cpu_kernels {
     bool (*all_finite)(const float *x, int64_t n);
 
     /* LLM.int8 (quantizers.md 4.2).  Marks the columns with |x| >= threshold in `outlier` (adds to
-     * what is there) and returns the largest |x| below threshold, NaN when an element is NaN. */
+     * what is there; several threads may) and returns the largest |x| below threshold, NaN when an
+     * element is NaN. */
     float (*int8_scan)(const float *x, int64_t n, float threshold, uint8_t *outlier);
     /* codes[i] = round(x[i] * scale), 0 where skip[i] or not |x[i]| < threshold. */
     void (*int8_codes)(const float *x, int64_t n, float threshold, float scale, const uint8_t *skip,
                        int16_t *codes);
     void (*widen8)(const int8_t *from, int16_t *to, int64_t n);
-    /* c[i * ldc + j] += sum over k of a[i * lda + k] * b[j * ldb + k], exact: i < m <= 4, j < 4,
-     * k a multiple of 32. */
-    void (*dot16)(int64_t k, int m, const int16_t *a, int64_t lda, const int16_t *b, int64_t ldb,
-                  int32_t *c, int64_t ldc);
+    /* tile() of integers, exact: c [m, tile_cols] = or += a b with a [n_pairs, m] and
+     * b [n_pairs, tile_cols], whose elements are pairs of int16 at k = 2p and 2p + 1. */
+    void (*tile16)(int m, int64_t n_pairs, const int16_t *a, const int16_t *b, int32_t *c,
+                   int64_t ldc, bool add);
+    /* y[i] = ((sums[i] * stat) * scb[i]) * factor, each operation rounded; with a bias the last one
+     * is fused: fma(.., factor, bias[i]). */
+    void (*int8_scale)(const int32_t *sums, int64_t n, float stat, const float *scb, float factor,
+                       const float *bias, float *y);
 };
 
 extern const struct cpu_kernels cpu_kernels_generic;

@@ -4,11 +4,12 @@
 
 #pragma GCC optimize("O3")
 
+#define TILE_COLS (TILE_VECTORS * LANES)
+
 #include "cpu/kernels.h"
 #include "cpu/kernels_codes_body.h"
+#include "cpu/kernels_int8_body.h"
 #include "cpu/vector.h"
-
-#define TILE_COLS (TILE_VECTORS * LANES)
 
 /* ---- products ---- */
 
@@ -128,9 +129,11 @@ INLINE void transpose_square(const float *from, int64_t ld, const int64_t n, flo
 /* Squares of LANES x LANES through registers where a row of `to` holds whole vectors.  Narrower
  * rows are written in order, each overwriting what the one before wrote too far; the last columns
  * then go one by one, so that nothing is written past the end. */
-static void transpose(const float *from, int64_t ld, int64_t n_rows, int64_t n_cols, float *to,
+static void transpose(const void *source, int64_t ld, int64_t n_rows, int64_t n_cols, void *target,
                       int64_t width)
 {
+    const float *from = source;
+    float *to = target;
     bool overlap = width < LANES && 2 * width >= LANES;
     int64_t last = overlap ? n_cols - 1 : n_cols;
 
@@ -147,8 +150,14 @@ static void transpose(const float *from, int64_t ld, int64_t n_rows, int64_t n_c
                 transpose_square(square, ld, n, to + col * width + row, width);
         }
         for (; col < n_cols; col++)
-            for (int64_t i = 0; i < here; i++)
-                to[col * width + row + i] = i < n ? from[(row + i) * ld + col] : 0.0f;
+            for (int64_t i = 0; i < here; i++) {
+                float *element = to + col * width + row + i;
+
+                if (i < n)
+                    memcpy(element, from + (row + i) * ld + col, sizeof *element);
+                else
+                    memset(element, 0, sizeof *element);
+            }
     }
 }
 
@@ -282,133 +291,6 @@ static bool all_finite(const float *x, int64_t n)
     return finite;
 }
 
-/* ---- LLM.int8 ---- */
-
-static float int8_scan(const float *x, int64_t n, float threshold, uint8_t *outlier)
-{
-    float most = 0;
-    bool nan = false;
-    int64_t i = 0;
-    vf largest = vf_all(0.0f), limit = vf_all(threshold);
-    vi odd = { 0 }, beyond = { 0 };
-
-    for (; i + LANES <= n; i += LANES) {
-        vf v = vf_load(x + i), size = (vf)((vi)v & 0x7FFFFFFF);
-        vi out = size >= limit;
-
-        odd |= v != v;
-        beyond |= out;
-        size = vf_select(out, vf_all(0.0f), size);
-        largest = vf_select(size > largest, size, largest);
-    }
-    for (int j = 0; j < LANES; j++) {
-        most = largest[j] > most ? largest[j] : most;
-        nan |= odd[j] != 0;
-    }
-    bool any = i < n;
-    for (int j = 0; j < LANES; j++)
-        any |= beyond[j] != 0;
-    for (int64_t col = any ? 0 : n; col < n; col++) {
-        bool out = fabsf(x[col]) >= threshold;
-
-        outlier[col] |= out;
-        nan |= x[col] != x[col];
-        most = !out && fabsf(x[col]) > most ? fabsf(x[col]) : most;
-    }
-    return nan ? NAN : most;
-}
-
-static void int8_codes(const float *x, int64_t n, float threshold, float scale, const uint8_t *skip,
-                       int16_t *codes)
-{
-    for (int64_t i = 0; i < n; i++) {
-        float value = fabsf(x[i]) < threshold && !skip[i] ? x[i] : 0.0f;
-
-        codes[i] = (int16_t)(int32_t)((value * scale + 0x1.8p23f) - 0x1.8p23f);
-    }
-}
-
-static void widen8(const int8_t *from, int16_t *to, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++)
-        to[i] = from[i];
-}
-
-#if LANES >= 8
-typedef int16_t vs __attribute__((vector_size(4 * LANES)));
-
-#if LANES == 16
-#define multiply_pairs(a, b) ((vi)_mm512_madd_epi16((__m512i)(a), (__m512i)(b)))
-#else
-#define multiply_pairs(a, b) ((vi)_mm256_madd_epi16((__m256i)(a), (__m256i)(b)))
-#endif
-
-INLINE int32_t sum_of_lanes(vi x)
-{
-#if LANES == 16
-    return _mm512_reduce_add_epi32((__m512i)x);
-#else
-    __m128i half =
-        _mm_add_epi32(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));
-    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4E));
-    return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xB1)));
-#endif
-}
-
-INLINE void dot16_of(const int m, int64_t k, const int16_t *a, int64_t lda, const int16_t *b,
-                     int64_t ldb, int32_t *c, int64_t ldc)
-{
-    vi sum[4][4];
-
-#pragma GCC unroll 4
-    for (int i = 0; i < m; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++)
-            sum[i][j] = (vi){ 0 };
-    for (int64_t p = 0; p < k; p += 2 * LANES) {
-        vs left[4], right;
-
-#pragma GCC unroll 4
-        for (int i = 0; i < m; i++)
-            memcpy(&left[i], a + i * lda + p, sizeof left[i]);
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) {
-            memcpy(&right, b + j * ldb + p, sizeof right);
-#pragma GCC unroll 4
-            for (int i = 0; i < m; i++)
-                sum[i][j] += multiply_pairs(left[i], right);
-        }
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < m; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++)
-            c[i * ldc + j] += sum_of_lanes(sum[i][j]);
-}
-#else
-INLINE void dot16_of(const int m, int64_t k, const int16_t *a, int64_t lda, const int16_t *b,
-                     int64_t ldb, int32_t *c, int64_t ldc)
-{
-    for (int i = 0; i < m; i++)
-        for (int j = 0; j < 4; j++) {
-            int32_t total = 0;
-            for (int64_t p = 0; p < k; p++)
-                total += (int32_t)a[i * lda + p] * b[j * ldb + p];
-            c[i * ldc + j] += total;
-        }
-}
-#endif
-
-static void dot16(int64_t k, int m, const int16_t *a, int64_t lda, const int16_t *b, int64_t ldb,
-                  int32_t *c, int64_t ldc)
-{
-    if (m == 4)
-        dot16_of(4, k, a, lda, b, ldb, c, ldc);
-    else
-        for (int i = 0; i < m; i++)
-            dot16_of(1, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
-}
-
 const struct cpu_kernels KERNELS = {
     .name = KERNELS_NAME,
     .tile_rows = TILE_ROWS,
@@ -427,5 +309,6 @@ const struct cpu_kernels KERNELS = {
     .int8_scan = int8_scan,
     .int8_codes = int8_codes,
     .widen8 = widen8,
-    .dot16 = dot16,
+    .tile16 = tile16,
+    .int8_scale = int8_scale,
 };

@@ -20,41 +20,45 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define K_BLOCK       2048 /* codes of W in 16 bits at a time */
-#define N_BLOCK       32   /* outputs a task; every tile_cols divides it */
+#define K_BLOCK       512            /* codes of W in 16 bits at a time */
+#define LD            (K_BLOCK + 32) /* of their rows: not all in one cache set */
+#define N_BLOCK       32             /* outputs a task; every tile_cols divides it */
 #define ROWS_AT_ONCE  256
-#define OUTLIER_BLOCK 256 /* columns */
+#define OUTLIER_BLOCK 256       /* columns */
+#define SMALL_WORK    (1 << 17) /* multiply-adds that are not worth waking threads for */
 
 static const float per_127 = 0x1.020408p-7f, per_127_squared = 0x1.040c2p-14f;
 
 /* Rows of one segment. */
 struct piece {
     int64_t first_row, n_rows;
-    const uint8_t *outlier; /* [K] */
+    uint8_t *outlier; /* [K] */
+    int32_t *columns; /* the outliers, in order */
+    int64_t n_outliers;
 };
 
 struct int8_product {
     const struct cpu_kernels *k;
     const struct linear_args *a;
     float threshold; /* infinity: no decomposition */
-    int64_t padded;  /* K rounded up for dot16 */
+    int64_t n_pairs; /* of columns; the last one of an odd K is half empty */
     int64_t n_pieces;
     struct piece *pieces;
+    float *stat; /* of every row */
     /* Of ROWS_AT_ONCE rows: */
     int64_t first_row, n_rows;
-    int16_t *codes; /* [rows, padded] */
-    float *stat;    /* [rows] */
+    int16_t *codes; /* panels of m <= tile_rows rows: [n_pairs][m][2] */
 };
 
 struct int8_scratch {
-    int16_t codes[N_BLOCK * K_BLOCK];
+    int16_t plain[N_BLOCK * LD];       /* codes row by row, of W or of a panel of x */
+    int16_t panels[N_BLOCK * K_BLOCK]; /* as tile16() wants them */
     int32_t sums[ROWS_AT_ONCE * N_BLOCK];
     float y[ROWS_AT_ONCE * N_BLOCK];
-    float plain[N_BLOCK * OUTLIER_BLOCK];  /* V, row by row */
-    float panels[N_BLOCK * OUTLIER_BLOCK]; /* V as tile() wants it */
-    float x[TILE_ROWS_MAX * OUTLIER_BLOCK];
     float added[ROWS_AT_ONCE * N_BLOCK];
-    int32_t columns[OUTLIER_BLOCK];
+    float values[N_BLOCK * OUTLIER_BLOCK];       /* V, row by row */
+    float value_panels[N_BLOCK * OUTLIER_BLOCK]; /* V as tile() wants it */
+    float x[TILE_ROWS_MAX * OUTLIER_BLOCK];
 };
 
 /* x of a row, rounded to fp16. */
@@ -68,37 +72,54 @@ static void load_row(const struct int8_product *p, int64_t row, float *out)
         dtype_round(DTYPE_F16, out, x->n_cols);
 }
 
-static void find_outliers(const struct int8_product *p, struct piece *piece, uint8_t *outlier,
-                          float *values)
+static struct piece *piece_of(const struct int8_product *p, int64_t row)
 {
-    memset(outlier, 0, (size_t)p->a->x->n_cols);
-    for (int64_t i = 0; i < piece->n_rows && p->threshold < INFINITY; i++) {
-        load_row(p, piece->first_row + i, values);
-        p->k->int8_scan(values, p->a->x->n_cols, p->threshold, outlier);
+    int64_t low = 0, high = p->n_pieces - 1;
+
+    while (low < high) {
+        int64_t middle = (low + high + 1) / 2;
+        if (p->pieces[middle].first_row <= row)
+            low = middle;
+        else
+            high = middle - 1;
     }
-    piece->outlier = outlier;
+    return &p->pieces[low];
 }
 
-static const struct piece *piece_of(const struct int8_product *p, int64_t row)
+static void list_outliers(const struct int8_product *p, struct piece *piece)
 {
-    int64_t i = 0;
-
-    while (row >= p->pieces[i].first_row + p->pieces[i].n_rows)
-        i++;
-    return &p->pieces[i];
+    for (int64_t col = 0; col < p->a->w->n_in; col++)
+        if (piece->outlier[col])
+            piece->columns[piece->n_outliers++] = (int32_t)col;
 }
 
-static void quantize_row(const struct int8_product *p, int64_t i, float *values, uint8_t *unused)
+/* Codes of one panel of these rows. */
+static void quantize_rows(const struct int8_product *p, int64_t first, float *values,
+                          struct int8_scratch *s)
 {
-    int64_t n = p->a->x->n_cols;
-    int16_t *codes = p->codes + i * p->padded;
+    const int64_t rows = p->k->tile_rows, n_in = p->a->w->n_in;
+    const int64_t m = p->n_rows - first < rows ? p->n_rows - first : rows;
+    int16_t *to = p->codes + first * 2 * p->n_pairs;
 
-    load_row(p, p->first_row + i, values);
-    p->stat[i] = p->k->int8_scan(values, n, p->threshold, unused);
-    memset(codes, 0, (size_t)p->padded * sizeof *codes);
-    if (p->stat[i] > 0)
-        p->k->int8_codes(values, n, p->threshold, 127.0f * (1.0f / p->stat[i]),
-                         piece_of(p, p->first_row + i)->outlier, codes);
+    for (int64_t i = 0; i < m; i++)
+        load_row(p, p->first_row + first + i, values + i * n_in);
+    for (int64_t col = 0; col < n_in; col += K_BLOCK) {
+        int64_t n = n_in - col < K_BLOCK ? n_in - col : K_BLOCK, n_pairs = (n + 1) / 2;
+
+        for (int64_t i = 0; i < m; i++) {
+            int64_t row = p->first_row + first + i;
+            int16_t *codes = s->plain + i * LD;
+
+            codes[2 * n_pairs - 1] = 0;
+            if (p->stat[row] > 0)
+                p->k->int8_codes(values + i * n_in + col, n, p->threshold,
+                                 127.0f * (1.0f / p->stat[row]), piece_of(p, row)->outlier + col,
+                                 codes);
+            else
+                memset(codes, 0, (size_t)n * sizeof *codes);
+        }
+        p->k->transpose(s->plain, LD / 2, m, n_pairs, to + col * m, m);
+    }
 }
 
 /* sums [rows, N_BLOCK] = codes of x times codes of W; outputs past n_out are zeros. */
@@ -106,24 +127,26 @@ static void multiply_codes(const struct int8_product *p, int64_t first_out, int6
                            struct int8_scratch *s)
 {
     const struct weight *w = p->a->w;
+    const int rows = p->k->tile_rows, cols = p->k->tile_cols;
 
-    memset(s->sums, 0, (size_t)p->n_rows * N_BLOCK * sizeof *s->sums);
     for (int64_t col = 0; col < w->n_in; col += K_BLOCK) {
-        int64_t n = w->n_in - col < K_BLOCK ? w->n_in - col : K_BLOCK, whole = (n + 31) / 32 * 32;
+        int64_t n = w->n_in - col < K_BLOCK ? w->n_in - col : K_BLOCK, n_pairs = (n + 1) / 2;
 
-        for (int64_t j = 0; j < (n_out + 3) / 4 * 4; j++) {
+        for (int64_t j = 0; j < n_out; j++) {
             const int8_t *row = (const int8_t *)w->codes + (first_out + j) * w->row_bytes + col;
-            int64_t there = j < n_out ? n : 0;
-
-            if (there)
-                p->k->widen8(row, s->codes + j * K_BLOCK, n);
-            memset(s->codes + j * K_BLOCK + there, 0, (size_t)(whole - there) * sizeof *s->codes);
+            s->plain[j * LD + 2 * n_pairs - 1] = 0;
+            p->k->widen8(row, s->plain + j * LD, n);
         }
-        for (int64_t i = 0; i < p->n_rows; i += 4)
-            for (int64_t j = 0; j < n_out; j += 4)
-                p->k->dot16(whole, (int)(p->n_rows - i < 4 ? p->n_rows - i : 4),
-                            p->codes + i * p->padded + col, p->padded, s->codes + j * K_BLOCK,
-                            K_BLOCK, s->sums + i * N_BLOCK + j, N_BLOCK);
+        for (int64_t j = 0; j < n_out; j += cols)
+            p->k->transpose(s->plain + j * LD, LD / 2, n_out - j < cols ? n_out - j : cols, n_pairs,
+                            s->panels + j * K_BLOCK, cols);
+        for (int64_t i = 0; i < p->n_rows; i += rows) {
+            int m = (int)(p->n_rows - i < rows ? p->n_rows - i : rows);
+
+            for (int64_t j = 0; j < n_out; j += cols)
+                p->k->tile16(m, n_pairs, p->codes + i * 2 * p->n_pairs + col * m,
+                             s->panels + j * K_BLOCK, s->sums + i * N_BLOCK + j, N_BLOCK, col > 0);
+        }
     }
 }
 
@@ -144,11 +167,8 @@ static void scale_sums(const struct int8_product *p, int64_t first_out, int64_t 
         const int32_t *sums = s->sums + i * N_BLOCK;
         float *y = s->y + i * N_BLOCK;
 
-        for (int64_t j = 0; j < n_out; j++) {
-            float v = ((float)sums[j] * p->stat[i]) * scb[j];
-            y[j] =
-                a->bias && t == DTYPE_F16 ? fmaf(v, per_127_squared, bias[j]) : v * per_127_squared;
-        }
+        p->k->int8_scale(sums, n_out, p->stat[p->first_row + i], scb, per_127_squared,
+                         a->bias && t == DTYPE_F16 ? bias : NULL, y);
         dtype_round(DTYPE_F16, y, n_out);
         if (a->bias && t != DTYPE_F16) {
             for (int64_t j = 0; j < n_out; j++)
@@ -162,37 +182,35 @@ static void scale_sums(const struct int8_product *p, int64_t first_out, int64_t 
 
 /* V of n columns for the outputs of a task, as panels of tile_cols. */
 static void load_outlier_weights(const struct int8_product *p, int64_t first_out, int64_t n_out,
-                                 int64_t n, struct int8_scratch *s)
+                                 const int32_t *columns, int64_t n, struct int8_scratch *s)
 {
     const struct weight *w = p->a->w;
     const int cols = p->k->tile_cols;
 
     for (int64_t j = 0; j < n_out; j++) {
         const int8_t *row = (const int8_t *)w->codes + (first_out + j) * w->row_bytes;
-        float scb = ((const float *)w->scales)[first_out + j], *v = s->plain + j * OUTLIER_BLOCK;
+        float scb = ((const float *)w->scales)[first_out + j], *v = s->values + j * OUTLIER_BLOCK;
 
         for (int64_t c = 0; c < n; c++)
-            v[c] = ((float)row[s->columns[c]] * scb) * per_127;
+            v[c] = ((float)row[columns[c]] * scb) * per_127;
         dtype_round(p->a->x->dtype, v, n);
     }
-    for (int64_t j = 0; j < N_BLOCK; j += cols)
-        p->k->transpose(s->plain + j * OUTLIER_BLOCK, OUTLIER_BLOCK,
-                        n_out - j < 0      ? 0
-                        : n_out - j < cols ? n_out - j
-                                           : cols,
-                        n, s->panels + j * OUTLIER_BLOCK, cols);
+    for (int64_t j = 0; j < n_out; j += cols)
+        p->k->transpose(s->values + j * OUTLIER_BLOCK, OUTLIER_BLOCK,
+                        n_out - j < cols ? n_out - j : cols, n, s->value_panels + j * OUTLIER_BLOCK,
+                        cols);
 }
 
-static void load_outlier_inputs(const struct int8_product *p, int64_t row, int m, int64_t n,
-                                struct int8_scratch *s)
+static void load_outlier_inputs(const struct int8_product *p, int64_t row, int m,
+                                const int32_t *columns, int64_t n, float *out)
 {
     const struct tensor *x = p->a->x;
     size_t n_bytes = dtype_bytes(x->dtype);
 
     for (int64_t c = 0; c < n; c++)
         for (int i = 0; i < m; i++) {
-            size_t at = (size_t)((row + i) * x->n_cols + s->columns[c]) * n_bytes;
-            dtype_to_f32(x->dtype, (const char *)x->data + at, &s->x[c * m + i], 1);
+            size_t at = (size_t)((row + i) * x->n_cols + columns[c]) * n_bytes;
+            dtype_to_f32(x->dtype, (const char *)x->data + at, &out[c * m + i], 1);
         }
 }
 
@@ -201,28 +219,22 @@ static void add_outliers(const struct int8_product *p, const struct piece *piece
                          int64_t last, int64_t first_out, int64_t n_out, struct int8_scratch *s)
 {
     const int rows = p->k->tile_rows, cols = p->k->tile_cols;
-    bool any = false;
 
-    for (int64_t at = 0; at < p->a->w->n_in;) {
-        int64_t n = 0;
+    for (int64_t at = 0; at < piece->n_outliers; at += OUTLIER_BLOCK) {
+        const int32_t *columns = piece->columns + at;
+        int64_t left = piece->n_outliers - at, n = left < OUTLIER_BLOCK ? left : OUTLIER_BLOCK;
 
-        for (; at < p->a->w->n_in && n < OUTLIER_BLOCK; at++)
-            if (piece->outlier[at])
-                s->columns[n++] = (int32_t)at;
-        if (!n)
-            break;
-        load_outlier_weights(p, first_out, n_out, n, s);
+        load_outlier_weights(p, first_out, n_out, columns, n, s);
         for (int64_t i = first; i < last; i += rows) {
             int m = (int)(last - i < rows ? last - i : rows);
 
-            load_outlier_inputs(p, p->first_row + i, m, n, s);
-            for (int64_t j = 0; j < N_BLOCK; j += cols)
-                p->k->tile(m, n, s->x, s->panels + j * OUTLIER_BLOCK, s->added + i * N_BLOCK + j,
-                           N_BLOCK, any);
+            load_outlier_inputs(p, p->first_row + i, m, columns, n, s->x);
+            for (int64_t j = 0; j < n_out; j += cols)
+                p->k->tile(m, n, s->x, s->value_panels + j * OUTLIER_BLOCK,
+                           s->added + i * N_BLOCK + j, N_BLOCK, at > 0);
         }
-        any = true;
     }
-    for (int64_t i = first; i < last && any; i++) {
+    for (int64_t i = first; i < last && piece->n_outliers; i++) {
         float *y = s->y + i * N_BLOCK;
 
         for (int64_t j = 0; j < n_out; j++)
@@ -252,79 +264,107 @@ static void multiply(const struct int8_product *p, int64_t first_out, struct int
     }
 }
 
-static void multiply_rows(struct int8_product *p, float *values, uint8_t *unused,
-                          struct int8_scratch *scratch, int n_threads)
+/* Statistics of every row, outliers of every piece. */
+static void look_at_rows(struct int8_product *p, float *values, int n_threads)
 {
-    int64_t n_in = p->a->w->n_in;
+    const int64_t n_in = p->a->w->n_in;
 
-#pragma omp parallel num_threads(n_threads)
+#pragma omp parallel num_threads(n_threads) if (n_threads > 1)
+    {
+        float *row_values = values + omp_get_thread_num() * p->k->tile_rows * n_in;
+
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < p->a->n_rows; row++) {
+            load_row(p, row, row_values);
+            p->stat[row] =
+                p->k->int8_scan(row_values, n_in, p->threshold, piece_of(p, row)->outlier);
+        }
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < p->n_pieces; i++)
+            list_outliers(p, &p->pieces[i]);
+    }
+}
+
+static void multiply_rows(struct int8_product *p, float *values, struct int8_scratch *scratch,
+                          int n_threads)
+{
+#pragma omp parallel num_threads(n_threads) if (n_threads > 1)
     {
         int me = omp_get_thread_num();
 
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < p->n_rows; i++)
-            quantize_row(p, i, values + me * n_in, unused + me * n_in);
+        for (int64_t i = 0; i < p->n_rows; i += p->k->tile_rows)
+            quantize_rows(p, i, values + me * p->k->tile_rows * p->a->w->n_in, &scratch[me]);
 #pragma omp for schedule(dynamic)
         for (int64_t first_out = 0; first_out < p->a->w->n_out; first_out += N_BLOCK)
             multiply(p, first_out, &scratch[me]);
     }
 }
 
-static void cut_pieces(const struct linear_args *a, struct piece *out)
+static void cut_pieces(const struct linear_args *a, struct piece *out, uint8_t *outlier,
+                       int32_t *columns)
 {
-    for (int64_t i = 0; i < a->segments.n; i++)
-        out[i] = (struct piece){
-            .first_row = a->segments.first_row[i],
-            .n_rows = a->segments.first_row[i + 1] - a->segments.first_row[i],
-        };
-    if (!a->segments.n)
-        out[0] = (struct piece){ .first_row = 0, .n_rows = a->n_rows };
+    const int64_t n_in = a->w->n_in;
+    const int64_t n = a->segments.n ? a->segments.n : 1;
+
+    memset(outlier, 0, (size_t)(n * n_in));
+    for (int64_t i = 0; i < n; i++) {
+        int64_t first = a->segments.n ? a->segments.first_row[i] : 0;
+        int64_t last = a->segments.n ? a->segments.first_row[i + 1] : a->n_rows;
+
+        out[i] = (struct piece){ .first_row = first,
+                                 .n_rows = last - first,
+                                 .outlier = outlier + i * n_in,
+                                 .columns = columns + i * n_in };
+    }
+}
+
+static size_t round_up(size_t n_bytes)
+{
+    return (n_bytes + 63) / 64 * 64;
 }
 
 int cpu_linear_int8(struct backend *b, const struct linear_args *a, struct err *e)
 {
     struct int8_product p = { .k = cpu_kernels_of(b), .a = a };
     const int64_t n_in = a->w->n_in;
-    const int n_threads = omp_get_max_threads();
+    const int n_threads = a->n_rows * a->w->n_out * n_in < SMALL_WORK ? 1 : omp_get_max_threads();
     const int64_t rows = a->n_rows < ROWS_AT_ONCE ? a->n_rows : ROWS_AT_ONCE;
-    int rc = -1;
 
     assert(a->w->scale_form == SCALE_F32 && a->w->n_groups == a->w->n_out);
     assert(n_in <= INT32_MAX / (127 * 127)); /* or the integer sums could overflow */
     p.threshold = a->w->outlier_threshold > 0 ? a->w->outlier_threshold : INFINITY;
-    p.padded = (n_in + 31) / 32 * 32;
+    p.n_pairs = (n_in + 1) / 2;
     p.n_pieces = a->segments.n ? a->segments.n : 1;
 
-    size_t pieces_bytes = (size_t)p.n_pieces * (sizeof(struct piece) + (size_t)n_in);
-    size_t values_bytes = (size_t)(n_threads * n_in) * (sizeof(float) + 1);
-    size_t codes_bytes = (size_t)rows * ((size_t)p.padded * sizeof(int16_t) + sizeof(float));
-    p.pieces = cpu_scratch(pieces_bytes, e);
-    float *values = p.pieces ? cpu_scratch(values_bytes, e) : NULL;
-    p.codes = values ? cpu_scratch(codes_bytes, e) : NULL;
-    struct int8_scratch *scratch =
-        p.codes ? cpu_scratch((size_t)n_threads * sizeof *scratch, e) : NULL;
-    if (!scratch) {
-        err_in(e, "an int8 product of %lld x %lld x %lld", (long long)a->n_rows,
-               (long long)a->w->n_out, (long long)n_in);
-        goto out;
-    }
-    uint8_t *outlier = (uint8_t *)(p.pieces + p.n_pieces);
-    p.stat = (float *)(p.codes + rows * p.padded);
+    size_t pieces_bytes = round_up((size_t)p.n_pieces * sizeof(struct piece));
+    size_t columns_bytes = round_up((size_t)(p.n_pieces * n_in) * sizeof(int32_t));
+    size_t outlier_bytes = round_up((size_t)(p.n_pieces * n_in));
+    size_t stat_bytes = round_up((size_t)a->n_rows * sizeof(float));
+    size_t codes_bytes = round_up((size_t)(rows * 2 * p.n_pairs) * sizeof(int16_t));
+    size_t values_bytes = round_up((size_t)(n_threads * p.k->tile_rows * n_in) * sizeof(float));
+    char *room =
+        cpu_scratch(pieces_bytes + columns_bytes + outlier_bytes + stat_bytes + codes_bytes +
+                        values_bytes + (size_t)n_threads * sizeof(struct int8_scratch),
+                    e);
+    if (!room)
+        return err_in(e, "an int8 product of %lld x %lld x %lld", (long long)a->n_rows,
+                      (long long)a->w->n_out, (long long)n_in);
+    p.pieces = (struct piece *)room;
+    int32_t *columns = (int32_t *)(room + pieces_bytes);
+    uint8_t *outlier = (uint8_t *)columns + columns_bytes;
+    p.stat = (float *)(outlier + outlier_bytes);
+    p.codes = (int16_t *)((char *)p.stat + stat_bytes);
+    float *values = (float *)((char *)p.codes + codes_bytes);
+    struct int8_scratch *scratch = (struct int8_scratch *)((char *)values + values_bytes);
 
-    cut_pieces(a, p.pieces);
-#pragma omp parallel for schedule(dynamic) num_threads(n_threads)
-    for (int64_t i = 0; i < p.n_pieces; i++)
-        find_outliers(&p, &p.pieces[i], outlier + i * n_in, values + omp_get_thread_num() * n_in);
+    cut_pieces(a, p.pieces, outlier, columns);
+    look_at_rows(&p, values, n_threads);
     for (p.first_row = 0; p.first_row < a->n_rows; p.first_row += ROWS_AT_ONCE) {
         int64_t left = a->n_rows - p.first_row;
         p.n_rows = left < ROWS_AT_ONCE ? left : ROWS_AT_ONCE;
-        multiply_rows(&p, values, (uint8_t *)(values + n_threads * n_in), scratch, n_threads);
+        multiply_rows(&p, values, scratch, n_threads);
     }
-    rc = 0;
-out:
-    free(scratch);
-    free(p.codes);
-    free(values);
-    free(p.pieces);
-    return rc;
+    free(room);
+    return 0;
 }
