@@ -50,17 +50,18 @@ static int64_t statistic_in(const char *folder, const char *key)
     return found;
 }
 
-/* Lowers *total and *unused to what one control group leaves; pages of files can be given back. */
-static void limit_by(const char *folder, const char *max_name, const char *used_name,
-                     const char *file_key, int64_t *total, int64_t *unused)
+/* Lowers *total and *unused to what one control group leaves.  Pages of files count as used there
+ * but are given back when memory is asked for: a checkpoint just read must not look like use. */
+static void limit_by(const char *folder, bool unified, int64_t *total, int64_t *unused)
 {
-    int64_t limit = number_in(folder, max_name), used = number_in(folder, used_name);
+    int64_t limit = number_in(folder, unified ? "memory.max" : "memory.limit_in_bytes");
+    int64_t used = number_in(folder, unified ? "memory.current" : "memory.usage_in_bytes");
 
     if (limit < 0 || used < 0)
         return;
-    int64_t left = limit - used + statistic_in(folder, file_key);
-    if (left < 0)
-        left = 0;
+    used -= statistic_in(folder, unified ? "inactive_file" : "total_inactive_file");
+    used -= statistic_in(folder, unified ? "active_file" : "total_active_file");
+    int64_t left = limit > used ? limit - used : 0;
     if (limit < *total)
         *total = limit;
     if (left < *unused)
@@ -86,11 +87,7 @@ static void limit_by_groups(int64_t *total, int64_t *unused)
         const char *root = unified ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
         snprintf(folder, sizeof folder, "%s%s", root, group + 1);
         while (strlen(folder) >= strlen(root)) {
-            if (unified)
-                limit_by(folder, "memory.max", "memory.current", "inactive_file", total, unused);
-            else
-                limit_by(folder, "memory.limit_in_bytes", "memory.usage_in_bytes",
-                         "total_inactive_file", total, unused);
+            limit_by(folder, unified, total, unused);
             char *slash = strrchr(folder, '/');
             if (!slash)
                 break;
