@@ -7,6 +7,7 @@
 #include "sched/node.h"
 #include "show.h"
 
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,6 +57,17 @@ static void choose_threads(bool quiet)
                  cores.n_bound, cores.n_machine);
 }
 
+/* Without a process of its own the engine is a thread: OpenMP has read the environment before we
+ * set it, and gives each new thread of the program all cores. */
+static int setup_here(void *runner, const void *setup, size_t n_bytes, struct err *e)
+{
+    const char *threads = getenv("OMP_NUM_THREADS");
+
+    if (threads && atoi(threads) > 0)
+        omp_set_num_threads(atoi(threads));
+    return runner_setup(runner, setup, n_bytes, e);
+}
+
 static struct prepare_options prepare_options_of(const struct cli *c)
 {
     const char *shuffle = getenv("LLQ_TEST_SHUFFLE");
@@ -68,7 +80,7 @@ static struct prepare_options prepare_options_of(const struct cli *c)
 
 static int run(const struct cli *c, int *argc, char ***argv)
 {
-    struct engine_body body = { .setup = runner_setup,
+    struct engine_body body = { .setup = setup_here,
                                 .run = runner_run,
                                 .close = runner_close,
                                 .context = c->isolate ? NULL : runner_new() };

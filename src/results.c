@@ -175,11 +175,19 @@ bool results_has(const struct results *r, int job)
 
 void results_set(struct results *r, int job, struct js *record)
 {
-    const struct js *backend = js_get(record, "backend");
+    const struct js *backend = js_get(record, "backend"), *device = js_get(record, "device");
+    int64_t rank = js_int(js_get(record, "rank"));
+    const struct js *devices = js_get(r->provenance, "gpu_names");
 
-    /* Which backend "auto" took is known once an engine has answered. */
-    if (backend && !js_get(r->provenance, "backend"))
+    /* Which backend "auto" took, and on which device, is known once an engine has answered. */
+    if (backend)
         js_set(r->provenance, "backend", js_copy(backend));
+    if (device && rank >= 0 && (size_t)rank < js_count(devices)) {
+        struct js *all = js_new_array();
+        for (size_t i = 0; i < js_count(devices); i++)
+            js_append(all, js_copy((int64_t)i == rank ? device : js_at(devices, i)));
+        js_set(r->provenance, "gpu_names", all);
+    }
     js_release(r->record[job]);
     r->record[job] = record;
 }

@@ -22,6 +22,8 @@ static struct {
     void *context;
 } state = { .lock = PTHREAD_MUTEX_INITIALIZER, .fd = -1, .terminal_level = LOG_WARN };
 
+static const char *const names[] = { "error", "warning", "info", "debug" };
+
 int log_open(const char *path, const char *who, enum log_level terminal_level, struct err *e)
 {
     snprintf(state.who, sizeof state.who, "%s", who);
@@ -55,25 +57,21 @@ void log_set_listener(void (*listener)(enum log_level level, const char *text, v
     state.context = context;
 }
 
-void log_line(enum log_level level, const char *fmt, ...)
+/* who: NULL for this process. */
+static void put(const char *who, enum log_level level, const char *text)
 {
-    static const char *const names[] = { "error", "warning", "info", "debug" };
-    char text[ERR_TEXT_MAX + 256], date[CLOCK_DATE_MAX];
-    va_list args;
-
-    va_start(args, fmt);
-    vsnprintf(text, sizeof text, fmt, args);
-    va_end(args);
+    char date[CLOCK_DATE_MAX];
 
     pthread_mutex_lock(&state.lock);
     if (state.listener)
         state.listener(level, text, state.context);
     else if (level <= state.terminal_level)
-        fprintf(stderr, "llq_sweep: %s%s%s\n", level <= LOG_WARN ? names[level] : "",
-                level <= LOG_WARN ? ": " : "", text);
+        fprintf(stderr, "llq_sweep: %s%s%s%s%s\n", level <= LOG_WARN ? names[level] : "",
+                level <= LOG_WARN ? ": " : "", who ? who : "", who ? ": " : "", text);
     if (state.fd >= 0) {
         struct bytes line = BYTES_INIT;
-        bytes_printf(&line, "%s %-7s %s: %s\n", clock_date(date), names[level], state.who, text);
+        bytes_printf(&line, "%s %-7s %s: %s\n", clock_date(date), names[level],
+                     who ? who : state.who, text);
         /* One write: lines of several processes on one file do not mix.  A full disk must not
          * stop the sweep because of its log. */
         ssize_t ignored = write(state.fd, line.data, line.n);
@@ -81,4 +79,20 @@ void log_line(enum log_level level, const char *fmt, ...)
         bytes_release(&line);
     }
     pthread_mutex_unlock(&state.lock);
+}
+
+void log_line(enum log_level level, const char *fmt, ...)
+{
+    char text[ERR_TEXT_MAX + 256];
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    put(NULL, level, text);
+}
+
+void log_line_of(const char *who, enum log_level level, const char *text)
+{
+    put(who, level, text);
 }

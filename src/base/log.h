@@ -14,6 +14,9 @@ void log_close(void);
 void log_set_terminal_level(enum log_level level);
 void log_line(enum log_level level, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
+/* A line that another process has to say, under its name; the terminal shows it too. */
+void log_line_of(const char *who, enum log_level level, const char *text);
+
 #define log_error(...) log_line(LOG_ERROR, __VA_ARGS__)
 #define log_warn(...)  log_line(LOG_WARN, __VA_ARGS__)
 #define log_info(...)  log_line(LOG_INFO, __VA_ARGS__)

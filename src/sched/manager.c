@@ -6,6 +6,7 @@
 #include "sched/sched.h"
 
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 enum worker_state { WORKER_SETTING_UP, WORKER_IDLE, WORKER_BUSY, WORKER_GONE };
@@ -119,6 +120,16 @@ static int ready(struct manager *m, int worker, struct err *e)
     return m->listener->ready ? m->listener->ready(m->listener->context, e) : 0;
 }
 
+static void log_from(int worker, int64_t level, const char *bytes, size_t n_bytes)
+{
+    char who[32], *text = mem_textn(bytes, n_bytes);
+
+    snprintf(who, sizeof who, "rank %d", worker);
+    log_line_of(who, level < LOG_ERROR || level > LOG_DEBUG ? LOG_WARN : (enum log_level)level,
+                text);
+    free(text);
+}
+
 static int heard(struct manager *m, int worker, int kind, int64_t number, const char *bytes,
                  size_t n_bytes, struct err *e)
 {
@@ -130,6 +141,9 @@ static int heard(struct manager *m, int worker, int kind, int64_t number, const 
     case MSG_LOST:
     case MSG_TIMED_OUT:
         return lost(m, worker, number, kind == MSG_TIMED_OUT, bytes, e);
+    case MSG_LOG:
+        log_from(worker, number, bytes, n_bytes);
+        return 0;
     case MSG_FAILED:
         return failed(m, worker, number, bytes, e);
     default:

@@ -14,7 +14,8 @@ enum message_kind {
     MSG_RESULT,    /* rank -> 0: job, record                               */
     MSG_LOST,      /* rank -> 0: job, how its engine was lost              */
     MSG_TIMED_OUT, /* rank -> 0: job, how long it was given                */
-    MSG_FAILED     /* rank -> 0: err_code, why the engine cannot be set up */
+    MSG_FAILED,    /* rank -> 0: err_code, why the engine cannot be set up */
+    MSG_LOG        /* rank -> 0: log level, a line                         */
 };
 
 /* A number and bytes in one message, little-endian, 8 bytes in front. */

@@ -2,7 +2,53 @@
 #include "sched/hand.h"
 #include "sched/sched.h"
 
+#include "base/log.h"
+
 #include <poll.h>
+#include <pthread.h>
+#include <string.h>
+
+/* ---- log lines, for rank 0's log ---- */
+
+/* Lines are said on any thread (the engine's, with --no-isolate), MPI is called on one: so they
+ * wait here.  Each is its level as a character, its text, a 0. */
+struct lines {
+    pthread_mutex_t lock;
+    struct bytes waiting;
+};
+
+static void keep_line(enum log_level level, const char *text, void *context)
+{
+    struct lines *lines = context;
+    char digit = (char)('0' + level);
+
+    pthread_mutex_lock(&lines->lock);
+    bytes_add(&lines->waiting, &digit, 1);
+    bytes_add(&lines->waiting, text, strlen(text) + 1);
+    pthread_mutex_unlock(&lines->lock);
+}
+
+static int send_lines(struct link *link, struct lines *lines, struct err *e)
+{
+    int rc = 0;
+
+    pthread_mutex_lock(&lines->lock);
+    struct bytes all = lines->waiting;
+    lines->waiting = (struct bytes)BYTES_INIT;
+    pthread_mutex_unlock(&lines->lock);
+    for (size_t at = 0; rc == 0 && at < all.n;) {
+        struct bytes m = BYTES_INIT;
+        size_t n = strlen(all.data + at);
+        message_pack(&m, all.data[at] - '0', all.data + at + 1, n - 1);
+        rc = link_send(link, 0, MSG_LOG, m.data, m.n, e);
+        bytes_release(&m);
+        at += n + 1;
+    }
+    bytes_release(&all);
+    return rc;
+}
+
+/* ---- work ---- */
 
 static int tell(struct link *link, struct hand_news *news, struct err *e)
 {
@@ -33,15 +79,17 @@ static int obey(struct hand *h, int kind, const struct bytes *m, struct err *e)
 
 /* One turn of the loop:
  *   1. do what rank 0 says;
- *   2. tell it what the engine says;
+ *   2. tell it what the engine says and what there is to log;
  *   3. rest until the engine speaks, at most 2 ms: messages have no descriptor to wait for.
  * Ends when rank 0 says so.  */
 int sched_work(struct link *link, struct engine *own, struct err *e)
 {
     struct hand h = { .engine = own };
     struct bytes m = BYTES_INIT;
+    struct lines lines = { PTHREAD_MUTEX_INITIALIZER, BYTES_INIT };
     int go_on = 1;
 
+    log_set_listener(keep_line, &lines);
     while (go_on == 1) {
         struct hand_news news;
         int rank, kind;
@@ -51,11 +99,13 @@ int sched_work(struct link *link, struct engine *own, struct err *e)
         }
         if (kind >= 0)
             go_on = obey(&h, kind, &m, e);
-        if (news.kind && tell(link, &news, e) < 0)
+        if (send_lines(link, &lines, e) < 0 || (news.kind && tell(link, &news, e) < 0))
             go_on = -1;
         if (kind < 0 && !news.kind)
             poll(&(struct pollfd){ engine_fd(own), POLLIN, 0 }, engine_fd(own) >= 0, 2);
     }
+    log_set_listener(NULL, NULL);
+    bytes_release(&lines.waiting);
     bytes_release(&m);
     return go_on < 0 ? -1 : 0;
 }

@@ -91,6 +91,18 @@ wait $pid
 h5dump -n term.h5 >/dev/null && grep -qE 'exit=(75|0)' term.h5.status
 ok "TERM leaves resumably"
 
+for way in --isolate --no-isolate; do
+    rm -f both.h5*
+    LLQ_TEST_FAIL=rtn_4bit run 2 -o both.h5 ${way#--isolate} -v small.toml
+    [ $? = 1 ] && said 'rank 1: .* read in'
+    ok "$way: -v shows the log of every rank"
+    grep -q 'info    rank 1: ' both.h5.log && grep -q 'rtn_4bit seed 1 failed while quantize' both.h5.log
+    ok "$way: and FILE.log keeps it"
+    h5dump -a /provenance/backend both.h5 | grep -q '"cpu"' &&
+        ! h5dump -d /provenance/gpu_names both.h5 | grep -q '(0): "",'
+    ok "$way: the results say which backend and device they come from"
+done
+
 # Faults on command: a job that fails, and one that takes its engine down.
 cat >fails.toml <<TOML
 [sweep]
