@@ -2,6 +2,7 @@
 #include "results.h"
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "cli.h"
 #include "record/provenance.h"
 #include "record/store_h5.h"
@@ -55,6 +56,17 @@ void results_open(struct results *r, const struct prepared *p, const char *const
     clock_date(r->created);
 }
 
+void results_reopen(struct results *r, const struct prepared *p, const struct js *head)
+{
+    const struct js *provenance = js_get(head, "provenance");
+    const char *command_line = js_text(js_get(head, "command_line"));
+
+    *r = (struct results){ .n_jobs = p->sweep.n_jobs };
+    r->record = mem_array((size_t)r->n_jobs, sizeof(struct js *));
+    r->provenance = provenance ? js_copy(provenance) : js_new_object();
+    r->command_line = mem_text(command_line ? command_line : "");
+}
+
 void results_close(struct results *r)
 {
     for (int i = 0; i < r->n_jobs; i++)
@@ -100,6 +112,23 @@ static int find(const struct sweep *s, const int *order, const char *key)
     return -1;
 }
 
+/* Which backend "auto" took, and on which device, is known once an engine has answered. */
+static void learn_device(struct results *r, const struct js *record)
+{
+    const struct js *backend = js_get(record, "backend"), *device = js_get(record, "device");
+    int64_t rank = js_int(js_get(record, "rank"));
+    const struct js *devices = js_get(r->provenance, "gpu_names");
+
+    if (backend)
+        js_set(r->provenance, "backend", js_copy(backend));
+    if (device && rank >= 0 && (size_t)rank < js_count(devices)) {
+        struct js *all = js_new_array();
+        for (size_t i = 0; i < js_count(devices); i++)
+            js_append(all, js_copy((int64_t)i == rank ? device : js_at(devices, i)));
+        js_set(r->provenance, "gpu_names", all);
+    }
+}
+
 /* Sets out->experiment to the one of the sweep file whose job, with the record's seed, has the
  * record's key.  Usually it has its name, too. */
 static bool find_known(const struct prepared *p, const struct js *text, struct job *out)
@@ -136,7 +165,7 @@ static struct js *renamed(const struct js *record, const struct job *job)
 }
 
 void results_take_over(struct results *r, const struct prepared *p, struct js *const *lines,
-                       int n_lines)
+                       int n_lines, bool failed_too)
 {
     const struct sweep *s = &p->sweep;
     int *order = mem_array((size_t)s->n_jobs, sizeof *order);
@@ -154,10 +183,14 @@ void results_take_over(struct results *r, const struct prepared *p, struct js *c
             continue;
         int at = find(s, order, js_text(js_get(text, "key")));
         if (at >= 0) {
-            if (!succeeded(lines[i]) || r->record[at])
+            if ((r->record[at] && succeeded(r->record[at])) ||
+                (!succeeded(lines[i]) && !failed_too))
                 continue;
+            r->n_taken_over += !r->record[at];
+            js_release(r->record[at]);
             r->record[at] = renamed(lines[i], &s->jobs[at]);
-            r->n_taken_over++;
+            if (failed_too) /* the ranks of this very run, not of one before it */
+                learn_device(r, lines[i]);
         } else if (find_known(p, text, &job)) {
             r->kept = mem_grow(r->kept, (size_t)r->n_kept + 1, sizeof *r->kept);
             r->kept[r->n_kept++] = renamed(lines[i], &job);
@@ -175,19 +208,7 @@ bool results_has(const struct results *r, int job)
 
 void results_set(struct results *r, int job, struct js *record)
 {
-    const struct js *backend = js_get(record, "backend"), *device = js_get(record, "device");
-    int64_t rank = js_int(js_get(record, "rank"));
-    const struct js *devices = js_get(r->provenance, "gpu_names");
-
-    /* Which backend "auto" took, and on which device, is known once an engine has answered. */
-    if (backend)
-        js_set(r->provenance, "backend", js_copy(backend));
-    if (device && rank >= 0 && (size_t)rank < js_count(devices)) {
-        struct js *all = js_new_array();
-        for (size_t i = 0; i < js_count(devices); i++)
-            js_append(all, js_copy((int64_t)i == rank ? device : js_at(devices, i)));
-        js_set(r->provenance, "gpu_names", all);
-    }
+    learn_device(r, record);
     js_release(r->record[job]);
     r->record[job] = record;
 }
@@ -212,13 +233,39 @@ double results_device_seconds(const struct results *r)
     return s;
 }
 
-struct js *results_header(const struct results *r, const struct prepared *p)
+static struct js *sweep_file_js(const struct sweep *s, const struct sweep_overrides *o)
+{
+    struct js *j = js_new_object(), *set = js_new_array(), *seeds = js_new_array();
+    struct js *experiments = js_new_array();
+    char *path = file_absolute(s->path);
+
+    js_set_text(j, "path", path);
+    js_set(j, "text", js_new_textn(s->text, s->text_bytes));
+    js_set_int(j, "limit", o->limit);
+    for (int i = 0; i < o->n_set; i++)
+        js_append(set, js_new_text(o->set[i]));
+    for (int i = 0; i < s->n_seeds; i++)
+        js_append(seeds, js_new_int(s->seeds[i]));
+    for (int i = 0; i < s->n_experiments; i++)
+        js_append(experiments, js_new_text(s->experiments[i].name));
+    js_set(j, "set", set);
+    js_set(j, "seeds", seeds);
+    js_set(j, "experiments", experiments);
+    free(path);
+    return j;
+}
+
+struct js *results_header(const struct results *r, const struct prepared *p,
+                          const struct sweep_overrides *o)
 {
     struct js *j = js_new_object();
 
     js_set_text(j, "llq_journal", "1");
     js_set_text(j, "sweep", p->sweep.name);
     js_set_text(j, "created", r->created);
+    js_set_text(j, "command_line", r->command_line);
+    js_set_text(j, "identity", p->identity.data);
+    js_set(j, "sweep_file", sweep_file_js(&p->sweep, o));
     js_set(j, "provenance", js_copy(r->provenance));
     return j;
 }

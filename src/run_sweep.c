@@ -70,7 +70,7 @@ static int resume(struct run *r, struct err *e)
     if (warnings)
         log_warn("%s", warnings);
     free(warnings);
-    results_take_over(&r->results, &r->prepared, lines, n_lines);
+    results_take_over(&r->results, &r->prepared, lines, n_lines, false);
     journal_release(lines, n_lines);
     if (!r->o->cli->quiet)
         print_resumed(r);
@@ -136,13 +136,11 @@ static int on_ready(void *context, struct err *e)
     enum log_level shown = r->o->cli->quiet ? LOG_ERROR : r->o->cli->verbose ? LOG_INFO : LOG_WARN;
     if (log_open(r->output.log, "rank 0", shown, e) < 0)
         return -1;
-    if (!r->o->cli->resume || r->results.n_taken_over == 0) {
-        struct js *header = results_header(&r->results, &r->prepared);
-        int rc = journal_append(&r->journal, header, e);
-        js_release(header);
-        if (rc < 0)
-            return -1;
-    }
+    struct js *header = results_header(&r->results, &r->prepared, &r->o->cli->overrides);
+    int rc = journal_append(&r->journal, header, e);
+    js_release(header);
+    if (rc < 0)
+        return -1;
     return rebuild(r, false, e);
 }
 

@@ -3,7 +3,9 @@
 
 #include "backend/backend.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "dry_run.h"
+#include "rebuild.h"
 #include "record/report.h"
 #include "sched/link_mpi.h"
 #include "sched/node.h"
@@ -54,8 +56,11 @@ char *show_command_line(int argc, char *const *argv)
 static int show_report(const char *path, struct err *e)
 {
     struct store_report report = { 0 };
+    struct err why = ERR_INIT;
     struct winsize w = { 0 };
 
+    if (rebuild_results(path, &why) < 0)
+        log_warn("%s", why.text);
     if (store_h5_read(path, &report, e) < 0)
         return -1;
     report_print(stdout, &report, isatty(1) && ioctl(1, TIOCGWINSZ, &w) == 0 ? w.ws_col : 0);

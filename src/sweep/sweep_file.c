@@ -247,37 +247,21 @@ static int read_blocks(struct sweep *s, struct err *e)
 
 /* ---- the whole ---- */
 
-static int read_text(struct sweep *s, struct err *e)
-{
-    struct bytes text = BYTES_INIT;
-    int64_t size = file_size(s->path);
-
-    /* Refused by its size before it is read; what has no size is measured afterwards. */
-    if (size > TOML_TEXT_MAX)
-        return err_set(e, ERR_USAGE, "%s: has %lld bytes, a sweep file may have %d", s->path,
-                       (long long)size, TOML_TEXT_MAX);
-    if (file_read(s->path, &text, e) < 0) {
-        bytes_release(&text);
-        e->code = ERR_USAGE;
-        return -1;
-    }
-    s->text = text.data;
-    s->text_bytes = text.n;
-    s->tree = toml_parse(s->path, s->text, s->text_bytes, e);
-    return s->tree ? 0 : -1;
-}
-
-int sweep_read(const char *path, const struct sweep_overrides *o, struct sweep *out, struct err *e)
+int sweep_read_text(const char *path, const char *text, size_t n_bytes,
+                    const struct sweep_overrides *o, struct sweep *out, struct err *e)
 {
     *out = (struct sweep)SWEEP_INIT;
     out->path = mem_text(path);
     out->folder = file_folder(path);
+    out->text = mem_textn(text, n_bytes);
+    out->text_bytes = n_bytes;
     out->n_set = o ? o->n_set : 0;
     out->set = mem_array((size_t)out->n_set + 1, sizeof *out->set);
     for (int i = 0; i < out->n_set; i++)
         out->set[i] = mem_text(o->set[i]);
 
-    if (read_text(out, e) < 0)
+    out->tree = toml_parse(out->path, out->text, out->text_bytes, e);
+    if (!out->tree)
         goto failed;
     struct source source = source_of(out);
     if (overrides_apply(&source, out->tree, e) < 0 ||
@@ -290,6 +274,25 @@ int sweep_read(const char *path, const struct sweep_overrides *o, struct sweep *
 failed:
     sweep_release(out);
     return -1;
+}
+
+int sweep_read(const char *path, const struct sweep_overrides *o, struct sweep *out, struct err *e)
+{
+    struct bytes text = BYTES_INIT;
+    int64_t size = file_size(path);
+    int rc = -1;
+
+    *out = (struct sweep)SWEEP_INIT;
+    /* Refused by its size before it is read; what has no size is measured afterwards. */
+    if (size > TOML_TEXT_MAX)
+        return err_set(e, ERR_USAGE, "%s: has %lld bytes, a sweep file may have %d", path,
+                       (long long)size, TOML_TEXT_MAX);
+    if (file_read(path, &text, e) == 0)
+        rc = sweep_read_text(path, text.data, text.n, o, out, e);
+    else
+        e->code = ERR_USAGE;
+    bytes_release(&text);
+    return rc;
 }
 
 void sweep_release(struct sweep *s)

@@ -94,6 +94,9 @@ struct sweep_overrides {
 /* o may be NULL: none.  Whether files named in it exist is not looked at, but for model.path: an
  * existing folder is made absolute, everything else that could be a hub id stays as it is. */
 int sweep_read(const char *path, const struct sweep_overrides *o, struct sweep *out, struct err *e);
+/* The same from a text, as if it were the file of that name. */
+int sweep_read_text(const char *path, const char *text, size_t n_bytes,
+                    const struct sweep_overrides *o, struct sweep *out, struct err *e);
 void sweep_release(struct sweep *s);
 
 /* Tests whether a resolved experiment can run at all; called for every cell.  The right tower

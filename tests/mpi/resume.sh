@@ -95,6 +95,35 @@ said '1 of 1 jobs were finished before'
 h5dump -n first.h5 | grep -q '/experiments/nf4/seeds/5/coqa$'
 ok "and is not run again for other seeds"
 
+# --report builds a file from its journal where a run was killed before it could.
+before() { # before FILE N: its journal as it was when N jobs were finished
+    awk -v n="$2" '{ print } /"status":/ && ++k == n { exit }' whole.h5.journal >"$1.journal"
+}
+before killed.h5 3
+"$program" --report killed.h5 >out 2>&1
+ok "--report of a journal alone answers"
+said '^small: 10 jobs, 3 succeeded, not complete'
+[ "$(column killed.h5 /experiments/nf4/statistics/mean | wc -l)" = "$(column whole.h5 /experiments/nf4/statistics/mean | wc -l)" ]
+ok "and builds the results file, tables and all"
+before killed.h5 8
+(cd / && "$program" --report "$work/killed.h5" >"$work/out" 2>&1)
+said '^small: 10 jobs, 8 succeeded, not complete'
+ok "one that is behind its journal is built again, from anywhere"
+before killed.h5 10
+mv small.toml away.toml && "$program" --report killed.h5 >out 2>&1
+said '^small: 10 jobs, 10 succeeded$'
+ok "without the sweep file"
+mv away.toml small.toml
+items killed.h5 >killed && cmp whole killed && [ "$(names killed.h5)" = "$(names whole.h5)" ]
+ok "all of it, byte for byte per item"
+sum=$(sha256sum <killed.h5)
+"$program" --report killed.h5 >out 2>&1 && [ "$sum" = "$(sha256sum <killed.h5)" ]
+ok "a complete file is left as it is"
+LLQ_TEST_FAIL=int8 run 2 -o failed.h5 --experiment '[bi]*' --limit 4 small.toml
+rm failed.h5 && "$program" --report failed.h5 >out 2>&1
+said '^small: 4 jobs, 2 succeeded, 2 failed$' && said '^int8, seed 1, quantize: '
+ok "failures are built again, too"
+
 rm -f gone.h5* && cp whole.h5 gone.h5
 run 1 --resume -o gone.h5 small.toml
 [ $? = 2 ] && said 'gone.h5.journal'
