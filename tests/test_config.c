@@ -273,6 +273,7 @@ static void test_what_is_refused(void **state)
     refused(LLAMA ",\"num_attention_heads\":30}", "num_attention_heads");
     refused(LLAMA ",\"num_key_value_heads\":5}", "num_key_value_heads");
     refused(LLAMA ",\"head_dim\":15}", "odd");
+    refused(LLAMA ",\"head_dim\":1026}", "1024");
     refused(LLAMA ",\"rms_norm_eps\":\"small\"}", "rms_norm_eps");
     refused(LLAMA ",\"tie_word_embeddings\":1}", "tie_word_embeddings");
     CHECK(parsed(LLAMA ",\"quantization_config\":null}").hidden_size == 4096, "null is no method");

@@ -441,6 +441,75 @@ static void frequencies_that_follow_the_length(void **state)
     every_method(&shapes[3], divisors[3]);
 }
 
+static const struct backend_ops *watched;
+static int64_t most_rows; /* of one document in one product */
+
+static int watching_linear(struct backend *b, const struct linear_args *a, struct err *e)
+{
+    for (int i = 0; i < a->segments.n; i++) {
+        int64_t n = a->segments.first_row[i + 1] - a->segments.first_row[i];
+        most_rows = n > most_rows ? n : most_rows;
+    }
+    return watched->linear(b, a, e);
+}
+
+/* How many rows of a prompt of n_prompt ids a product sees at once. */
+static int64_t rows_at_once(const struct quant_spec *spec, int32_t n_prompt)
+{
+    const struct config c = { .family = FAMILY_LLAMA,
+                              .vocab_size = 97,
+                              .hidden_size = 8,
+                              .intermediate_size = 8,
+                              .n_layers = 1,
+                              .n_heads = 1,
+                              .n_kv_heads = 1,
+                              .head_dim = 8,
+                              .max_position = 8192,
+                              ROPE };
+    struct model base = random_model(&c), m;
+    struct quant_report report;
+    struct err e = ERR_INIT;
+    struct backend backend = *fastest();
+    struct backend_ops ops = *backend.ops;
+    int32_t *prompt = mem_array((size_t)n_prompt, sizeof *prompt);
+    struct generate_prompt asked = { prompt, n_prompt };
+    struct generate_options o = { .max_new_tokens = 2 };
+    struct generate_result got;
+
+    watched = backend.ops;
+    most_rows = 0;
+    ops.linear = watching_linear;
+    backend.ops = &ops;
+    for (int32_t i = 0; i < n_prompt; i++)
+        prompt[i] = (int32_t)(draw() * 97);
+    CHECK_OK(quantize_model(&base, spec, DTYPE_F16, &m, &report, &e), e);
+    struct model watched_model = on(&m, &backend);
+    CHECK_OK(generate(&watched_model, &asked, 1, &o, &got, &e), e);
+    generate_release(&got, 1);
+    free(prompt);
+    model_release(&m);
+    quant_report_release(&report);
+    model_release(&base);
+    return most_rows;
+}
+
+/* LLM.int8 looks for outlier columns in the rows of a document's own call: its whole prompt,
+ * however long.  The others are cut, which no bit depends on. */
+static void a_long_prompt_is_one_call(void **state)
+{
+    struct quant_spec spec = { .method = "bnb_8bit",
+                               .bits = 8,
+                               .compute = DTYPE_F16,
+                               .outlier_threshold = 6,
+                               .n_skip = 1,
+                               .skip = { "lm_head" } };
+
+    (void)state;
+    CHECK(rows_at_once(&spec, 5000) == 5000, "all 5000 ids at once");
+    spec.outlier_threshold = 0;
+    CHECK(rows_at_once(&spec, 5000) < 5000, "without outliers a prompt may be cut");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -448,6 +517,7 @@ int main(void)
         cmocka_unit_test(heads_of_24),
         cmocka_unit_test(a_short_window),
         cmocka_unit_test(frequencies_that_follow_the_length),
+        cmocka_unit_test(a_long_prompt_is_one_call),
     };
 
     omp_set_num_threads(1);

@@ -101,6 +101,8 @@ static int size_or(const struct js *j, const char *key, int64_t standard, int64_
     return 0;
 }
 
+#define HEAD_DIM_MAX 1024 /* what backends keep of a head at a time */
+
 static int parse_heads(const struct js *j, struct config *c, struct err *e)
 {
     int64_t heads, kv_heads, width, standard = families[c->family].n_kv_heads;
@@ -121,7 +123,7 @@ static int parse_heads(const struct js *j, struct config *c, struct err *e)
                        "hidden_size %lld is no multiple of num_attention_heads %lld, and head_dim "
                        "is not given",
                        (long long)c->hidden_size, (long long)heads);
-    if (size_or(j, "head_dim", c->hidden_size / heads, 1 << 14, &width, e) < 0)
+    if (size_or(j, "head_dim", c->hidden_size / heads, HEAD_DIM_MAX, &width, e) < 0)
         return -1;
     if (width % 2 != 0)
         return err_set(e, ERR_INPUT, "head_dim %lld is odd", (long long)width);

@@ -8,8 +8,8 @@
  *   4. sequences whose prompt is done take the id that came out; those that end free their slot.
  * Ends when no prompt waits and no sequence runs.
  *
- * A prompt is cut every PIECE ids from its beginning, whatever else runs, because LLM.int8 looks
- * at all rows of a piece.  */
+ * A prompt is cut every PIECE ids from its beginning, but not for LLM.int8, which finds its
+ * outlier columns in all rows of a document's call.  */
 #include "model/generate.h"
 
 #include "base/memory.h"
@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PIECE       2048 /* ids of a prompt in one pass */
+#define PIECE       2048 /* ids of a prompt in one pass, where it may be cut */
 #define ROWS_WANTED 512  /* of a pass, so that short prompts go together */
 #define BATCH_MAX   64   /* when the batch size is ours to choose */
 #define MEMORY_PART 4    /* the cache then takes at most this part of what is free */
@@ -37,6 +37,7 @@ struct generation {
     struct generate_result *results;
     int batch_size;
     int64_t capacity, max_rows;
+    int64_t piece; /* ids of a prompt in one pass */
 
     struct kv_cache cache;
     struct forward *forward;
@@ -61,17 +62,30 @@ static int64_t most(int64_t a, int64_t b)
 
 /* ---- sizes ---- */
 
+/* Does a product of this model look at more than a row at a time? */
+static bool looks_at_whole_calls(const struct model *m)
+{
+    for (int64_t i = 0; i < m->config.n_layers; i++)
+        for (int l = 0; l < N_LINEARS; l++) {
+            const struct weight *w = &m->layers[i].linear[l];
+            if (w->form == WEIGHT_INT8 && w->outlier_threshold > 0)
+                return true;
+        }
+    return false;
+}
+
 static int measure_prompts(struct generation *g, struct err *e)
 {
     int64_t longest_piece = 0, all = 0;
 
+    g->piece = looks_at_whole_calls(g->model) ? INT32_MAX : PIECE;
     for (int i = 0; i < g->n_prompts; i++) {
         int64_t n = g->prompts[i].n_ids;
 
         if (n < 1)
             return err_set(e, ERR_INPUT, "prompt %d has no ids", i);
         all += n;
-        longest_piece = most(longest_piece, least(n, PIECE));
+        longest_piece = most(longest_piece, least(n, g->piece));
         g->capacity = most(g->capacity, n + g->o->max_new_tokens);
     }
     g->max_rows = most(longest_piece, least(all, ROWS_WANTED));
@@ -180,7 +194,7 @@ static int gather_rows(struct generation *g, bool ending, struct batch *out)
         const struct sequence *s = &g->running[i];
         const struct generate_prompt *p = &g->prompts[s->prompt];
         int32_t left = p->n_ids - s->n_fed;
-        int32_t n_ids = left ? (int32_t)least(left, PIECE) : 1;
+        int32_t n_ids = left ? (int32_t)least(left, g->piece) : 1;
         /* Room is kept for the ids of those behind, so that nobody's next id has to wait. */
         int64_t behind = g->n_running - i - 1;
 
