@@ -65,7 +65,7 @@ static int print(FILE *to, const struct prepared *p, const char *backend, bool v
     if (p->notes.n)
         fprintf(to, "%s", p->notes.data);
     if (p->sweep.removed_cells)
-        fprintf(to, "%s\n", p->sweep.removed_cells);
+        fprintf(to, "cells that cannot run are left out: %s\n", p->sweep.removed_cells);
     return 0;
 }
 

@@ -66,8 +66,10 @@ static int prepare_task(struct prepared *p, const struct task *task, struct err 
     int rc = -1;
 
     bytes_add(&data, "", 0);
-    if (task->prepare(options, p->tokenizer, &p->profile, &p->config, &data, e) < 0)
+    if (task->prepare(options, p->tokenizer, &p->profile, &p->config, &data, e) < 0) {
+        err_in(e, "[tasks.%s] of %s", task->name, p->sweep.path);
         goto out;
+    }
     hash_bytes(data.data, data.n, hash);
     bytes_printf(&p->identity, " %s %d %s", task->name, task->version, hash);
     if (task->work(options, data.data, data.n, &prompt_tokens, &new_tokens, e) < 0)
@@ -208,6 +210,17 @@ int prepare_cost(const struct prepared *p, const char *backend, const struct job
     return 0;
 }
 
+static int check_benchmark(const struct prepared *p, struct err *e)
+{
+    struct bench_options o;
+
+    if (!p->sweep.benchmark)
+        return 0;
+    if (bench_options_of(p->sweep.benchmark, 0, &o, e) < 0 || bench_check(&p->config, &o, e) < 0)
+        return err_in(e, "[benchmark] of %s", p->sweep.path);
+    return 0;
+}
+
 static int price_jobs(struct prepared *p, const char *backend, struct err *e)
 {
     for (int i = 0; i < p->sweep.n_jobs; i++) {
@@ -227,7 +240,8 @@ int prepare(const struct prepare_options *o, struct prepared *out, struct err *e
     *p = (struct prepared)PREPARED_INIT;
     if (sweep_read(o->sweep_path, &o->overrides, &p->sweep, e) < 0 ||
         find_model(p, o->shapes_suffice, e) < 0 ||
-        sweep_expand(&p->sweep, &o->overrides, prepare_check_cell, &p->config, e) < 0)
+        sweep_expand(&p->sweep, &o->overrides, prepare_check_cell, &p->config, e) < 0 ||
+        check_benchmark(p, e) < 0)
         return -1;
     p->data = js_new_object();
     if (!o->shapes_suffice) {

@@ -318,7 +318,8 @@ static int begin(struct run *r, struct err *e)
     if (rc < 0)
         return -1;
     if (r->prepared.sweep.removed_cells && !o->cli->quiet)
-        fprintf(stderr, "llq_sweep: %s\n", r->prepared.sweep.removed_cells);
+        fprintf(stderr, "llq_sweep: cells that cannot run are left out: %s\n",
+                r->prepared.sweep.removed_cells);
     results_open(&r->results, &r->prepared, o->versions, o->command_line, r->link);
     if (resume(r, e) < 0)
         return -1;

@@ -325,18 +325,28 @@ static int check_options(const struct bench_options *o, struct err *e)
     return good ? 0 : err_set(e, ERR_USAGE, "benchmark: counts and sizes must be positive");
 }
 
+int bench_check(const struct config *c, const struct bench_options *o, struct err *e)
+{
+    struct point points[POINTS_MAX];
+
+    if (check_options(o, e) < 0)
+        return -1;
+    int n = point_list(o, points);
+    for (int i = 0; i < n; i++)
+        if (point_check(&points[i], c->max_position, e) < 0)
+            return -1;
+    return 0;
+}
+
 int bench_run(const struct model *m, const struct bench_options *o, struct js *out, struct err *e)
 {
     struct point points[POINTS_MAX];
     struct buffers buffers = { 0 };
     int rc = -1, n = 0;
 
-    if (check_options(o, e) < 0)
+    if (bench_check(&m->config, o, e) < 0)
         return -1;
     n = point_list(o, points);
-    for (int i = 0; i < n; i++)
-        if (point_check(&points[i], m->config.max_position, e) < 0)
-            return -1;
     if (memory_of_largest(m, o, points, n, out, e) < 0 ||
         open_buffers(m, points, n, &buffers, e) < 0 ||
         measure_all(m, &buffers, o, points, n, e) < 0)

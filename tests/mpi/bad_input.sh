@@ -39,6 +39,10 @@ edit group 's/^group_size = 64/group_size = 48/'
 wrong "a group size that does not divide" 'group.toml:[0-9]+:.*group_size = 48' group.toml
 edit seeds 's/^seeds = .*/seeds = []/'
 wrong "no seeds" 'seeds.toml:[0-9]+:.*seeds' seeds.toml
+edit positions 's/^\[tasks.sanity\]/[benchmark]\nprefill_tokens = [2000]/'
+wrong "a benchmark beyond the model's positions" '2000 .*1024 positions.*positions.toml' positions.toml
+edit window 's/^window = 256/window = 2048/'
+wrong "a window beyond the model's positions" '2048 .*1024 positions.*tasks.perplexity.*window.toml' window.toml
 edit negative 's/^limit = 10/limit = -1/'
 wrong "a negative limit" 'negative.toml:[0-9]+:.*limit = -1' negative.toml
 wrong "a negative --limit" 'limit' --limit -1 small.toml

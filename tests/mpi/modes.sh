@@ -32,6 +32,9 @@ said 'bnb_4bit_nf4' && said '965\.13' && said '2357\.13'
 ok "it prints the sizes of Llama-3.2-1B"
 "$program" --dry-run -v small.toml >out 2>&1 && said 'window = 256'
 ok "--dry-run -v prints resolved settings"
+"$program" --dry-run --set 'experiment.rtn.bits=[4, 9]' small.toml >out 2>&1
+said '^cells that cannot run are left out: rtn_9bit \(rtn allows 2, '
+ok "it says which cells of a list are left out"
 [ -z "$(ls ./*.h5* 2>/dev/null)" ]
 ok "none of this wrote a results file"
 
