@@ -214,8 +214,10 @@ int engine_poll(struct engine *g, struct engine_event *out, struct err *e)
             break;
         log_line((enum log_level)h.id, "%s", body.data);
     }
-    if (got == FRAME_GOT_NOTHING)
+    if (got == FRAME_GOT_NOTHING) {
+        bytes_release(&body); /* of a log line */
         return 0;
+    }
     if (got == FRAME_GOT_END) {
         out->kind = ENGINE_LOST;
         out->job_id = g->job_id;
