@@ -53,9 +53,16 @@ BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.
 
 all: llq_sweep
 
-llq_sweep: $(BUILD)/src/main.o $(LIB)   ## the program (default)
+$(BUILD)/llq_sweep: $(BUILD)/src/main.o $(LIB)
 	$(SAY) LINK $@
 	$(Q)$(CC) $(BUILD)/src/main.o $(LIB) $(LDLIBS) -o $@
+
+# Compared each time: the one in place may come from a build with other settings.  Renamed, so that
+# one that runs is not overwritten.
+llq_sweep: $(BUILD)/llq_sweep FORCE     ## the program (default)
+	@cmp -s $< $@ || { cp $< $@.new && mv $@.new $@; }
+
+FORCE:
 
 $(LIB): $(OBJ)
 	@rm -f $@ && ar rcs $@ $(OBJ)
@@ -154,4 +161,4 @@ $(BUILD)/bench/%: tests/bench/%.c $(LIB)
 benches: $(BENCHES)                     ## compiles the benchmark programs
 
 -include $(OBJ:.o=.d) $(BUILD)/src/main.d $(TESTS:=.d) $(BENCHES:=.d)
-.PHONY: all deps demo demo-plot test test-golden debug layers install tests benches help clean format
+.PHONY: FORCE all deps demo demo-plot test test-golden debug layers install tests benches help clean format
