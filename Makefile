@@ -26,7 +26,8 @@ WARN     = -Wall -Wextra -Wshadow -Werror
 CFLAGS   = -std=gnu17 -D_GNU_SOURCE $(WARN) $(SHARED)
 CXXFLAGS = -std=c++17 $(WARN) $(SHARED)
 LDLIBS   = $(PC_LIBS) -lstdc++ -lm -fopenmp -pthread -ldl
-NVFLAGS  = -std=c++17 -O3 -lineinfo -Isrc -Icuda -MMD -MP -Xcompiler -Wall,-Wextra \
+# -fmad=false: a fused multiply-add stands where fmaf() is written (cuda/common.cuh).
+NVFLAGS  = -std=c++20 -O3 -fmad=false -lineinfo -Isrc -Icuda -MMD -MP -Xcompiler -Wall,-Wextra,-Werror \
            $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$a,code=sm_$a)
 ifneq ($(SAN),)
   CFLAGS   += -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer
@@ -43,9 +44,12 @@ ifneq ($(CU_SRC),)
   CFLAGS += -DWITH_CUDA
   OBJ    += $(CU_SRC:%.cu=$(BUILD)/%.o)
   CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
-  LDLIBS += -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcublas -lcublasLt
+  LDLIBS += -L$(CUDA_HOME)/lib64 -lcudart_static -lrt
 endif
 endif
+# Only the libraries that a program uses, found beside it first.
+GPU_LINK = gcc $(CFLAGS) -Itests $< $(LIB) -Wl,--as-needed $(LDLIBS) -lcmocka \
+           -Wl,-rpath,'$$ORIGIN/lib' -o $@
 LIB   := $(BUILD)/libllq.a
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 GOLDEN_TESTS := $(filter %_golden,$(TESTS))
@@ -111,6 +115,24 @@ install: llq_sweep                      ## into $(DESTDIR)$(PREFIX)
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/share/llq_sweep/analysis $(wildcard analysis/*.py)
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/llq_sweep/slurm slurm/*
 
+# Programs that need a device.  They are built anywhere with nvcc; gpu-bundle puts them, what they
+# load and the reference vectors into one folder that runs on a GPU host without our packages.
+GPU_TESTS := $(patsubst tests/gpu/%.c,$(BUILD)/gpu/%,$(wildcard tests/gpu/*.c)) \
+             $(BUILD)/gpu/test_forward_golden
+GPU_BENCHES := $(BUILD)/gpu/bench_points $(BUILD)/gpu/make_model
+GPU_GOLDEN ?= $(firstword $(LLQ_GOLDEN) $(wildcard ../shared/golden) tests/golden)
+
+gpu-test: $(GPU_TESTS)                  ## every kernel against the CPU engine, on a GPU; fails without one
+	@tests/gpu/run.sh $(GPU_TESTS)
+
+gpu-bundle: $(GPU_TESTS) $(GPU_BENCHES)  ## the same programs for another machine, in build/gpu
+	@rm -rf build/gpu && mkdir -p build/gpu/lib build/gpu/golden
+	@cp $(GPU_TESTS) $(GPU_BENCHES) tests/gpu/run.sh sweeps/configs/llama-3.2-1b.json build/gpu
+	@ldd $(GPU_TESTS) $(GPU_BENCHES) | awk '$$3 ~ /lib(cmocka|jansson|pcre2|utf8proc|tomlplusplus|crypto|gomp|hwloc|openblas|udev|gfortran|quadmath)/ { print $$3 }' \
+	    | sort -u | xargs -r -I{} cp -L {} build/gpu/lib
+	@cp -r $(GPU_GOLDEN)/bnb_*.safetensors $(dir $(wildcard $(GPU_GOLDEN)/*/config.json)) build/gpu/golden
+	@du -sh build/gpu
+
 tests: $(TESTS)                         ## compiles every test program
 
 help:                                   ## this list
@@ -121,7 +143,7 @@ clean:                                  ## removes what was built
 
 format:                                 ## clang-format over the sources
 	clang-format -i $(wildcard src/*.[ch] src/*/*.[ch] src/*/*.cpp cuda/*.cu cuda/*.cuh \
-	    tests/*.[ch] tests/*/*.c)
+	    tests/*.[ch] tests/*/*.[ch])
 
 # The version's object is made anew when the commit changes.
 $(BUILD)/commit-$(COMMIT):
@@ -153,6 +175,18 @@ $(BUILD)/tests/%: tests/%.c tests/check.h $(LIB)
 	@mkdir -p $(@D)
 	$(SAY) TEST $<
 	$(Q)$(CC) $(CFLAGS) -Itests $< $(LIB) $(LDLIBS) -lcmocka -o $@
+$(BUILD)/gpu/%: tests/gpu/%.c tests/gpu/twin.h tests/forms.h tests/ops.h tests/check.h $(LIB)
+	@mkdir -p $(@D)
+	$(SAY) TEST $<
+	$(Q)$(GPU_LINK)
+$(BUILD)/gpu/test_forward_golden: tests/test_forward_golden.c tests/check.h $(LIB)
+	@mkdir -p $(@D)
+	$(SAY) TEST $<
+	$(Q)$(GPU_LINK)
+$(GPU_BENCHES): $(BUILD)/gpu/%: tests/bench/%.c $(LIB)
+	@mkdir -p $(@D)
+	$(SAY) BENCH $<
+	$(Q)$(GPU_LINK)
 $(BUILD)/bench/%: tests/bench/%.c $(LIB)
 	@mkdir -p $(@D)
 	$(SAY) BENCH $<
@@ -160,5 +194,6 @@ $(BUILD)/bench/%: tests/bench/%.c $(LIB)
 
 benches: $(BENCHES)                     ## compiles the benchmark programs
 
--include $(OBJ:.o=.d) $(BUILD)/src/main.d $(TESTS:=.d) $(BENCHES:=.d)
-.PHONY: FORCE all deps demo demo-plot test test-golden debug layers install tests benches help clean format
+-include $(OBJ:.o=.d) $(BUILD)/src/main.d $(TESTS:=.d) $(GPU_TESTS:=.d) $(BENCHES:=.d)
+.PHONY: FORCE all deps demo demo-plot test test-golden gpu-test gpu-bundle debug layers install tests \
+        benches help clean format

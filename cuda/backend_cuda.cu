@@ -1,0 +1,232 @@
+/* backend_cuda.cu - the table of the CUDA backend: opening a device, its memory, copies.
+ *
+ * Nothing here runs before open(): a build with CUDA starts, dry-runs and reports on a machine
+ * that has neither driver nor device.  */
+#include "common.cuh"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#define CAPABILITY_MIN 8 /* bf16 arithmetic and asynchronous copies to shared memory */
+
+/* Why there is no device to open; not ERR_DEVICE, for nothing was lost. */
+static int no_device(cudaError_t rc, struct err *e)
+{
+    cudaGetLastError(); /* else the next call would report it again */
+    if (rc == cudaErrorInsufficientDriver)
+        return err_set(e, ERR_USAGE, "no NVIDIA driver, or one older than this program's CUDA %d",
+                       CUDART_VERSION / 1000);
+    if (rc == cudaErrorNoDevice || rc == cudaSuccess)
+        return err_set(e, ERR_USAGE, "no CUDA device on this machine");
+    return err_set(e, ERR_USAGE, "no CUDA device answers: %s", cudaGetErrorString(rc));
+}
+
+static int open_state(struct cuda_state *s, int device, struct err *e)
+{
+    struct cudaDeviceProp facts;
+    int n = 0;
+
+    cudaError_t rc = cudaGetDeviceCount(&n);
+    if (rc != cudaSuccess || n == 0)
+        return no_device(rc, e);
+    if (device < 0 || device >= n)
+        return err_set(e, ERR_USAGE, "there is no CUDA device %d: %d answer%s", device, n,
+                       n == 1 ? "s" : "");
+    CUDA_TRY(cudaGetDeviceProperties(&facts, device));
+    if (facts.major < CAPABILITY_MIN)
+        return err_set(e, ERR_USAGE,
+                       "CUDA device %d, %s, has compute capability %d.%d: %d.0 is needed", device,
+                       facts.name, facts.major, facts.minor, CAPABILITY_MIN);
+    s->device = device;
+    s->n_multiprocessors = facts.multiProcessorCount;
+    snprintf(s->name, sizeof s->name, "%.127s", facts.name);
+    CUDA_TRY(cudaSetDevice(device));
+    CUDA_TRY(cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking));
+    CUDA_TRY(cudaMalloc((void **)&s->dynamic_map, sizeof weight_dynamic_map));
+    CUDA_TRY(cudaMemcpyAsync(s->dynamic_map, weight_dynamic_map, sizeof weight_dynamic_map,
+                             cudaMemcpyHostToDevice, s->stream));
+    CUDA_TRY(cudaStreamSynchronize(s->stream));
+    return 0;
+}
+
+static void release_scratch(struct cuda_state *s)
+{
+    for (int i = 0; i < SCRATCH_N_SLOTS; i++) {
+        cudaFree(s->scratch[i].p);
+        s->scratch[i].p = NULL;
+        s->scratch[i].n_bytes = 0;
+    }
+}
+
+static void release_state(struct cuda_state *s)
+{
+    release_scratch(s);
+    cudaFree(s->dynamic_map);
+    if (s->stream)
+        cudaStreamDestroy(s->stream);
+    cudaGetLastError();
+    free(s);
+}
+
+static int cuda_open(struct backend *b, int device, struct err *e)
+{
+    struct cuda_state *s = (struct cuda_state *)calloc(1, sizeof *s);
+
+    if (!s)
+        return err_set(e, ERR_MEMORY, "the host refused %zu bytes", sizeof *s);
+    if (open_state(s, device, e) < 0) {
+        release_state(s);
+        return -1;
+    }
+    b->state = s;
+    return 0;
+}
+
+static void cuda_close(struct backend *b)
+{
+    struct cuda_state *s = cuda_state_of(b);
+
+    cudaStreamSynchronize(s->stream);
+    release_state(s);
+    b->state = NULL;
+}
+
+static int cuda_facts(struct backend *b, struct device_facts *out, struct err *e)
+{
+    struct cuda_state *s = cuda_state_of(b);
+    size_t n_free, n_all;
+
+    CUDA_TRY(cudaMemGetInfo(&n_free, &n_all));
+    memset(out, 0, sizeof *out);
+    memcpy(out->name, s->name, sizeof out->name);
+    out->memory_bytes = (int64_t)n_all;
+    out->free_bytes = (int64_t)n_free;
+    return 0;
+}
+
+/* cudaMalloc(); when refused, once more without our own scratch. */
+static int device_alloc(struct cuda_state *s, size_t n_bytes, void **out, struct err *e)
+{
+    size_t n_free = 0, n_all = 0;
+    cudaError_t rc = cudaMalloc(out, n_bytes ? n_bytes : 1);
+
+    if (rc == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        CUDA_TRY(cudaStreamSynchronize(s->stream));
+        release_scratch(s);
+        rc = cudaMalloc(out, n_bytes ? n_bytes : 1);
+    }
+    if (rc == cudaSuccess)
+        return 0;
+    *out = NULL;
+    cudaGetLastError();
+    if (rc != cudaErrorMemoryAllocation || cudaMemGetInfo(&n_free, &n_all) != cudaSuccess)
+        return err_set(e, cuda_err_code(rc), "cudaMalloc of %zu bytes: %s", n_bytes,
+                       cudaGetErrorString(rc));
+    return err_set(e, ERR_MEMORY, "does not fit: %zu bytes asked for, %zu of %zu free on %s",
+                   n_bytes, n_free, n_all, s->name);
+}
+
+int cuda_scratch(struct cuda_state *s, enum cuda_scratch_slot slot, size_t n_bytes, void **out,
+                 struct err *e)
+{
+    if (s->scratch[slot].n_bytes < n_bytes) {
+        void *p = NULL;
+
+        CUDA_TRY(cudaFree(s->scratch[slot].p)); /* waits for the work that uses it */
+        s->scratch[slot].p = NULL;
+        s->scratch[slot].n_bytes = 0;
+        /* Not device_alloc(): giving back other slots would pull them from under this call. */
+        cudaError_t rc = cudaMalloc(&p, n_bytes);
+        if (rc != cudaSuccess) {
+            size_t n_free = 0, n_all = 0;
+
+            cudaGetLastError();
+            cudaMemGetInfo(&n_free, &n_all);
+            return err_set(e, cuda_err_code(rc),
+                           "does not fit: %zu bytes of scratch asked for, %zu of %zu free on %s",
+                           n_bytes, n_free, n_all, s->name);
+        }
+        s->scratch[slot].p = p;
+        s->scratch[slot].n_bytes = n_bytes;
+    }
+    *out = s->scratch[slot].p;
+    return 0;
+}
+
+static int cuda_alloc(struct backend *b, size_t n_bytes, void **out, struct err *e)
+{
+    return device_alloc(cuda_state_of(b), n_bytes, out, e);
+}
+
+static void cuda_free(struct backend *b, void *p)
+{
+    cuda_state_of(b);
+    cudaFree(p);
+}
+
+/* From pageable memory the call returns once everything is in the driver's own buffer, so `from`
+ * may change; from pinned memory it would not, and nobody above a backend can pin. */
+static int cuda_upload(struct backend *b, void *to, const void *from, size_t n_bytes, struct err *e)
+{
+    struct cuda_state *s = cuda_state_of(b);
+
+    if (n_bytes)
+        CUDA_TRY(cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyHostToDevice, s->stream));
+    return 0;
+}
+
+/* What failed may be any kernel since the last wait; the last one is a hint. */
+static int wait(struct cuda_state *s, struct err *e)
+{
+    cudaError_t rc = cudaStreamSynchronize(s->stream);
+
+    if (rc != cudaSuccess)
+        return err_set(e, cuda_err_code(rc), "the GPU stopped: %s (last kernel started: %s)",
+                       cudaGetErrorString(rc), s->last_kernel ? s->last_kernel : "none");
+    return 0;
+}
+
+static int cuda_download(struct backend *b, void *to, const void *from, size_t n_bytes,
+                         struct err *e)
+{
+    struct cuda_state *s = cuda_state_of(b);
+
+    if (n_bytes)
+        CUDA_TRY(cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyDeviceToHost, s->stream));
+    return wait(s, e);
+}
+
+static int cuda_sync(struct backend *b, struct err *e)
+{
+    return wait(cuda_state_of(b), e);
+}
+
+extern "C" {
+extern const struct backend_ops backend_cuda;
+const struct backend_ops backend_cuda = {
+    .name = "cuda",
+    .open = cuda_open,
+    .close = cuda_close,
+    .facts = cuda_facts,
+    .alloc = cuda_alloc,
+    .free = cuda_free,
+    .upload = cuda_upload,
+    .download = cuda_download,
+    .sync = cuda_sync,
+    .embed = cuda_embed,
+    .norm = cuda_norm,
+    .linear = cuda_linear,
+    .rope = cuda_rope,
+    .attention = cuda_attention,
+    .add = cuda_add,
+    .swiglu = cuda_swiglu,
+    .gather = cuda_gather,
+    .argmax = cuda_argmax,
+    .nll = cuda_nll,
+    .convert = cuda_convert,
+    .quantize = cuda_quantize,
+    .dequantize = cuda_dequantize,
+    .decode_step = NULL,
+};
+}

@@ -1,0 +1,185 @@
+/* common.cuh - inner to cuda/: the entries of the CUDA table and what they share.
+ *
+ * src/cpu/ defines every operation, and everything here but the matrix products in 16 bits, the
+ * approximate quotients of bitsandbytes and the order of two sums in double (nll, the mean of
+ * scales) gives its bits: same chains, same rounding points, the same exponential.  That needs
+ * -fmad=false (the Makefile sets it): a fused multiply-add stands where fmaf() is written and
+ * nowhere else.  No order of a sum depends on the batch.
+ *
+ * Calls queue up on one stream.  */
+#pragma once
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+extern "C" {
+#include "backend/backend.h"
+#include "backend/codebook.h"
+#include "backend/quantized.h"
+}
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+/* Memory that a call needs for itself, kept for the next call.  A slot is used by one stage of a
+ * call at a time; the stream orders the calls. */
+enum cuda_scratch_slot {
+    SCRATCH_X,
+    SCRATCH_W,
+    SCRATCH_CODES,
+    SCRATCH_ROWS,
+    SCRATCH_COLUMNS,
+    SCRATCH_SCALES,
+    SCRATCH_N_SLOTS
+};
+
+struct cuda_state {
+    int device, n_multiprocessors;
+    char name[128];
+    cudaStream_t stream;
+    const char *last_kernel; /* for the text of an error that shows up later */
+    float *dynamic_map;      /* weight_dynamic_map on the device */
+    struct {
+        void *p;
+        size_t n_bytes;
+    } scratch[SCRATCH_N_SLOTS];
+};
+
+/* The state, with its device made the calling thread's current one. */
+static inline struct cuda_state *cuda_state_of(const struct backend *b)
+{
+    struct cuda_state *s = (struct cuda_state *)b->state;
+
+    cudaSetDevice(s->device);
+    return s;
+}
+
+/* Everything but "out of memory" leaves the context unusable until the process ends. */
+static inline enum err_code cuda_err_code(cudaError_t rc)
+{
+    return rc == cudaErrorMemoryAllocation ? ERR_MEMORY : ERR_DEVICE;
+}
+
+#define CUDA_TRY(call)                                                                       \
+    do {                                                                                     \
+        cudaError_t rc_ = (call);                                                            \
+        if (rc_ != cudaSuccess)                                                              \
+            return err_set(e, cuda_err_code(rc_), "%s: %s", #call, cudaGetErrorString(rc_)); \
+    } while (0)
+
+/* Right after a launch: what it refused, under the kernel's name. */
+#define CUDA_LAUNCHED(s, kernel)                                           \
+    do {                                                                   \
+        cudaError_t rc_ = cudaGetLastError();                              \
+        (s)->last_kernel = kernel;                                         \
+        if (rc_ != cudaSuccess)                                            \
+            return err_set(e, cuda_err_code(rc_), "kernel %s: %s", kernel, \
+                           cudaGetErrorString(rc_));                       \
+    } while (0)
+
+extern "C" {
+int cuda_embed(struct backend *b, const struct embed_args *a, struct err *e);
+int cuda_norm(struct backend *b, const struct norm_args *a, struct err *e);
+int cuda_linear(struct backend *b, const struct linear_args *a, struct err *e);
+int cuda_rope(struct backend *b, const struct rope_args *a, struct err *e);
+int cuda_attention(struct backend *b, const struct attention_args *a, struct err *e);
+int cuda_add(struct backend *b, const struct add_args *a, struct err *e);
+int cuda_swiglu(struct backend *b, const struct swiglu_args *a, struct err *e);
+int cuda_gather(struct backend *b, const struct gather_args *a, struct err *e);
+int cuda_argmax(struct backend *b, const struct argmax_args *a, struct err *e);
+int cuda_nll(struct backend *b, const struct nll_args *a, struct err *e);
+int cuda_convert(struct backend *b, const struct convert_args *a, struct err *e);
+int cuda_quantize(struct backend *b, const struct quantize_args *a, struct err *e);
+int cuda_dequantize(struct backend *b, const struct dequantize_args *a, struct err *e);
+}
+
+/* At least n_bytes in the slot, 256-aligned, contents undefined; ERR_MEMORY when refused. */
+int cuda_scratch(struct cuda_state *s, enum cuda_scratch_slot slot, size_t n_bytes, void **out,
+                 struct err *e);
+
+/* Rows first_row .. first_row + n_rows - 1 of w, rounded once to t: out [n_rows, ld]; columns
+ * n_in .. ld-1 become 0. */
+int cuda_weight_rows(struct cuda_state *s, const struct weight *w, int64_t first_row,
+                     int64_t n_rows, enum dtype t, void *out, int64_t ld, struct err *e);
+
+/* x [n_rows, n_cols] of type from -> out [n_rows, ld] of type to, the rest of a row 0. */
+int cuda_copy_rows(struct cuda_state *s, const void *x, enum dtype from, int64_t n_rows,
+                   int64_t n_cols, void *out, enum dtype to, int64_t ld, struct err *e);
+
+/* The WEIGHT_INT8 case of cuda_linear(). */
+int cuda_linear_int8(struct backend *b, const struct linear_args *a, struct err *e);
+
+static inline int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* Blocks for n elements that a grid-stride loop goes through. */
+static inline unsigned blocks_for(const struct cuda_state *s, int64_t n, int n_threads)
+{
+    int64_t n_blocks = ceil_div(n, n_threads), most = 32 * (int64_t)s->n_multiprocessors;
+
+    return (unsigned)(n_blocks < most ? n_blocks : most);
+}
+
+/* ---- on the device ---- */
+
+#define GRID_STRIDE(i, n)                                                     \
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < (n); \
+         i += (int64_t)gridDim.x * blockDim.x)
+
+__device__ inline float load_value(enum dtype t, const void *p, int64_t i)
+{
+    if (t == DTYPE_F16)
+        return __half2float(((const __half *)p)[i]);
+    if (t == DTYPE_BF16)
+        return __bfloat162float(((const __nv_bfloat16 *)p)[i]);
+    return ((const float *)p)[i];
+}
+
+__device__ inline void store_value(enum dtype t, void *p, int64_t i, float x)
+{
+    if (t == DTYPE_F16)
+        ((__half *)p)[i] = __float2half_rn(x);
+    else if (t == DTYPE_BF16)
+        ((__nv_bfloat16 *)p)[i] = __float2bfloat16_rn(x);
+    else
+        ((float *)p)[i] = x;
+}
+
+__device__ inline float round_value(enum dtype t, float x)
+{
+    if (t == DTYPE_F16)
+        return __half2float(__float2half_rn(x));
+    if (t == DTYPE_BF16)
+        return __bfloat162float(__float2bfloat16_rn(x));
+    return x;
+}
+
+/* e^x as src/cpu/vector.h computes it, step for step. */
+__device__ inline float exp_value(float x)
+{
+    const float shift = 0x1.8p23f;
+
+    x = x < -105.0f ? -105.0f : x;
+    x = x > 89.0f ? 89.0f : x;
+    float shifted = x * 0x1.715476p0f + shift;
+    float n = shifted - shift;
+    float r = (x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
+    float p = 0x1.9745c4p-13f;
+    p = p * r + 0x1.6d3dd8p-10f;
+    p = p * r + 0x1.1116a6p-7f;
+    p = p * r + 0x1.5554e6p-5f;
+    p = p * r + 0x1.555552p-3f;
+    p = p * r + 0.5f;
+    p = 1.0f + (r + (r * r) * p);
+    int exponent = __float_as_int(shifted) - __float_as_int(shift), half = exponent >> 1;
+    float low = __int_as_float((half + 127) << 23);
+    float high = __int_as_float((exponent - half + 127) << 23);
+    return p * low * high;
+}

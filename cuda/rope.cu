@@ -1,0 +1,79 @@
+/* rope.cu - rotary position embedding (Su et al., 2021), half-split, and the way of new keys and
+ * values into the cache; twin of src/cpu/rope.c, to the bit.
+ *
+ * One block makes one row: a thread turns the pairs (j, j + half) of its heads, puts the turned
+ * key into the cache as it goes, and copies its part of the value.  */
+#include "common.cuh"
+
+#define N_THREADS 256
+
+struct rope_row {
+    enum dtype t;
+    void *q, *k, *k_cache, *v_cache;
+    const void *v;
+    const float *cos_table, *sin_table;
+    const int32_t *table_row, *slot, *position;
+    int64_t capacity;
+    int n_heads, n_kv_heads, head_dim, half;
+};
+
+/* The pair at i and i + half of x, turned in place. */
+__device__ static void turn(enum dtype t, void *x, int64_t i, int half, float c, float s)
+{
+    float a = load_value(t, x, i), b = load_value(t, x, i + half);
+
+    store_value(t, x, i, round_value(t, a * c) + round_value(t, -b * s));
+    store_value(t, x, i + half, round_value(t, b * c) + round_value(t, a * s));
+}
+
+__global__ static void rope(struct rope_row r)
+{
+    const int64_t row = blockIdx.x, n_table = r.head_dim / 2;
+    const float *cos_row = r.cos_table + r.table_row[row] * n_table;
+    const float *sin_row = r.sin_table + r.table_row[row] * n_table;
+    const int64_t kv = (int64_t)r.n_kv_heads * r.head_dim;
+    const int64_t place = (r.slot[row] * r.capacity + r.position[row]) * kv;
+
+    for (int i = threadIdx.x; i < (r.n_heads + r.n_kv_heads) * r.half; i += N_THREADS) {
+        int head = i / r.half, j = i % r.half;
+
+        if (head < r.n_heads)
+            turn(r.t, r.q, (row * r.n_heads + head) * r.head_dim + j, r.half, cos_row[j],
+                 sin_row[j]);
+        else
+            turn(r.t, r.k, row * kv + (head - r.n_heads) * r.head_dim + j, r.half, cos_row[j],
+                 sin_row[j]);
+    }
+    __syncthreads();
+    for (int64_t i = threadIdx.x; i < kv; i += N_THREADS) {
+        store_value(r.t, r.k_cache, place + i, load_value(r.t, r.k, row * kv + i));
+        store_value(r.t, r.v_cache, place + i, load_value(r.t, r.v, row * kv + i));
+    }
+}
+
+int cuda_rope(struct backend *b, const struct rope_args *a, struct err *e)
+{
+    struct cuda_state *s = cuda_state_of(b);
+    struct rope_row r = { .t = a->q->dtype,
+                          .q = a->q->data,
+                          .k = a->k->data,
+                          .k_cache = a->k_cache->data,
+                          .v_cache = a->v_cache->data,
+                          .v = a->v->data,
+                          .cos_table = (const float *)a->cos_table->data,
+                          .sin_table = (const float *)a->sin_table->data,
+                          .table_row = a->table_row,
+                          .slot = a->slot,
+                          .position = a->position,
+                          .capacity = a->capacity,
+                          .n_heads = a->n_heads,
+                          .n_kv_heads = a->n_kv_heads,
+                          .head_dim = a->head_dim,
+                          .half = (a->n_rotated ? a->n_rotated : a->head_dim) / 2 };
+
+    if (!a->n_rows)
+        return 0;
+    rope<<<(unsigned)a->n_rows, N_THREADS, 0, s->stream>>>(r);
+    CUDA_LAUNCHED(s, "rope");
+    return 0;
+}
