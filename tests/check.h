@@ -64,6 +64,14 @@ static inline const char *check_data(void)
     return check_folder("LLQ_DATA", "../shared/data", "tests/data");
 }
 
+/* The engine that a test of models runs on: LLQ_TEST_BACKEND, else "cpu". */
+static inline const char *check_backend(void)
+{
+    const char *named = getenv("LLQ_TEST_BACKEND");
+
+    return named && *named ? named : "cpu";
+}
+
 static inline bool check_has(const char *folder, const char *name)
 {
     char path[4096];

@@ -410,7 +410,7 @@ int main(void)
     };
     struct err e = ERR_INIT;
 
-    if (backend_open(&backend, "cpu", 0, NULL, &e) < 0) {
+    if (backend_open(&backend, check_backend(), 0, NULL, &e) < 0) {
         fprintf(stderr, "%s\n", e.text);
         return 1;
     }
