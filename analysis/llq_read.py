@@ -8,10 +8,15 @@
 """
 
 import os
+import sys
 from dataclasses import dataclass
 
-import h5py
-import numpy as np
+try:
+    import h5py
+    import numpy as np
+except ImportError as missing:
+    sys.exit(f"{sys.executable} has no {missing.name}: install h5py, numpy and matplotlib for it, or "
+             "use the Python that has them (on Debian: /usr/bin/python3)")
 
 
 class NotResults(Exception):

@@ -55,8 +55,19 @@ static int print(FILE *to, const struct prepared *p, const char *backend, bool v
         if (p->sweep.jobs[j].cost_s > longest)
             longest = p->sweep.jobs[j].cost_s;
     double wall = total / n_ranks > longest ? total / n_ranks : longest;
-    fprintf(to, "%d jobs, about %.0f s of work, %.0f s on %d ranks\n", p->sweep.n_jobs, total, wall,
-            n_ranks);
+    fprintf(
+        to,
+        "%d job%s, about %.0f s of work, %.0f s on %d rank%s; seconds within a factor of a few, "
+        "for %s\n",
+        p->sweep.n_jobs, p->sweep.n_jobs == 1 ? "" : "s", total, wall, n_ranks,
+        n_ranks == 1 ? "" : "s",
+        strcmp(backend, "cuda") == 0 ? "a data-centre GPU" : "this machine's cores");
+    if (longest > p->sweep.job_timeout_s)
+        fprintf(
+            to,
+            "the longest job is expected to take %.0f s, but sweep.job_timeout is %g s: it would "
+            "be ended\n",
+            longest, p->sweep.job_timeout_s);
     if (verbose) {
         char *text = sweep_resolved_text(&p->sweep);
         fprintf(to, "%s", text);

@@ -101,6 +101,7 @@ static int run(const struct cli *c, int *argc, char ***argv)
     if (link_rank(link) == 0) {
         struct run_options o = { .cli = c,
                                  .prepare = prepare_options_of(c),
+                                 .program = (*argv)[0],
                                  .command_line = command_line,
                                  .versions = show_versions(),
                                  .stop = &stop };

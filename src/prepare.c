@@ -105,8 +105,10 @@ static void state_tokens(struct prepared *p, const struct task *task)
         prompt = 141 * 2048;
         new_tokens = 0;
     }
-    bytes_printf(&p->notes, "%s: its data are not there; %lld prompt and %lld new tokens assumed\n",
-                 task->name, (long long)prompt, (long long)new_tokens);
+    const char *path = js_text(js_get(options, "path"));
+    bytes_printf(&p->notes, "%s: %s not there; %lld prompt and %lld new tokens assumed\n",
+                 task->name, path && !file_exists(path) ? path : "tokenizer", (long long)prompt,
+                 (long long)new_tokens);
     count_tokens(p, task, prompt, new_tokens);
 }
 

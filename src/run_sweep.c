@@ -191,8 +191,8 @@ static void add_command(struct bytes *to, const struct run *r, const struct job 
 {
     const struct sweep_overrides *o = &r->o->cli->overrides;
 
-    bytes_printf(to, "./llq_sweep --experiment %s --seeds %lld -o %s-%lld.h5", j->experiment->name,
-                 (long long)j->seed, j->experiment->name, (long long)j->seed);
+    bytes_printf(to, "%s --experiment %s --seeds %lld -o %s-%lld.h5", r->o->program,
+                 j->experiment->name, (long long)j->seed, j->experiment->name, (long long)j->seed);
     if (strcmp(r->o->cli->backend, "auto") != 0)
         bytes_printf(to, " --backend %s", r->o->cli->backend);
     if (o->limit >= 0)
@@ -268,6 +268,25 @@ static int terminal_width(void)
     return isatty(1) && ioctl(1, TIOCGWINSZ, &w) == 0 ? w.ws_col : 0;
 }
 
+/* Speeds measured beside other programs mislead; the tables alone would not show it. */
+static void print_unsettled(const struct run *r)
+{
+    int n = 0, n_unsettled = 0;
+
+    for (int i = 0; i < r->prepared.sweep.n_jobs; i++) {
+        const struct js *record = r->results.record[i], *latency = js_get(record, "latency");
+        int64_t points = js_int(js_get(latency, "unstable_points")) +
+                         js_int(js_get(js_get(record, "throughput"), "unstable_points"));
+        n += latency != NULL;
+        n_unsettled += points > 0;
+    }
+    if (n_unsettled)
+        printf(
+            "speed: in %d of %d benchmarks some medians did not settle to 2 %% (short minima, or "
+            "other programs on this machine); the samples are in the file\n",
+            n_unsettled, n);
+}
+
 static void print_end(struct run *r)
 {
     struct store_report report = { 0 };
@@ -279,6 +298,7 @@ static void print_end(struct run *r)
     }
     if (!r->o->cli->quiet) {
         report_print(stdout, &report, terminal_width());
+        print_unsettled(r);
     }
     store_report_release(&report);
     printf("%s\n", r->output.file);

@@ -8,6 +8,7 @@
 struct run_options {
     const struct cli *cli;
     struct prepare_options prepare;
+    const char *program; /* as it was started: argv[0] */
     const char *command_line;
     const char *const *versions; /* name, text, ..., NULL: for provenance */
     const volatile sig_atomic_t *stop;
