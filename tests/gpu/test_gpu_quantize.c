@@ -47,6 +47,45 @@ static struct weight quantized(const struct tensor *x, struct quantize_args a, e
 
 /* ---- beside the CPU ---- */
 
+/* Largest magnitude of the block that holds element `at`. */
+static float block_absmax(const struct tensor *x, int64_t at, int64_t size)
+{
+    int64_t n = x->n_rows * x->n_cols, first = at / size * size;
+    float most = 0;
+
+    for (int64_t i = first; i < n && i < first + size; i++)
+        most = fmaxf(most, fabsf(element(x, i / x->n_cols, i % x->n_cols)));
+    return most;
+}
+
+/* Where bitsandbytes divides approximately, and the CPU does not, a code may differ: for FP4 where
+ * the scaled value is within 2 ulp of a threshold, for int8 rows where it is that near to a half.
+ * (A coarse input type has many equal values, so many codes may differ at once.) */
+static void check_near_threshold(const char *name, const struct quantize_args *a,
+                                 const struct weight *got, const struct weight *want)
+{
+    bool fp4 = a->rule == QUANTIZE_BNB_FP4;
+
+    for (int64_t i = 0; i < want->n_out * want->n_in; i++) {
+        int64_t row = i / want->n_in, col = i % want->n_in;
+        int on_gpu = code_at(got, row, col), on_cpu = code_at(want, row, col);
+
+        if (on_gpu == on_cpu)
+            continue;
+        float x = element(a->w, row, col), absmax = block_absmax(a->w, i, want->group_size);
+        if (fp4) {
+            CHECK(fp4_moves(x, absmax, on_gpu) <= 2, "%s: code %lld of %a / %a is %d, not %d", name,
+                  (long long)i, (double)x, (double)absmax, on_gpu, on_cpu);
+        } else {
+            double y = (double)round_to(DTYPE_F16, x) * 127 / round_to(DTYPE_F16, absmax);
+            CHECK(abs((int8_t)on_gpu - (int8_t)on_cpu) == 1 &&
+                      check_near(fabs(y - floor(y)), 0.5, 127 * 0x1p-22),
+                  "%s: code %lld of %g is %d, not %d", name, (long long)i, y, (int8_t)on_gpu,
+                  (int8_t)on_cpu);
+        }
+    }
+}
+
 static void twin_case(const char *name, struct quantize_args a, enum dtype t, int64_t n_out,
                       int64_t n_in)
 {
@@ -67,6 +106,8 @@ static void twin_case(const char *name, struct quantize_args a, enum dtype t, in
     CHECK(got.form == want.form && got.row_bytes == want.row_bytes && got.bits == want.bits &&
               got.n_groups == want.n_groups && got.scale_form == want.scale_form,
           "%s: same forms", name);
+    if (a.rule == QUANTIZE_BNB_FP4 || a.rule == QUANTIZE_INT8_ROW)
+        check_near_threshold(name, &a, &got, &want);
     CHECK(approximate || !memcmp(got.codes, want.codes, weight_codes_bytes(&want)),
           "%s of %s, %lld x %lld: the CPU's codes", name, dtype_name(t), (long long)n_out,
           (long long)n_in);
