@@ -46,31 +46,14 @@ INLINE void tile_of(const int m, int64_t k, const float *a, const float *b, floa
 
 static void tile(int m, int64_t k, const float *a, const float *b, float *c, int64_t ldc, bool add)
 {
-    switch (m) {
 #define CASE(M)                           \
     case M:                               \
         tile_of(M, k, a, b, c, ldc, add); \
-        break
-        CASE(1);
-        CASE(2);
-        CASE(3);
-        CASE(4);
-#if TILE_ROWS > 4
-        CASE(5);
-        CASE(6);
-#endif
-#if TILE_ROWS > 6
-        CASE(7);
-        CASE(8);
-        CASE(9);
-        CASE(10);
-        CASE(11);
-        CASE(12);
-        CASE(13);
-        CASE(14);
-#endif
-#undef CASE
+        break;
+    switch (m) {
+        EACH_TILE_HEIGHT(CASE)
     }
+#undef CASE
 }
 
 /* The transpose of LANES vectors, by halves: after the step of distance d, rows that differ in

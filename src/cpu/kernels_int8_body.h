@@ -5,6 +5,16 @@
 #include "cpu/kernels.h"
 #include "cpu/vector.h"
 
+/* X(1) ... X(TILE_ROWS): a tile of constant height keeps its sums in registers. */
+#if TILE_ROWS > 6
+#define EACH_TILE_HEIGHT(X) \
+    X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
+#elif TILE_ROWS > 4
+#define EACH_TILE_HEIGHT(X) X(1) X(2) X(3) X(4) X(5) X(6)
+#else
+#define EACH_TILE_HEIGHT(X) X(1) X(2) X(3) X(4)
+#endif
+
 static float int8_scan(const float *x, int64_t n, float threshold, uint8_t *outlier)
 {
     float most = 0;
@@ -116,31 +126,14 @@ INLINE void tile16_of(const int m, int64_t n_pairs, const int16_t *a, const int1
 static void tile16(int m, int64_t n_pairs, const int16_t *a, const int16_t *b, int32_t *c,
                    int64_t ldc, bool add)
 {
-    switch (m) {
 #define CASE(M)                                   \
     case M:                                       \
         tile16_of(M, n_pairs, a, b, c, ldc, add); \
-        break
-        CASE(1);
-        CASE(2);
-        CASE(3);
-        CASE(4);
-#if TILE_ROWS > 4
-        CASE(5);
-        CASE(6);
-#endif
-#if TILE_ROWS > 6
-        CASE(7);
-        CASE(8);
-        CASE(9);
-        CASE(10);
-        CASE(11);
-        CASE(12);
-        CASE(13);
-        CASE(14);
-#endif
-#undef CASE
+        break;
+    switch (m) {
+        EACH_TILE_HEIGHT(CASE)
     }
+#undef CASE
 }
 
 static void int8_scale(const int32_t *sums, int64_t n, float stat, const float *scb, float factor,
