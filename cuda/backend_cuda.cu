@@ -227,6 +227,12 @@ const struct backend_ops backend_cuda = {
     .convert = cuda_convert,
     .quantize = cuda_quantize,
     .dequantize = cuda_dequantize,
-    .decode_step = NULL,
+    .linear_many = NULL,
+    .linear_add = NULL,
+    .linear_swiglu = NULL,
+    .linear_nll = NULL,
+    .arrange = NULL,
+    .compare = NULL,
+    .decode = NULL,
 };
 }

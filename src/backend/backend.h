@@ -52,6 +52,11 @@ struct segments {
     const int32_t *first_row; /* [n + 1] */
 };
 
+/* What the rows of a pass are: whole or cut prompts, or the newest id of each sequence.  A backend
+ * may multiply and attend in another order in each phase; the bits of a row depend on its phase,
+ * never on the rows beside it. */
+enum phase { PHASE_PROMPT, PHASE_DECODE };
+
 struct embed_args {
     const struct tensor *table; /* [V, D] */
     const int32_t *ids;         /* device, [T]; each in 0 .. V-1 */
@@ -77,6 +82,7 @@ struct linear_args {
     struct tensor *y;          /* [T, N] model dtype or fp32 */
     int64_t n_rows;
     enum dtype compute;
+    enum phase phase;
     struct segments segments; /* WEIGHT_INT8 finds outlier columns per segment; n = 0: one */
 };
 
@@ -109,6 +115,8 @@ struct attention_args {
     int64_t n_rows, capacity, window;
     int64_t max_position; /* largest in `position`, for sizing */
     int n_heads, n_kv_heads, head_dim;
+    enum phase phase;
+    struct segments segments; /* rows of one sequence: one slot, positions that count up by one */
 };
 
 struct add_args {
@@ -170,12 +178,53 @@ struct quantize_args {
     int64_t group_size; /* K for one group a row; a bnb block size may exceed K */
     bool sym;
     bool double_quant;
-    struct weight *out; /* shape fields, forms and device memory are filled in; owned */
+    /* Shape fields, forms and device memory are filled in; owned.  nested_offset, and the refusal
+     * of weights that cannot be quantized, may come with the next sync(): the structure stays in
+     * its place until then. */
+    struct weight *out;
 };
 
 struct dequantize_args {
     const struct weight *w;
     struct tensor *out; /* [N, K]: F32, F16 or BF16 (one rounding, quantizers.md 1.6) */
+};
+
+/* How far packed weights are from the plain ones, before any rounding to a compute dtype. */
+struct compare_args {
+    const struct tensor *w;      /* plain [N, K], as stored */
+    enum dtype source;           /* its values are rounded to this first; DTYPE_OTHER: not */
+    const struct weight *packed; /* [N, K] */
+    double *out;                 /* host, [2]: sums of (W - W')^2 and of W^2, in fp64, in an order
+                                    that the shape fixes; there after the next sync() */
+};
+
+/* Greedy decoding of several sequences, whole steps at a time: embedding, layers, head, argmax,
+ * and the new id into the next step, with the rounding points of the operations above. */
+struct decode_layer {
+    const struct weight *linear; /* [7]: q, k, v, o, gate, up, down */
+    const struct tensor *bias;   /* [7]; data NULL: none */
+    const struct tensor *input_norm, *post_norm;
+    struct tensor *k_cache, *v_cache;
+    int64_t window;
+};
+
+struct decode_args {
+    int64_t n_layers;
+    const struct decode_layer *layers;
+    const struct tensor *embed, *norm;
+    const struct weight *head;
+    const struct tensor *cos_table, *sin_table; /* as in rope_args; row = position */
+    enum dtype compute;                         /* of packed weights */
+    float eps;
+    int n_heads, n_kv_heads, head_dim, n_rotated;
+    int64_t capacity; /* of a slot */
+    int n_seqs;
+    const int32_t *slot, *position, *ids; /* host, [n_seqs]: place of the first id that is fed */
+    const int32_t *forbidden;             /* device, [n_forbidden] */
+    int n_forbidden;
+    int n_steps;
+    int32_t *out; /* host, [n_steps, n_seqs]: there on return; -1 (a NaN) is fed on as id 0 */
+    bool done;    /* set: false when this model is none that decode() knows; nothing was run */
 };
 
 struct device_facts {
@@ -213,8 +262,23 @@ struct backend_ops {
     int (*quantize)(struct backend *b, const struct quantize_args *a, struct err *e);
     int (*dequantize)(struct backend *b, const struct dequantize_args *a, struct err *e);
 
-    /* Optional.  NULL: the caller composes it from the operations above. */
-    int (*decode_step)(struct backend *b, void *model_step, struct err *e);
+    /* Optional.  NULL: the caller composes them from the operations above. */
+    /* n products of one x. */
+    int (*linear_many)(struct backend *b, const struct linear_args *a, int n, struct err *e);
+    /* x = x + y; a->y is working memory. */
+    int (*linear_add)(struct backend *b, const struct linear_args *a, struct tensor *x,
+                      struct err *e);
+    /* SwiGLU of two products of one x; gate->y and up->y are working memory, out may be either. */
+    int (*linear_swiglu)(struct backend *b, const struct linear_args *gate,
+                         const struct linear_args *up, struct tensor *out, struct err *e);
+    /* nll() of the fp32 logits y = x W^T, which need not stand in memory: a->y is not used. */
+    int (*linear_nll)(struct backend *b, const struct linear_args *a, const int32_t *targets,
+                      float *out, struct err *e);
+    /* Puts codes and scales into the order that this backend multiplies fastest from, in the same
+     * bytes (`arrangement`); a weight it has no such order for stays as it is. */
+    int (*arrange)(struct backend *b, struct weight *w, struct err *e);
+    int (*compare)(struct backend *b, const struct compare_args *a, struct err *e);
+    int (*decode)(struct backend *b, struct decode_args *a, struct err *e);
 };
 
 struct backend {

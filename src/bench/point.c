@@ -80,36 +80,31 @@ struct lists {
     int32_t *slots, *counts, *lengths, *next;
 };
 
-/* One pass of n_tokens each; next receives the ids that come out.  lengths NULL: see model.h. */
-static int pass(const struct point_run *run, const struct point *p, const struct lists *l,
-                int64_t n_tokens, const int32_t *ids, const int32_t *lengths, struct err *e)
-{
-    struct batch batch = {
-        .n_seqs = p->batch, .slot = l->slots, .n_tokens = l->counts, .ids = ids, .length = lengths
-    };
-    struct forward_out out = { .next_ids = l->next };
-
-    for (int s = 0; s < p->batch; s++)
-        l->counts[s] = (int32_t)n_tokens;
-    if (forward_run(run->forward, run->cache, &batch, WANT_LAST_ARGMAX, NULL, 0, &out, e) < 0)
-        return -1;
-    /* A model broken by quantization gives no id; its speed is that of any other. */
-    for (int s = 0; s < p->batch; s++)
-        if (l->next[s] < 0)
-            l->next[s] = 0;
-    return 0;
-}
-
+/* The prompts, in pieces; l->next receives the ids that come out. */
 static int prompt_pass(const struct point_run *run, const struct point *p, const struct lists *l,
                        const int32_t *ids, struct err *e)
 {
     int64_t rows = p->batch > 1 ? p->prompt : point_rows(p);
+    struct forward_out out = { .next_ids = l->next };
 
     for (int64_t at = 0; at < p->prompt; at += rows) {
         int64_t n = p->prompt - at < rows ? p->prompt - at : rows;
-        if (pass(run, p, l, n, ids + at, l->lengths, e) < 0)
+        struct batch batch = { .phase = PHASE_PROMPT,
+                               .n_seqs = p->batch,
+                               .slot = l->slots,
+                               .n_tokens = l->counts,
+                               .ids = ids + at,
+                               .length = l->lengths };
+
+        for (int s = 0; s < p->batch; s++)
+            l->counts[s] = (int32_t)n;
+        if (forward_run(run->forward, run->cache, &batch, WANT_LAST_ARGMAX, NULL, 0, &out, e) < 0)
             return -1;
     }
+    /* A model broken by quantization gives no id; its speed is that of any other. */
+    for (int s = 0; s < p->batch; s++)
+        if (l->next[s] < 0)
+            l->next[s] = 0;
     return 0;
 }
 
@@ -142,9 +137,10 @@ int point_measure(const struct point_run *run, const struct point *p, double *va
                   double *seconds, struct err *e)
 {
     int32_t *ids = point_prompts(p, run->seed, run->model->config.vocab_size);
-    int32_t *memory = mem_array((size_t)(4 * p->batch), sizeof *memory);
+    int32_t *memory = mem_array((size_t)((4 + p->n_steps) * p->batch), sizeof *memory);
     const struct lists l = { memory, memory + p->batch, memory + 2 * p->batch,
                              memory + 3 * p->batch };
+    int32_t *new_ids = memory + 4 * p->batch;
     int64_t at[3];
     int rc = -1;
 
@@ -157,9 +153,9 @@ int point_measure(const struct point_run *run, const struct point *p, double *va
     if (prompt_pass(run, p, &l, ids, e) < 0)
         goto out;
     at[1] = clock_ns();
-    for (int64_t i = 0; i < p->n_steps; i++)
-        if (pass(run, p, &l, 1, l.next, NULL, e) < 0)
-            goto out;
+    if (p->n_steps && forward_decode(run->forward, run->cache, p->batch, l.slots, l.next,
+                                     (int)p->n_steps, NULL, 0, new_ids, e) < 0)
+        goto out;
     at[2] = clock_ns();
     put_value(p, at, value, seconds);
     rc = 0;

@@ -125,6 +125,7 @@ struct pass {
     struct forward *f;
     struct kv_cache *cache;
     int64_t n_rows, max_position;
+    enum phase phase;
     struct segments segments;
 };
 
@@ -153,30 +154,66 @@ static int norm(const struct pass *p, const struct tensor *weight, struct tensor
 }
 
 /* Packed weights multiply in the compute dtype, plain ones in the model's. */
-static int linear(const struct pass *p, const struct layer *layer, enum linear_name l,
-                  const struct tensor *x, struct tensor *y, struct err *e)
+static struct linear_args product(const struct pass *p, const struct layer *layer,
+                                  enum linear_name l, const struct tensor *x, struct tensor *y)
 {
     const struct model *m = p->f->model;
     const struct weight *w = &layer->linear[l];
-    const struct linear_args a = {
+
+    return (struct linear_args){
         .x = x,
         .w = w,
         .bias = layer->bias[l].data ? &layer->bias[l] : NULL,
         .y = y,
         .n_rows = p->n_rows,
         .compute = w->form == WEIGHT_PLAIN ? m->dtype : m->compute,
+        .phase = p->phase,
         .segments = p->segments,
     };
-
-    return m->backend->ops->linear(m->backend, &a, e);
 }
 
-static int add(const struct pass *p, const struct tensor *y, struct err *e)
+static int linear_many(const struct pass *p, const struct linear_args *a, int n, struct err *e)
 {
     struct backend *b = p->f->model->backend;
-    const struct add_args a = { .x = &p->f->x, .y = y, .n_rows = p->n_rows };
 
-    return b->ops->add(b, &a, e);
+    if (b->ops->linear_many)
+        return b->ops->linear_many(b, a, n, e);
+    for (int i = 0; i < n; i++)
+        if (b->ops->linear(b, &a[i], e) < 0)
+            return -1;
+    return 0;
+}
+
+/* The residual stream takes a product; room: for its rows. */
+static int linear_add(const struct pass *p, const struct layer *layer, enum linear_name l,
+                      const struct tensor *x, struct tensor *room, struct err *e)
+{
+    struct forward *f = p->f;
+    struct backend *b = f->model->backend;
+    const struct linear_args a = product(p, layer, l, x, room);
+    const struct add_args add = { .x = &f->x, .y = room, .n_rows = p->n_rows };
+
+    if (b->ops->linear_add)
+        return b->ops->linear_add(b, &a, &f->x, e);
+    if (b->ops->linear(b, &a, e) < 0)
+        return -1;
+    return b->ops->add(b, &add, e);
+}
+
+/* gate receives silu(gate(u)) * up(u). */
+static int linear_swiglu(const struct pass *p, const struct layer *layer, const struct tensor *u,
+                         struct tensor *gate, struct tensor *up, struct err *e)
+{
+    struct backend *b = p->f->model->backend;
+    const struct linear_args both[2] = { product(p, layer, LINEAR_GATE, u, gate),
+                                         product(p, layer, LINEAR_UP, u, up) };
+    const struct swiglu_args swiglu = { .gate = gate, .up = up, .out = gate, .n_rows = p->n_rows };
+
+    if (b->ops->linear_swiglu)
+        return b->ops->linear_swiglu(b, &both[0], &both[1], gate, e);
+    if (linear_many(p, both, 2, e) < 0)
+        return -1;
+    return b->ops->swiglu(b, &swiglu, e);
 }
 
 static int rope_and_attention(const struct pass *p, int64_t i, struct tensor *q, struct tensor *k,
@@ -219,6 +256,8 @@ static int rope_and_attention(const struct pass *p, int64_t i, struct tensor *q,
         .n_heads = c->n_heads,
         .n_kv_heads = c->n_kv_heads,
         .head_dim = c->head_dim,
+        .phase = p->phase,
+        .segments = p->segments,
     };
 
     if (b->ops->rope(b, &rope, e) < 0)
@@ -243,21 +282,17 @@ static int run_layer(const struct pass *p, int64_t i, struct err *e)
     struct tensor attended = view(p, p->f->side, query), o = view(p, pool, c->hidden_size);
     struct tensor gate = view(p, pool, c->intermediate_size);
     struct tensor up = view(p, up_at, c->intermediate_size);
-    const struct swiglu_args swiglu = {
-        .gate = &gate, .up = &up, .out = &gate, .n_rows = p->n_rows
-    };
+    const struct linear_args qkv[3] = { product(p, layer, LINEAR_Q, &u, &q),
+                                        product(p, layer, LINEAR_K, &u, &k),
+                                        product(p, layer, LINEAR_V, &u, &v) };
 
-    if (norm(p, &layer->input_norm, &u, e) < 0 || linear(p, layer, LINEAR_Q, &u, &q, e) < 0 ||
-        linear(p, layer, LINEAR_K, &u, &k, e) < 0 || linear(p, layer, LINEAR_V, &u, &v, e) < 0 ||
+    if (norm(p, &layer->input_norm, &u, e) < 0 || linear_many(p, qkv, 3, e) < 0 ||
         rope_and_attention(p, i, &q, &k, &v, &attended, e) < 0 ||
-        linear(p, layer, LINEAR_O, &attended, &o, e) < 0 || add(p, &o, e) < 0)
+        linear_add(p, layer, LINEAR_O, &attended, &o, e) < 0)
         return -1;
-    if (norm(p, &layer->post_norm, &u, e) < 0 || linear(p, layer, LINEAR_GATE, &u, &gate, e) < 0 ||
-        linear(p, layer, LINEAR_UP, &u, &up, e) < 0 ||
-        m->backend->ops->swiglu(m->backend, &swiglu, e) < 0 ||
-        linear(p, layer, LINEAR_DOWN, &gate, &u, e) < 0)
+    if (norm(p, &layer->post_norm, &u, e) < 0 || linear_swiglu(p, layer, &u, &gate, &up, e) < 0)
         return -1;
-    return add(p, &u, e);
+    return linear_add(p, layer, LINEAR_DOWN, &gate, &u, e);
 }
 
 /* ---- a batch ---- */
@@ -321,7 +356,7 @@ int forward_run(struct forward *f, struct kv_cache *c, const struct batch *batch
                 const int32_t *forbidden, int n_forbidden, struct forward_out *out, struct err *e)
 {
     struct backend *b = f->model->backend;
-    struct pass p = { .f = f, .cache = c };
+    struct pass p = { .f = f, .cache = c, .phase = batch->phase };
 
     if (check_batch(f, c, batch, e) < 0)
         return err_in(e, "a forward pass");
@@ -345,4 +380,31 @@ int forward_run(struct forward *f, struct kv_cache *c, const struct batch *batch
     for (int s = 0; s < batch->n_seqs; s++)
         c->length[batch->slot[s]] += batch->n_tokens[s];
     return 0;
+}
+
+/* ---- whole steps ---- */
+
+int forward_decode(struct forward *f, struct kv_cache *c, int n_seqs, const int32_t *slot,
+                   const int32_t *ids, int n_steps, const int32_t *forbidden, int n_forbidden,
+                   int32_t *out, struct err *e)
+{
+    int32_t *one = mem_array((size_t)(2 * n_seqs), sizeof *one), *fed = one + n_seqs;
+    int rc = 0;
+
+    for (int s = 0; s < n_seqs; s++)
+        one[s] = 1;
+    for (int i = 0; rc == 0 && i < n_steps; i++) {
+        struct batch batch = {
+            .phase = PHASE_DECODE, .n_seqs = n_seqs, .slot = slot, .n_tokens = one, .ids = fed
+        };
+        struct forward_out step = { .next_ids = out + (int64_t)i * n_seqs };
+
+        for (int s = 0; s < n_seqs; s++) {
+            int32_t last = i ? step.next_ids[s - n_seqs] : ids[s];
+            fed[s] = last < 0 ? 0 : last;
+        }
+        rc = forward_run(f, c, &batch, WANT_LAST_ARGMAX, forbidden, n_forbidden, &step, e);
+    }
+    free(one);
+    return rc;
 }

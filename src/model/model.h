@@ -66,6 +66,7 @@ size_t kv_cache_bytes(const struct model *m, int n_slots, int64_t capacity);
 
 /* A batch: n_seqs sequences, each the next n_tokens[i] ids of cache slot slot[i]. */
 struct batch {
+    enum phase phase;
     int n_seqs;
     const int32_t *slot;     /* [n_seqs] */
     const int32_t *n_tokens; /* [n_seqs], each >= 1 */
@@ -103,6 +104,13 @@ struct forward_out {
  * whatever else is in the batch.  forbidden (may be NULL): ids argmax never takes. */
 int forward_run(struct forward *f, struct kv_cache *c, const struct batch *batch, enum want want,
                 const int32_t *forbidden, int n_forbidden, struct forward_out *out, struct err *e);
+
+/* n_steps greedy steps of n_seqs <= max_seqs sequences: ids[s] is fed to slot[s] first, then each
+ * id that comes out (0 where none does).  out: host, [n_steps, n_seqs], -1 where a logit was NaN.
+ */
+int forward_decode(struct forward *f, struct kv_cache *c, int n_seqs, const int32_t *slot,
+                   const int32_t *ids, int n_steps, const int32_t *forbidden, int n_forbidden,
+                   int32_t *out, struct err *e);
 
 /* cos and sin tables for positions 0 .. n_positions-1 as Hugging Face computes them (2.4), values
  * rounded to `t`.  `length`: ROPE_DYNAMIC scales by the length of the sequence (its prompt plus
