@@ -14,7 +14,8 @@ enum rng_stream {
     RNG_BOOTSTRAP,
     RNG_CALIBRATION,
     RNG_TEST,
-    RNG_WEIGHTS /* make_model */
+    RNG_WEIGHTS, /* make_model */
+    RNG_SIGNS    /* flipped signs of differences */
 };
 
 static inline uint64_t rng_u64(uint64_t seed, uint32_t stream, uint64_t index)

@@ -161,9 +161,7 @@ static int by_cluster(const void *a, const void *b)
     return (x->item > y->item) - (x->item < y->item);
 }
 
-/* group[i]: which of 0 ... C - 1 item i belongs to, groups numbered by rising cluster number.
- * Returns C. */
-static int64_t number_clusters(const int64_t *cluster, int64_t n, int64_t *group)
+int64_t stats_groups(const int64_t *cluster, int64_t n, int64_t *group)
 {
     struct place *p = mem_array((size_t)n, sizeof *p);
     int64_t n_groups = 0;
@@ -187,7 +185,7 @@ struct estimate stats_clustered(const double *x, const int64_t *cluster, int64_t
     if (n < 2)
         return unknown(mean, n, n, too_few);
     int64_t *group = mem_array((size_t)n, sizeof *group);
-    int64_t n_groups = number_clusters(cluster, n, group);
+    int64_t n_groups = stats_groups(cluster, n, group);
     double *sum = mem_array((size_t)n_groups, sizeof *sum);
 
     for (int64_t i = 0; i < n; i++)
@@ -247,7 +245,7 @@ struct estimate stats_crossed(const double *x, const int64_t *cluster, int64_t n
     if (n_items < 2 || n_seeds < 2)
         return unknown(mean, n, n_items, too_few);
     int64_t *group = mem_array((size_t)n_items, sizeof *group);
-    int64_t n_groups = number_clusters(cluster, n_items, group);
+    int64_t n_groups = stats_groups(cluster, n_items, group);
     double *sum = mem_array((size_t)n_groups * (size_t)n_seeds, sizeof *sum);
 
     for (int64_t i = 0; i < n_items; i++)
@@ -299,6 +297,56 @@ struct interval stats_constant(double value, int64_t n, double least, double mos
     double z = -normal_quantile((1 - confidence) / 2), share = z * z / ((double)n + z * z);
 
     return (struct interval){ value - share * (value - least), value + share * (most - value) };
+}
+
+struct interval stats_bounded(const struct estimate *a, double least, double most,
+                              double confidence)
+{
+    double range = most - least, p = (a->mean - least) / range;
+
+    if (*a->reason || !(p > 0 && p < 1))
+        return (struct interval){ NAN, NAN };
+    double t = -student_quantile((1 - confidence) / 2, a->df);
+    double u = t * a->se / range, u2 = u * u / (p * (1 - p)); /* t^2 / n for n = p (1 - p) / se^2 */
+    double centre = (p + u2 / 2) / (1 + u2);
+    double half = sqrt(u * u + u2 * u2 / 4) / (1 + u2);
+
+    return (struct interval){ least + range * fmax(0, centre - half),
+                              least + range * fmin(1, centre + half) };
+}
+
+double stats_above(const struct estimate *a, double value)
+{
+    return *a->reason ? NAN : student_cdf((value - a->mean) / a->se, a->df);
+}
+
+double stats_equivalence(const struct estimate *a, double margin)
+{
+    struct estimate mirrored = *a;
+
+    mirrored.mean = -a->mean;
+    return fmax(stats_above(a, -margin), stats_above(&mirrored, -margin));
+}
+
+double stats_detectable(const struct estimate *a, double alpha, double power)
+{
+    return *a->reason ? NAN : (normal_quantile(power) - normal_quantile(alpha / 2)) * a->se;
+}
+
+struct flips stats_mcnemar(int64_t only_a, int64_t only_b, int64_t n)
+{
+    int64_t flips = only_a + only_b, few = only_a < only_b ? only_a : only_b;
+    struct flips out = { n > 0 ? (double)flips / (double)n : NAN, 1, 1 };
+
+    if (only_a < 0 || only_b < 0 || flips > n)
+        return (struct flips){ NAN, NAN, NAN };
+    if (flips == 0)
+        return out;
+    double tail = binomial_half_cdf((long)flips, (long)few);
+    double last = tail - binomial_half_cdf((long)flips, (long)few - 1);
+    out.p_exact = fmin(1, 2 * tail);
+    out.p_mid = fmin(1, 2 * tail - last);
+    return out;
 }
 
 struct interval stats_median_interval(const double *x, int64_t n, double confidence)

@@ -36,6 +36,10 @@ void stats_limits(const struct estimate *a, double confidence, double *low, doub
 /* Independent values: t with n - 1 degrees of freedom. */
 struct estimate stats_mean_interval(const double *x, int64_t n, double confidence);
 
+/* group[i]: which of 0 ... C - 1 item i belongs to, groups numbered by rising cluster number.
+ * Returns C. */
+int64_t stats_groups(const int64_t *cluster, int64_t n, int64_t *group);
+
 /* Values that come in groups (turns of a story): sqrt(C / (C - 1) * sum_c (sum of residuals)^2) /
  * n, t with C - 1.  cluster: [n], any numbers, equal ones belong together.  With singletons the
  * same as stats_mean_interval. */
@@ -61,6 +65,27 @@ struct interval stats_wilson(double hits, double n, double confidence);
  * most a share z^2 / (n + z^2) of the population differs (Wilson), by no more than the range. */
 struct interval stats_constant(double value, int64_t n, double least, double most,
                                double confidence);
+
+/* The interval of a mean of values in [least, most] that never leaves them: Wilson's, with
+ * Student's quantile, for as many independent 0/1 values as would have this standard error.  Where
+ * the mean is one of the ends there is no spread to go by: NaN, see stats_constant. */
+struct interval stats_bounded(const struct estimate *a, double least, double most,
+                              double confidence);
+
+/* P-values of "the mean is at most `value`" (small: it is above), and of "|mean| is at least the
+ * margin" (TOST: the larger of two one-sided tests; small: equivalent). */
+double stats_above(const struct estimate *a, double value);
+double stats_equivalence(const struct estimate *a, double margin);
+
+/* The smallest true mean that a sample like this would tell from 0 with that power. */
+double stats_detectable(const struct estimate *a, double alpha, double power);
+
+/* 0/1 scores of the same n items: only a right in `only_a` of them, only b in `only_b`. */
+struct flips {
+    double rate;           /* items on which they disagree */
+    double p_exact, p_mid; /* McNemar, two-sided */
+};
+struct flips stats_mcnemar(int64_t only_a, int64_t only_b, int64_t n);
 
 /* The median's interval from order statistics k and n + 1 - k, whatever the distribution; NaN
  * where n is too small (below 6 at 95 %). */
