@@ -1,9 +1,10 @@
 /* bench_points.c - the benchmark's own points for one checkpoint in several formats, one line each:
  *
- *   bench_points FOLDER [cpu|cuda|auto [REPEATS]]
+ *   bench_points FOLDER [cpu|cuda|auto [REPEATS [FILE.csv]]]
  *
  * Decode and throughput are of greedy decoding behind prompts of 512 and 16 tokens; quantizing is
- * all linears, in GB/s of 16-bit input.  make_model writes a checkpoint of random weights. */
+ * all linears, in GB/s of 16-bit input.  make_model writes a checkpoint of random weights; the CSV
+ * file is what analysis/bench_transformers.py compares with. */
 #include "bench/bench.h"
 #include "base/stats.h"
 #include "model/model.h"
@@ -70,7 +71,26 @@ static void print_points(const struct js *out)
         printf(" | %8.0f", median_of(js_at(js_get(rates, "tokens_per_s"), i)));
 }
 
-static int measure(const struct model *base, int format, int repeats, struct err *e)
+/* One line a figure: format, what, at which length or batch size, median, unit. */
+static void write_csv(FILE *csv, const char *format, const struct js *out)
+{
+    const struct js *latency = js_get(out, "latency"), *rates = js_get(out, "throughput");
+    const struct js *lengths = js_get(latency, "prefill_tokens"),
+                    *sizes = js_get(rates, "batch_size");
+
+    for (size_t i = 0; i < js_count(lengths); i++)
+        fprintf(csv, "%s,prefill,%lld,%.6g,ms\n", format, (long long)js_int(js_at(lengths, i)),
+                median_of(js_at(js_get(latency, "prefill_ms"), i)));
+    fprintf(csv, "%s,decode,%lld,%.6g,ms/token\n", format, (long long)js_int(js_at(lengths, 0)),
+            median_of(js_get(latency, "decode_ms_per_token")));
+    for (size_t i = 0; i < js_count(sizes); i++)
+        fprintf(csv, "%s,throughput,%lld,%.6g,tokens/s\n", format,
+                (long long)js_int(js_at(sizes, i)),
+                median_of(js_at(js_get(rates, "tokens_per_s"), i)));
+    fflush(csv);
+}
+
+static int measure(const struct model *base, int format, int repeats, FILE *csv, struct err *e)
 {
     struct bench_options o = { .warmup = 1,
                                .repeats = repeats,
@@ -100,6 +120,11 @@ static int measure(const struct model *base, int format, int repeats, struct err
         print_points(out);
         printf(" | %8.1f |\n", (double)report.sizes.model_bytes / 1048576);
         fflush(stdout);
+        if (csv) {
+            write_csv(csv, formats[format].name, out);
+            fprintf(csv, "%s,weights,0,%.6g,MiB\n", formats[format].name,
+                    (double)report.sizes.model_bytes / 1048576);
+        }
         rc = 0;
     }
     js_release(out);
@@ -116,10 +141,19 @@ int main(int argc, char **argv)
     struct model base = MODEL_INIT;
     struct err e = ERR_INIT;
     int repeats = argc > 3 ? atoi(argv[3]) : 5, rc = -1;
+    FILE *csv = NULL;
 
     if (argc < 2 || repeats < 2 || repeats > 200) {
-        fprintf(stderr, "usage: bench_points FOLDER [cpu|cuda|auto [REPEATS]]\n");
+        fprintf(stderr, "usage: bench_points FOLDER [cpu|cuda|auto [REPEATS [FILE.csv]]]\n");
         return 2;
+    }
+    if (argc > 4) {
+        csv = fopen(argv[4], "w");
+        if (!csv) {
+            perror(argv[4]);
+            return 2;
+        }
+        fprintf(csv, "format,what,at,median,unit\n");
     }
     if (backend_open(&b, argc > 2 ? argv[2] : "auto", 0, NULL, &e) < 0 ||
         b.ops->facts(&b, &facts, &e) < 0 || weights_load_timed(&b, argv[1], &base, &load, &e) < 0)
@@ -132,11 +166,15 @@ int main(int argc, char **argv)
         "tokens/s | tokens/s | tokens/s | MiB      |\n|---|---|---|---|---|---|---|---|---|\n");
     rc = 0;
     for (int i = 0; i < N_FORMATS && rc == 0; i++)
-        rc = measure(&base, i, repeats, &e);
+        rc = measure(&base, i, repeats, csv, &e);
 out:
     if (rc < 0)
         fprintf(stderr, "bench_points: %s\n", e.text);
     model_release(&base);
     backend_close(&b);
+    if (csv && fclose(csv) != 0 && rc == 0) {
+        perror(argv[4]);
+        rc = -1;
+    }
     return rc < 0;
 }
