@@ -100,6 +100,20 @@ static void make_tables(struct world *w)
     }
     table_add_column(c, "a", "", "experiment", COLUMN_TEXT, -1);
     table_add_column(c, "delta", "", "a - b", COLUMN_REAL, -1); /* and no row */
+
+    static const char *const front[][3] = { { "size_quality", "coqa_f1", "bnb_4bit_nf4" },
+                                            { "size_quality", "coqa_f1", "fp16_baseline" },
+                                            { "size_quality", "perplexity", "fp16_baseline" },
+                                            { "latency_quality", "coqa_f1", "fp16_baseline" } };
+    struct table *f = &w->summary.pareto;
+    for (int k = 0; k < 3; k++)
+        table_add_column(f, (const char *[]){ "front", "metric", "name" }[k], "", "", COLUMN_TEXT,
+                         -1);
+    for (int i = 0; i < 4; i++) {
+        int row = table_add_row(f);
+        for (int k = 0; k < 3; k++)
+            table_set_text(f, row, f->columns[k].name, front[i][k]);
+    }
 }
 
 static void append_text(struct js *array, const char *text)
@@ -276,6 +290,7 @@ static void release_world(struct world *w)
         table_release(&w->results[i].statistics);
     table_release(&w->summary.summary);
     table_release(&w->summary.comparisons);
+    table_release(&w->summary.pareto);
     js_release(w->provenance);
 }
 

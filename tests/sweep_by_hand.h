@@ -105,7 +105,7 @@ static inline void hand_coqa(struct js *r, int n, const int *document, const dou
                              const double *em)
 {
     struct js *c = js_new_object(), *ids = js_new_array(), *turns = js_new_array();
-    double sum_f1 = 0, sum_em = 0, half[HAND_MAX];
+    double sum_f1 = 0, sum_em = 0, *half = malloc((size_t)n * sizeof *half);
 
     for (int i = 0; i < n; i++) {
         char id[16];
@@ -127,6 +127,7 @@ static inline void hand_coqa(struct js *r, int n, const int *document, const dou
     js_set(c, "em_item", hand_reals(em, n));
     js_set(c, "f1_official_item", hand_reals(half, n));
     js_set(c, "em_official_item", hand_reals(em, n));
+    free(half);
     js_set(r, "coqa", c);
 }
 

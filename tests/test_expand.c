@@ -265,6 +265,38 @@ static void a_baseline_must_exist(void **state)
     sweep_release(&s);
 }
 
+#define PAIR(a, b) "[[comparison]]\na = '" a "'\nb = '" b "'\n"
+
+static void pairs_must_exist(void **state)
+{
+    (void)state;
+    struct sweep s;
+    struct err e = ERR_INIT;
+    const char *only[] = { "base" };
+    struct sweep_overrides o = { .limit = -1, .n_only = 1, .only = only };
+
+    CHECK_OK(expand_of(SWEEP MODEL BASE RTN "bits = [3, 4]\n" PAIR("r_4bit", "r_3bit")
+                           PAIR("base", "r_3bit"),
+                       &o, &s, &e),
+             e);
+    CHECK(s.n_comparisons == 2 && !strcmp(s.comparisons[0].a, "r_4bit") &&
+              !strcmp(s.comparisons[1].b, "r_3bit"),
+          "pairs of cells, also of those that --experiment leaves out");
+    char *text = sweep_resolved_text(&s);
+    CHECK(strstr(text, "[comparison.1]\na = \"r_4bit\"\nb = \"r_3bit\"\n"), "-v shows them: %s",
+          text);
+    free(text);
+    sweep_release(&s);
+    expect_refusal(SWEEP MODEL BASE RTN "bits = [3, 4]\n" PAIR("r", "base"), NULL,
+                   "t.toml:12: comparison.a: no experiment is called r; the nearest is base");
+    expect_refusal(SWEEP MODEL BASE RTN PAIR("r", "bose"), NULL,
+                   "t.toml:11: comparison.b: no experiment is called bose; the nearest is base");
+    expect_refusal(SWEEP MODEL BASE RTN PAIR("r", "r"), NULL,
+                   "t.toml:11: comparison: r would be compared with itself");
+    expect_refusal(SWEEP MODEL BASE RTN PAIR("r", "base") PAIR("base", "r"), NULL,
+                   "t.toml:14: comparison: base and r are compared in line 11 already");
+}
+
 static void patterns_select(void **state)
 {
     (void)state;
@@ -502,6 +534,7 @@ int main(void)
         cmocka_unit_test(the_model_has_its_say),
         cmocka_unit_test(twins_are_errors),
         cmocka_unit_test(a_baseline_must_exist),
+        cmocka_unit_test(pairs_must_exist),
         cmocka_unit_test(patterns_select),
         cmocka_unit_test(jobs_are_those_that_can_matter),
         cmocka_unit_test(the_number_of_cells_and_jobs_is_capped),

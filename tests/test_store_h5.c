@@ -84,6 +84,20 @@ static void tables_come_back(void **state)
     release_world(&w);
 }
 
+static void h5dump_shows_fronts(void **state)
+{
+    struct world w;
+
+    (void)state;
+    make_world(&w);
+    build(&w, path);
+    holds("-g /pareto",
+          (const char *const[]){ "GROUP \"size_quality\"", "DATASET \"coqa_f1\"",
+                                 "\"bnb_4bit_nf4\", \"fp16_baseline\"", "DATASET \"perplexity\"",
+                                 "GROUP \"latency_quality\"", NULL });
+    release_world(&w);
+}
+
 static void h5dump_shows_experiments(void **state)
 {
     struct world w;
@@ -226,11 +240,9 @@ static void nothing_yet(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        STORE_TEST(tables_come_back),
-        STORE_TEST(h5dump_shows_experiments),
-        STORE_TEST(h5dump_shows_provenance),
-        STORE_TEST(same_input_same_bytes),
-        STORE_TEST(nothing_yet),
+        STORE_TEST(tables_come_back),         STORE_TEST(h5dump_shows_fronts),
+        STORE_TEST(h5dump_shows_experiments), STORE_TEST(h5dump_shows_provenance),
+        STORE_TEST(same_input_same_bytes),    STORE_TEST(nothing_yet),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,7 +1,7 @@
 /* test_summary.c - from records made by hand to statistics, summary and comparisons. */
 #include "sweep_by_hand.h"
 
-#include "base/stats.h"
+#include "base/resample.h"
 #include "record/compare.h"
 #include "record/report.h"
 
@@ -160,14 +160,16 @@ static void seeds_give_a_t_interval(void **state)
             f1[seed] = js_real(js_get(js_get(h.record[3 * x + seed], "coqa"), "f1"));
         double mean = (f1[0] + f1[1] + f1[2]) / 3;
         double sd = sqrt((pow(f1[0] - mean, 2) + pow(f1[1] - mean, 2) + pow(f1[2] - mean, 2)) / 2);
-        double half = T2 * sd / sqrt(3);
+        /* Wilson's interval for as many 0/1 scores as would have this error. */
+        double u = T2 * sd / sqrt(3), u2 = u * u / (mean * (1 - mean));
+        double centre = (mean + u2 / 2) / (1 + u2), half = sqrt(u * u + u2 * u2 / 4) / (1 + u2);
 
         CHECK(n_seeds(&s, x, "coqa_f1") == 3, "three seeds count");
         CHECK(check_near(of(&s, x, "coqa_f1", "mean"), mean, 1e-13), "the mean over seeds");
         CHECK(check_near(of(&s, x, "coqa_f1", "sd"), sd, 1e-13), "their spread");
-        CHECK(check_near(of(&s, x, "coqa_f1", "seed_ci_low"), mean - half, 1e-12) &&
-                  check_near(of(&s, x, "coqa_f1", "seed_ci_high"), mean + half, 1e-12),
-              "Student's interval of three values");
+        CHECK(check_near(of(&s, x, "coqa_f1", "seed_ci_low"), centre - half, 1e-12) &&
+                  check_near(of(&s, x, "coqa_f1", "seed_ci_high"), centre + half, 1e-12),
+              "Student's quantile of three values, inside [0, 1]");
         CHECK(effective(&s, x, "coqa_f1"), "a seed draws the documents");
         CHECK(strstr(note(&s, x, "coqa_f1"), "item sampling"), "the note says so: %s",
               note(&s, x, "coqa_f1"));
@@ -195,13 +197,14 @@ static void pooled_items_are_clustered_by_document(void **state)
             cluster[seed * N + i] = document[i];
         }
     }
-    struct estimate want = stats_clustered(value, cluster, 3 * N, 0.95);
-    CHECK(want.n_clusters < 3 * N, "some documents stand under several seeds");
+    struct estimate all = stats_clustered(value, cluster, 3 * N, 0.95);
+    struct interval want = stats_bounded(&all, 0, 1, 0.95);
+    CHECK(all.n_clusters < 3 * N, "some documents stand under several seeds");
     CHECK(check_near(of(&s, 1, "coqa_f1", "item_ci_low"), want.low, 1e-12) &&
               check_near(of(&s, 1, "coqa_f1", "item_ci_high"), want.high, 1e-12),
           "60 scores, as many clusters as documents");
     char text[64];
-    snprintf(text, sizeof text, "60 scores of %d documents", (int)want.n_clusters);
+    snprintf(text, sizeof text, "60 scores of %d documents", (int)all.n_clusters);
     CHECK(strstr(note(&s, 1, "coqa_f1"), text), "the note counts them: %s", note(&s, 1, "coqa_f1"));
     summary_release(&s);
     hand_release(&h);
@@ -260,9 +263,10 @@ static void one_quality_run_keeps_its_items(void **state)
         hits += f1[i] > 0.5;
         own[i] = document[i];
     }
-    struct estimate want = stats_clustered(f1, own, N, 0.95);
+    struct estimate all = stats_clustered(f1, own, N, 0.95);
+    struct interval want = stats_bounded(&all, 0, 1, 0.95);
     struct interval wilson = stats_wilson(hits, N, 0.95);
-    CHECK(want.n_clusters == N, "every document once");
+    CHECK(all.n_clusters == N, "every document once");
     CHECK(!effective(&s, 1, "coqa_f1") && !strncmp(note(&s, 1, "coqa_f1"), "deterministic", 13),
           "no seed can matter: %s", note(&s, 1, "coqa_f1"));
     CHECK(isnan(of(&s, 1, "coqa_f1", "seed_ci_high")), "one run has no interval across seeds");
@@ -297,7 +301,8 @@ static void the_same_items_under_several_seeds_are_crossed(void **state)
         hand_coqa(hand_record(&h, "fp16", seed, "success"), N, document, column, em);
     }
     struct summary s = make(&h);
-    struct estimate want = stats_crossed(table, own, N, 3, 0.95);
+    struct estimate all = stats_crossed(table, own, N, 3, 0.95);
+    struct interval want = stats_bounded(&all, 0, 1, 0.95);
     CHECK(check_near(of(&s, 0, "coqa_f1", "item_ci_low"), want.low, 1e-12) &&
               check_near(of(&s, 0, "coqa_f1", "item_ci_high"), want.high, 1e-12),
           "items and seeds vary");
@@ -522,8 +527,11 @@ static void pairs_are_the_same_document_and_seed(void **state)
     CHECK(check_near(table_real(t, row, "delta"), f1.mean, 1e-13) &&
               check_near(table_real(t, row, "ci_low"), f1.low, 1e-12) &&
               check_near(table_real(t, row, "ci_high"), f1.high, 1e-12) &&
-              check_near(table_real(t, row, "p_value"), f1.p_value, 1e-12),
+              check_near(table_real(t, row, "p_value"),
+                         resample_sign_flip(d, cluster, 3 * N, 100000, 1), 1e-15),
           "paired by document and seed, clustered by document");
+    CHECK(!strcmp(table_text(t, row, "test"), "sign flips") && f1.n_clusters < 50,
+          "of few documents signs are flipped");
     CHECK(table_count(t, row, "n_items") == 3 * N &&
               table_count(t, row, "n_documents") == f1.n_clusters,
           "both are counted");
@@ -563,6 +571,202 @@ static void only_common_items_are_paired(void **state)
     CHECK(check_near(table_real(&s.comparisons, row, "delta"), 0.3 / 5, 1e-15),
           "0.1 + 0 + 0 + 0.1 + 0.1 over five, got %g", table_real(&s.comparisons, row, "delta"));
     CHECK(s.comparisons.n_rows == 2, "no perplexity, no row for it");
+    summary_release(&s);
+    hand_release(&h);
+}
+
+/* ---- pairs of the sweep, tests, families ---- */
+
+static void pairs_of_the_sweep_join_the_family(void **state)
+{
+    (void)state;
+    struct hand h;
+    random_sweep(&h);
+    struct comparison own[] = { { .a = "rtn2", .b = "nf4" }, { .a = "fp16", .b = "nf4" } };
+    h.s.comparisons = own;
+    h.s.n_comparisons = 2;
+    struct summary s = make(&h);
+    const struct table *t = &s.comparisons;
+    double p[9], holm[9];
+
+    CHECK(t->n_rows == 9, "six rows against the baseline, three of rtn2 against nf4, none twice");
+    for (int i = 6; i < 9; i++)
+        CHECK(!strcmp(table_text(t, i, "a"), "rtn2") && !strcmp(table_text(t, i, "b"), "nf4"),
+              "row %d is the sweep's own pair", i);
+    CHECK(check_near(table_real(t, 6, "delta"),
+                     table_real(t, 3, "delta") - table_real(t, 0, "delta"), 1e-13),
+          "the same documents: differences add up");
+    for (int i = 0; i < 9; i++)
+        p[i] = table_real(t, i, "p_value");
+    stats_holm(p, 9, holm);
+    for (int i = 0; i < 9; i++) {
+        CHECK(holm[i] == table_real(t, i, "p_holm"), "one Holm family of nine: row %d", i);
+        CHECK(table_real(t, i, "family_low") < table_real(t, i, "ci_low") &&
+                  table_real(t, i, "family_high") > table_real(t, i, "ci_high"),
+              "an interval that holds for nine tests is wider");
+    }
+    summary_release(&s);
+
+    h.s.baseline[0] = 0;
+    s = make(&h);
+    CHECK(s.comparisons.n_rows == 6 && strstr(s.no_comparisons, "no baseline"),
+          "own pairs need no baseline");
+    summary_release(&s);
+    hand_release(&h);
+}
+
+/* n documents; `a` is right and b wrong on the first up, the other way on the next down. */
+static struct summary of_flips(struct hand *h, int n, int up, int down)
+{
+    double *a = malloc((size_t)n * sizeof *a), *b = malloc((size_t)n * sizeof *b);
+    int *document = malloc((size_t)n * sizeof *document);
+
+    hand_init(h, 2, 1, "first");
+    for (int i = 0; i < n; i++) {
+        document[i] = i;
+        a[i] = b[i] = i % 3 == 0;
+        if (i < up + down) {
+            a[i] = i < up;
+            b[i] = 1 - a[i];
+        }
+    }
+    hand_coqa(hand_record(h, "fp16", 0, "success"), n, document, b, b);
+    hand_coqa(hand_record(h, "nf4", 0, "success"), n, document, a, a);
+    free(a);
+    free(b);
+    free(document);
+    return make(h);
+}
+
+static void right_and_wrong_is_tested_by_mcnemar(void **state)
+{
+    (void)state;
+    struct hand h;
+    struct summary s = of_flips(&h, 400, 9, 31);
+    int row = pair(&s, "nf4", "coqa_em");
+
+    CHECK(check_near(table_real(&s.comparisons, row, "p_value"), stats_mcnemar(9, 31, 400).p_exact,
+                     1e-15) &&
+              !strcmp(table_text(&s.comparisons, row, "test"), "McNemar"),
+          "the exact test of 9 against 31");
+    CHECK(table_real(&s.comparisons, row, "flip_rate") == 0.1, "one answer in ten flipped");
+    CHECK(check_near(table_real(&s.comparisons, row, "delta"), -22.0 / 400, 1e-15), "net -5.5 %%");
+    CHECK(!strcmp(table_text(&s.comparisons, row, "verdict"), "worse"), "and worse");
+    summary_release(&s);
+    hand_release(&h);
+}
+
+static void intervals_stay_in_their_range(void **state)
+{
+    (void)state;
+    struct hand h;
+    struct summary s = of_flips(&h, 3, 3, 0);
+    int row = pair(&s, "nf4", "coqa_f1");
+
+    CHECK(table_real(&s.comparisons, row, "ci_high") <= 1 &&
+              table_real(&s.comparisons, row, "ci_low") >= -1,
+          "three differences of 1");
+    summary_release(&s);
+    hand_release(&h);
+    s = of_flips(&h, 3, 2, 1);
+    row = pair(&s, "nf4", "coqa_f1");
+    CHECK(table_real(&s.comparisons, row, "ci_high") == 1 &&
+              table_real(&s.comparisons, row, "ci_low") == -1,
+          "1, 1 and -1 say nothing, but no more than that");
+    for (int x = 0; x < 2; x++)
+        CHECK(of(&s, x, "coqa_f1", "item_ci_low") >= 0 && of(&s, x, "coqa_f1", "item_ci_high") <= 1,
+              "no score is below 0 or above 1");
+    summary_release(&s);
+    hand_release(&h);
+}
+
+/* The reference study's mistake: a difference of scores on 50 documents, without an interval.  Here
+ * `a` loses an answer of b's in one document of ten, and wins one in twenty: 5 points of F1. */
+static void fifty_items_cannot_decide_what_five_hundred_can(void **state)
+{
+    (void)state;
+    const char *verdict[2];
+    double needed[2];
+
+    for (int k = 0; k < 2; k++) {
+        struct hand h;
+        int n = k ? 500 : 50;
+        struct summary s = of_flips(&h, n, n / 20, n / 10);
+        int row = pair(&s, "nf4", "coqa_f1");
+        const struct table *t = &s.comparisons;
+
+        CHECK(check_near(table_real(t, row, "delta"), k ? -0.05 : (2 - 5) / 50.0, 1e-12),
+              "about five points are lost on %d documents", n);
+        verdict[k] = strdup(table_text(t, row, "verdict"));
+        needed[k] = table_real(t, row, "items_needed");
+        summary_release(&s);
+        hand_release(&h);
+    }
+    CHECK(!strcmp(verdict[0], "undecided"), "50 documents decide nothing, not \"%s\"", verdict[0]);
+    CHECK(needed[0] > 50 && needed[0] <= 1000, "but say how many would: %g", needed[0]);
+    CHECK(!strcmp(verdict[1], "worse"), "500 decide: \"%s\"", verdict[1]);
+    CHECK(isnan(needed[1]), "and need no more");
+    free((char *)(uintptr_t)verdict[0]);
+    free((char *)(uintptr_t)verdict[1]);
+}
+
+/* ---- fronts ---- */
+
+/* Three experiments of 16, 4 and 2 MiB; every document costs nf4 `nf4` and rtn2 `rtn2` points, up
+ * to a noise that the means do not show. */
+static struct summary of_losses(struct hand *h, double nf4, double rtn2, double noise)
+{
+    enum { N_DOCUMENTS = 60 };
+    double f1[N_DOCUMENTS];
+    int document[N_DOCUMENTS];
+    const double mib[] = { 16, 4, 2 }, loss[] = { 0, nf4, rtn2 };
+
+    hand_init(h, 3, 1, "first");
+    for (int x = 0; x < 3; x++) {
+        struct js *r = hand_record(h, h->x[x].name, 0, "success");
+        for (int i = 0; i < N_DOCUMENTS; i++) {
+            document[i] = i;
+            f1[i] = 0.5 + 0.3 * sin(i) - loss[x] + (x ? noise * ((i + x) % 2 ? 1 : -1) : 0);
+        }
+        hand_coqa(r, N_DOCUMENTS, document, f1, f1);
+        hand_sizes(r, mib[x], mib[x], 16);
+    }
+    return make(h);
+}
+
+static void front_is(const struct summary *s, const char *front, const char *metric,
+                     const char *want)
+{
+    char got[256] = "";
+
+    for (int i = 0; i < s->pareto.n_rows; i++)
+        if (!strcmp(table_text(&s->pareto, i, "front"), front) &&
+            !strcmp(table_text(&s->pareto, i, "metric"), metric))
+            snprintf(got + strlen(got), sizeof got - strlen(got), "%s ",
+                     table_text(&s->pareto, i, "name"));
+    CHECK(!strcmp(got, want), "%s by %s: \"%s\", not \"%s\"", front, metric, want, got);
+}
+
+static void only_a_real_difference_dominates(void **state)
+{
+    (void)state;
+    struct hand h;
+    struct summary s = of_losses(&h, 0.1, 0.2, 0.02);
+
+    front_is(&s, "size_quality", "coqa_f1", "rtn2 nf4 fp16 ");
+    front_is(&s, "latency_quality", "coqa_f1", "");
+    summary_release(&s);
+    hand_release(&h);
+    s = of_losses(&h, 0.2, 0.1, 0.02); /* the smaller one is the better one, too */
+    front_is(&s, "size_quality", "coqa_f1", "rtn2 fp16 ");
+    summary_release(&s);
+    hand_release(&h);
+    s = of_losses(&h, 0.03, 0.02, 0.2); /* seemingly; the noise is ten times as large */
+    front_is(&s, "size_quality", "coqa_f1", "rtn2 nf4 fp16 ");
+    summary_release(&s);
+    hand_release(&h);
+    s = of_losses(&h, 0.001, 0.002, 0.001); /* both lie well inside the margin */
+    front_is(&s, "size_quality", "coqa_f1", "rtn2 ");
     summary_release(&s);
     hand_release(&h);
 }
@@ -872,6 +1076,11 @@ int main(void)
         cmocka_unit_test(the_order_of_records_is_nothing),
         cmocka_unit_test(pairs_are_the_same_document_and_seed),
         cmocka_unit_test(only_common_items_are_paired),
+        cmocka_unit_test(pairs_of_the_sweep_join_the_family),
+        cmocka_unit_test(right_and_wrong_is_tested_by_mcnemar),
+        cmocka_unit_test(intervals_stay_in_their_range),
+        cmocka_unit_test(fifty_items_cannot_decide_what_five_hundred_can),
+        cmocka_unit_test(only_a_real_difference_dominates),
         cmocka_unit_test(one_run_stands_for_every_seed),
         cmocka_unit_test(identical_scores_are_no_proof_but_identical_windows_are),
         cmocka_unit_test(a_missing_baseline_is_said),

@@ -8,16 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* One pair and metric, before Holm. */
-struct pair {
-    const struct runs *a;
-    const struct metric *metric;
-    struct estimate e;
-    struct interval ci, ci90;
-    double p_holm, margin;
-    const char *note;
-};
-
 const char *verdict_of(const struct verdict_case *c)
 {
     /* In the direction in which more is better. */
@@ -81,32 +71,44 @@ static void collect_pairs(const struct sweep *s, const struct metric *m, const s
     }
 }
 
-static struct pair make_pair(const struct sweep *s, const struct metric *m, const struct runs *a,
-                             const struct runs *b)
+struct pair pair_make(const struct sweep *s, const struct metric *m, const struct runs *a,
+                      const struct runs *b)
 {
-    struct pair p = { .a = a, .metric = m, .margin = margin_of(s, m), .note = "" };
+    struct pair p = { .a = a, .b = b, .metric = m, .margin = margin_of(s, m), .note = "" };
     struct items items = ITEMS_INIT;
 
     collect_pairs(s, m, a, b, &items);
-    p.e = items_estimate(&items, s->confidence).e;
-    p.ci = (struct interval){ p.e.low, p.e.high };
-    stats_limits(&p.e, 0.9, &p.ci90.low, &p.ci90.high);
-    if (items.n == 0) {
-        p.note = a->n_ok == 0 ? "no successful run" : "no common items";
-    } else if (p.e.is_constant && !m->log_scale) {
-        /* Equal differences of scores in [0, 1]: what so many equal ones leave open. */
-        p.ci = stats_constant(p.e.mean, p.e.n_clusters, -1, 1, s->confidence);
-        p.ci90 = stats_constant(p.e.mean, p.e.n_clusters, -1, 1, 0.9);
+    struct item_estimate e = items_estimate(&items, s->confidence);
+    p.e = e.e;
+    p.test = items_test(&items, &e);
+    if (items.n == 0)
+        p.note = a->n_ok == 0 || b->n_ok == 0 ? "no successful run" : "no common items";
+    else if (p.e.is_constant && m->is_share)
         p.note = p.e.mean == 0 ? "identical on every item" : "the same difference on every item";
-    } else if (p.e.is_constant && p.e.mean == 0) {
-        /* Equal to the last bit in every window: the same function of the text, no sample. */
-        p.ci = p.ci90 = (struct interval){ 0, 0 };
+    else if (p.e.is_constant && p.e.mean == 0)
         p.note = "identical on every window";
-    } else {
+    else
         p.note = p.e.reason;
-    }
     items_release(&items);
     return p;
+}
+
+struct interval pair_limits(const struct pair *p, double confidence)
+{
+    struct interval i;
+
+    /* Equal differences of scores in [0, 1]: what so many equal ones leave open. */
+    if (p->e.is_constant && p->metric->is_share)
+        return stats_constant(p->e.mean, p->e.n_clusters, -1, 1, confidence);
+    /* Equal to the last bit in every window: the same function of the text, no sample. */
+    if (p->e.is_constant && p->e.mean == 0)
+        return (struct interval){ 0, 0 };
+    stats_limits(&p->e, confidence, &i.low, &i.high);
+    if (p->metric->is_share && !isnan(i.low)) {
+        i.low = fmax(-1, i.low); /* no difference of shares is larger */
+        i.high = fmin(1, i.high);
+    }
+    return i;
 }
 
 /* ---- how many items it would take ---- */
@@ -147,8 +149,8 @@ static void add_columns(struct table *t)
                      COLUMN_REAL, -1);
     table_add_column(t, "ci_low", "1", "lower end of the interval of delta", COLUMN_REAL, -1);
     table_add_column(t, "ci_high", "1", "upper end of the interval of delta", COLUMN_REAL, -1);
-    table_add_column(t, "p_value", "1", "paired, clustered by document, two-sided", COLUMN_REAL,
-                     -1);
+    table_add_column(t, "p_value", "1", "paired by item, documents as units, two-sided; see test",
+                     COLUMN_REAL, -1);
     table_add_column(t, "p_holm", "1", "p_value adjusted by Holm over this table", COLUMN_REAL, -1);
     table_add_column(t, "verdict", "", "better, worse, equivalent, non_inferior or undecided",
                      COLUMN_TEXT, -1);
@@ -161,19 +163,43 @@ static void add_columns(struct table *t)
                      -1);
     table_add_column(t, "ci90_high", "1", "upper end of the 90 % interval of delta", COLUMN_REAL,
                      -1);
+    table_add_column(t, "family_low", "1", "lower end of intervals that hold for this whole table",
+                     COLUMN_REAL, -1);
+    table_add_column(t, "family_high", "1", "upper end of intervals that hold for this whole table",
+                     COLUMN_REAL, -1);
     table_add_column(t, "margin", "1", "largest difference that does not matter, on delta's scale",
                      COLUMN_REAL, -1);
+    table_add_column(t, "p_equivalence", "1", "of a difference beyond the margin: TOST",
+                     COLUMN_REAL, -1);
+    table_add_column(t, "flip_rate", "1", "share of pairs whose scores differ", COLUMN_REAL, -1);
+    table_add_column(t, "detectable", "1", "smallest true delta found at 80 % power, 5 % two-sided",
+                     COLUMN_REAL, -1);
+    table_add_column(t, "design_effect", "1", "clustered variance over that of independent items",
+                     COLUMN_REAL, -1);
+    table_add_column(t, "test", "", "that gave p_value: paired t, sign flips, McNemar", COLUMN_TEXT,
+                     -1);
     table_add_column(t, "note", "", "what is special about this pair", COLUMN_TEXT, -1);
 }
 
-static void add_row(struct table *t, const struct pair *p, const char *baseline, double alpha,
-                    int n_tests)
+static void set_interval(struct table *t, int row, const char *low, const char *high,
+                         struct interval i)
 {
+    table_set_real(t, row, low, i.low);
+    table_set_real(t, row, high, i.high);
+}
+
+/* Beyond the margin counts by intervals that hold for all tests at once: of 20 differences that
+ * are none, one in 20 leaves its own 95 % interval. */
+static void add_row(struct table *t, const struct pair *p, double confidence, int n_tests)
+{
+    double alpha = 1 - confidence;
+    struct interval ci = pair_limits(p, confidence), ci90 = pair_limits(p, 0.9);
+    struct interval all = pair_limits(p, 1 - alpha / (n_tests > 1 ? n_tests : 1));
     struct verdict_case c = { .delta = p->e.mean,
-                              .low = p->ci.low,
-                              .high = p->ci.high,
-                              .low90 = p->ci90.low,
-                              .high90 = p->ci90.high,
+                              .low = all.low,
+                              .high = all.high,
+                              .low90 = ci90.low,
+                              .high90 = ci90.high,
                               .p_holm = p->p_holm,
                               .alpha = alpha,
                               .margin = p->margin,
@@ -182,21 +208,25 @@ static void add_row(struct table *t, const struct pair *p, const char *baseline,
     int row = table_add_row(t);
 
     table_set_text(t, row, "a", p->a->experiment->name);
-    table_set_text(t, row, "b", baseline);
+    table_set_text(t, row, "b", p->b->experiment->name);
     table_set_text(t, row, "metric", p->metric->name);
     table_set_real(t, row, "delta", p->e.mean);
-    table_set_real(t, row, "ci_low", p->ci.low);
-    table_set_real(t, row, "ci_high", p->ci.high);
-    table_set_real(t, row, "p_value", p->e.p_value);
+    set_interval(t, row, "ci_low", "ci_high", ci);
+    table_set_real(t, row, "p_value", p->test.p_value);
     table_set_real(t, row, "p_holm", p->p_holm);
     table_set_text(t, row, "verdict", verdict);
     if (!strcmp(verdict, "undecided"))
         table_set_real(t, row, "items_needed", items_needed(p, alpha, n_tests));
     table_set_count(t, row, "n_items", p->e.n);
     table_set_count(t, row, "n_documents", p->e.n_clusters);
-    table_set_real(t, row, "ci90_low", p->ci90.low);
-    table_set_real(t, row, "ci90_high", p->ci90.high);
+    set_interval(t, row, "ci90_low", "ci90_high", ci90);
+    set_interval(t, row, "family_low", "family_high", all);
     table_set_real(t, row, "margin", p->margin);
+    table_set_real(t, row, "p_equivalence", stats_equivalence(&p->e, p->margin));
+    table_set_real(t, row, "flip_rate", p->test.flip_rate);
+    table_set_real(t, row, "detectable", stats_detectable(&p->e, 0.05, POWER));
+    table_set_real(t, row, "design_effect", p->e.design_effect);
+    table_set_text(t, row, "test", p->test.name);
     table_set_text(t, row, "note", p->note);
 }
 
@@ -206,7 +236,7 @@ static int adjust(struct pair *p, int n)
     int n_tests = 0;
 
     for (int i = 0; i < n; i++)
-        raw[i] = p[i].e.p_value;
+        raw[i] = p[i].test.p_value;
     stats_holm(raw, n, adjusted);
     for (int i = 0; i < n; i++) {
         p[i].p_holm = adjusted[i];
@@ -217,21 +247,48 @@ static int adjust(struct pair *p, int n)
     return n_tests;
 }
 
-/* Has a successful run of b the scores of this metric? */
-static bool has_items(const struct runs *b, const struct metric *m)
+/* Has a successful run the scores of this metric? */
+static bool has_items(const struct runs *r, const struct metric *m)
 {
-    for (int i = 0; i < b->n; i++)
-        if (b->all[i].ok && js_count(js_get(js_get(b->all[i].record, m->group), m->item)) > 0)
+    for (int i = 0; i < r->n; i++)
+        if (r->all[i].ok && js_count(js_get(js_get(r->all[i].record, m->group), m->item)) > 0)
             return true;
     return false;
+}
+
+struct pairs {
+    int n;
+    struct pair *all;
+};
+
+/* Every compared metric that b has. */
+static void add_pairs(const struct sweep *s, const struct runs *a, const struct runs *b,
+                      struct pairs *out)
+{
+    for (const struct metric *m = metrics; m->name; m++)
+        if (m->is_compared && has_items(b, m)) {
+            out->all = mem_grow(out->all, (size_t)out->n + 1, sizeof *out->all);
+            out->all[out->n++] = pair_make(s, m, a, b);
+        }
+}
+
+/* [[comparison]], but for those that the baseline's rows are already. */
+static void add_asked_for(const struct sweep *s, const struct run_list *runs, const struct runs *b,
+                          struct pairs *out)
+{
+    for (int i = 0; i < s->n_comparisons; i++) {
+        const struct runs *x = runs_find(runs, s->comparisons[i].a);
+        const struct runs *y = runs_find(runs, s->comparisons[i].b);
+        if (x && y && !(b && (x == b || y == b)))
+            add_pairs(s, x, y, out);
+    }
 }
 
 void compare_all(const struct sweep *s, const struct run_list *runs, struct table *out, char *why,
                  size_t n_why)
 {
     const struct runs *b = *s->baseline ? runs_find(runs, s->baseline) : NULL;
-    struct pair *pairs = NULL;
-    int n = 0;
+    struct pairs pairs = { 0 };
 
     add_columns(out);
     *why = 0;
@@ -239,18 +296,14 @@ void compare_all(const struct sweep *s, const struct run_list *runs, struct tabl
         snprintf(why, n_why, "the sweep has no baseline");
     else if (!b || b->n_ok == 0)
         snprintf(why, n_why, "the baseline %s has no results", s->baseline);
-    if (*why)
-        return;
-    for (int i = 0; i < runs->n; i++)
-        for (const struct metric *m = metrics; m->name; m++)
-            if (&runs->all[i] != b && m->is_compared && has_items(b, m)) {
-                pairs = mem_grow(pairs, (size_t)n + 1, sizeof *pairs);
-                pairs[n++] = make_pair(s, m, &runs->all[i], b);
-            }
-    int n_tests = adjust(pairs, n);
-    for (int i = 0; i < n; i++)
-        add_row(out, &pairs[i], s->baseline, 1 - s->confidence, n_tests);
-    if (n == 0 && runs->n > 1)
+    for (int i = 0; i < runs->n && !*why; i++)
+        if (&runs->all[i] != b)
+            add_pairs(s, &runs->all[i], b, &pairs);
+    if (!*why && pairs.n == 0 && runs->n > 1)
         snprintf(why, n_why, "the baseline %s has no scores by item", s->baseline);
-    free(pairs);
+    add_asked_for(s, runs, b, &pairs);
+    int n_tests = adjust(pairs.all, pairs.n);
+    for (int i = 0; i < pairs.n; i++)
+        add_row(out, &pairs.all[i], s->confidence, n_tests);
+    free(pairs.all);
 }

@@ -7,9 +7,10 @@
 #define MARGIN_STANDARD 0.01
 #define POWER           0.8 /* that items_needed aims at */
 
-/* What a verdict is made of.  Intervals are of delta = a - b (perplexity: of mean logarithms). */
+/* What a verdict is made of.  Intervals are of delta = a - b (perplexity: of mean logarithms); low
+ * and high hold for all tests of the table at once (Bonferroni). */
 struct verdict_case {
-    double delta, low, high; /* at the sweep's confidence */
+    double delta, low, high;
     double low90, high90;
     double p_holm, alpha; /* alpha = 1 - confidence */
     double margin;        /* on the scale of delta */
@@ -23,7 +24,21 @@ const char *verdict_of(const struct verdict_case *c);
 /* The margin of a metric on the scale of its delta: relative margins become log(1 + margin). */
 double margin_of(const struct sweep *s, const struct metric *m);
 
-/* Columns as in the contract, and n_items, n_documents, ci90_low, ci90_high, margin, note.  Without
- * a baseline, or without results of it, no rows, and why[n_why] says so. */
+/* One pair by one metric: the differences a - b, item by item. */
+struct pair {
+    const struct runs *a, *b;
+    const struct metric *metric;
+    struct estimate e;
+    struct item_test test;
+    double p_holm, margin;
+    const char *note;
+};
+struct pair pair_make(const struct sweep *s, const struct metric *m, const struct runs *a,
+                      const struct runs *b);
+struct interval pair_limits(const struct pair *p, double confidence); /* of the difference */
+
+/* Every experiment against the baseline, then the sweep's own pairs; one Holm family.  Columns as
+ * in the contract, and what the verdict was made of.  Without a baseline, or without
+ * results of it, it has no rows with it, and why[n_why] says so. */
 void compare_all(const struct sweep *s, const struct run_list *runs, struct table *out, char *why,
                  size_t n_why);

@@ -2,7 +2,9 @@
 #include "record/runs.h"
 
 #include "base/memory.h"
+#include "base/resample.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -159,5 +161,53 @@ struct item_estimate items_estimate(struct items *x, double confidence)
     out.is_binary = all_in(x, 0, 1) && out.e.n_clusters == x->n;
     free(value);
     free(cluster);
+    return out;
+}
+
+/* ---- tests of differences ---- */
+
+#define FLIP_SEED  1      /* of every sign-flip test: the same data give the same p-value */
+#define FLIP_DRAWS 100000 /* 1 / n is the least p-value, which Holm multiplies by hundreds */
+
+static double flip_signs(const struct items *x)
+{
+    double *value = mem_array((size_t)x->n, sizeof *value);
+    int64_t *cluster = mem_array((size_t)x->n, sizeof *cluster);
+
+    for (int64_t i = 0; i < x->n; i++)
+        value[i] = x->all[i].value;
+    number_documents(x, 1, cluster);
+    double p = resample_sign_flip(value, cluster, x->n, FLIP_DRAWS, FLIP_SEED);
+    free(value);
+    free(cluster);
+    return p;
+}
+
+struct item_test items_test(const struct items *x, const struct item_estimate *e)
+{
+    struct item_test out = { e->e.p_value, NAN, "" };
+    int64_t up = 0, down = 0, whole = 0;
+
+    for (int64_t i = 0; i < x->n; i++) {
+        up += x->all[i].value > 0;
+        down += x->all[i].value < 0;
+        whole += fabs(x->all[i].value) == 1 || x->all[i].value == 0;
+    }
+    if (x->n)
+        out.flip_rate = (double)(up + down) / (double)x->n;
+    if (isnan(out.p_value) || x->n < 2)
+        return out;
+    out.name = "paired t";
+    if (e->design == ITEMS_CROSSED)
+        return out;
+    if (whole == x->n && e->e.n_clusters == x->n) {
+        out.p_value = stats_mcnemar(up, down, x->n).p_exact;
+        out.name = "McNemar";
+    } else if (e->e.is_constant) {
+        out.name = "sign flips"; /* all of one sign: stats.h has their exact probability */
+    } else if (e->e.n_clusters < FLIPS_BELOW) {
+        out.p_value = flip_signs(x);
+        out.name = "sign flips";
+    }
     return out;
 }

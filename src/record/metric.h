@@ -30,6 +30,7 @@ struct metric {
     double scale;     /* what is reported = scale * what is recorded */
     const char *item; /* record[group][item]: one value an item; NULL: none */
     bool log_scale;   /* items are logarithms, means and intervals are made on that scale */
+    bool is_share;    /* items lie in [0, 1], and so do the ends of every interval */
     bool in_summary;  /* has columns in /summary */
     bool is_compared; /* has rows in /comparisons */
 };

@@ -83,5 +83,18 @@ struct item_estimate {
     bool is_binary; /* every value is 0 or 1, one a document */
 };
 
-/* Sorts x, then estimates its mean by the design it finds. */
+/* Sorts x, then estimates its mean by the design it finds; of runs that agree in every item one is
+ * left in x. */
 struct item_estimate items_estimate(struct items *x, double confidence);
+
+#define FLIPS_BELOW 50 /* documents: with fewer, t is not calibrated and signs are flipped */
+
+struct item_test {
+    double p_value;
+    double flip_rate; /* items whose difference is not 0 */
+    const char *name; /* "McNemar", "sign flips", "paired t"; "": none */
+};
+
+/* After items_estimate(), of differences: are they 0 on average?  McNemar's exact test of 0/1
+ * scores, one a document; sign flips of few documents' sums; else t. */
+struct item_test items_test(const struct items *x, const struct item_estimate *e);

@@ -61,22 +61,30 @@ static bool are_equal(const double *x, int n)
     return n > 0;
 }
 
+/* Scores in [0, 1] have limits there, too. */
+static struct interval limits_of(const struct estimate *e, const struct metric *m,
+                                 double confidence)
+{
+    return m->is_share ? stats_bounded(e, 0, 1, confidence) : (struct interval){ e->low, e->high };
+}
+
 /* Mean, sd and interval of values that differ; a spread of 0 stays NaN. */
-static void across_seeds(struct statistic *t, const double *value, int n, bool log_scale,
+static void across_seeds(struct statistic *t, const double *value, int n, const struct metric *m,
                          double confidence)
 {
     double *x = mem_array((size_t)n, sizeof *x);
 
     for (int i = 0; i < n; i++)
-        x[i] = log_scale ? log(value[i]) : value[i];
+        x[i] = m->log_scale ? log(value[i]) : value[i];
     struct estimate e = stats_mean_interval(x, n, confidence);
-    if (log_scale)
+    struct interval limits = limits_of(&e, m, confidence);
+    if (m->log_scale)
         e = stats_exp(e);
     t->mean = are_equal(value, n) ? value[0] : e.mean;
     if (!*e.reason) {
         t->sd = stats_sd(value, n);
-        t->seed_low = e.low;
-        t->seed_high = e.high;
+        t->seed_low = m->log_scale ? e.low : limits.low;
+        t->seed_high = m->log_scale ? e.high : limits.high;
     }
     free(x);
 }
@@ -110,7 +118,7 @@ static void across_items(struct statistic *t, const struct runs *r, const struct
             items_add(&items, m, &r->all[i]);
     bool windows = items.n && !items.all[0].document && m->log_scale;
     *x = items_estimate(&items, confidence);
-    struct interval limits = { x->e.low, x->e.high };
+    struct interval limits = limits_of(&x->e, m, confidence);
     const char *reason = x->e.reason;
     if (x->is_binary && x->design == ITEMS_ONE_RUN) {
         limits = stats_wilson(round(x->e.mean * (double)x->e.n), (double)x->e.n, confidence);
@@ -139,7 +147,7 @@ static void quality(struct statistic *t, const struct sweep *s, const struct run
     struct statistic items = *t;
     struct item_estimate x;
 
-    across_seeds(t, value, t->n_seeds, m->log_scale, s->confidence);
+    across_seeds(t, value, t->n_seeds, m, s->confidence);
     items.note[0] = 0;
     across_items(&items, r, m, s->confidence, &x);
     t->item_low = items.item_low;
@@ -166,7 +174,7 @@ static void quality(struct statistic *t, const struct sweep *s, const struct run
 static void timing(struct statistic *t, const struct sweep *s, const struct runs *r,
                    const struct measure *m, const double *value)
 {
-    across_seeds(t, value, t->n_seeds, false, s->confidence);
+    across_seeds(t, value, t->n_seeds, m->metric, s->confidence);
     t->seed_effective = t->n_seeds > 1 && !are_equal(value, t->n_seeds);
     if (t->n_seeds > 1) {
         note(t, m->metric->shape == SHAPE_SCALAR ? "%d runs" : "medians of %d runs", t->n_seeds);
@@ -191,9 +199,10 @@ static void timing(struct statistic *t, const struct sweep *s, const struct runs
         note(t, "one run");
 }
 
-static void size(struct statistic *t, const struct sweep *s, const double *value)
+static void size(struct statistic *t, const struct sweep *s, const struct metric *m,
+                 const double *value)
 {
-    across_seeds(t, value, t->n_seeds, false, s->confidence);
+    across_seeds(t, value, t->n_seeds, m, s->confidence);
     t->seed_effective = t->n_seeds > 1 && !are_equal(value, t->n_seeds) && !isnan(t->mean);
     if (isnan(t->mean))
         note(t, "not defined for this method");
@@ -219,7 +228,7 @@ struct statistic statistic_make(const struct sweep *s, const struct runs *r,
     else if (m->metric->kind == METRIC_TIMING)
         timing(&t, s, r, m, value);
     else
-        size(&t, s, value);
+        size(&t, s, m->metric, value);
     free(value);
     return t;
 }

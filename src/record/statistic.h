@@ -7,7 +7,8 @@ struct statistic {
     int n_seeds; /* runs that have a value */
     double mean, sd;
     double seed_low, seed_high; /* across seeds: Student t; perplexity on the log scale */
-    double item_low, item_high; /* across items: clustered t, Wilson, or ranks of repeats */
+    double item_low, item_high; /* across items: clustered t, Wilson, or ranks of repeats; those of
+                                   scores in [0, 1] never leave it (stats_bounded) */
     bool seed_effective;        /* a seed can and does change it */
     char note[256];             /* how the intervals were made, or why there is none */
 };

@@ -66,6 +66,47 @@ static int put_table(const struct h5_build *b, hid_t parent, const char *name,
     return rc < 0 ? err_in(e, "table %s", name) : 0;
 }
 
+/* /pareto/FRONT/METRIC: a list of names. */
+static int put_list(const struct h5_build *b, hid_t parent, const char *metric,
+                    const struct table *t, int from, int n, struct err *e)
+{
+    struct js *names = js_new_array();
+    struct values v;
+    struct h5_facts facts = { "", "experiments that no other dominates, by rising cost", -1 };
+
+    for (int i = from; i < from + n; i++)
+        js_append(names, js_new_text(table_text(t, i, "name")));
+    values_from_js(names, &v);
+    int rc = h5_put_dataset(b, parent, metric, &v, &facts, e);
+    values_release(&v);
+    js_release(names);
+    return rc;
+}
+
+static int put_fronts(const struct h5_build *b, const struct table *t, struct err *e)
+{
+    hid_t all = -1, front = -1;
+    const char *open = "";
+    int rc = h5_put_group(b, b->file, "pareto", &all, e);
+
+    for (int i = 0, n; rc == 0 && i < t->n_rows; i += n) {
+        const char *name = table_text(t, i, "front"), *metric = table_text(t, i, "metric");
+        for (n = 1; i + n < t->n_rows && strcmp(table_text(t, i + n, "front"), name) == 0 &&
+                    strcmp(table_text(t, i + n, "metric"), metric) == 0;)
+            n++;
+        if (strcmp(open, name) != 0) {
+            h5_close(front);
+            front = -1;
+            rc = h5_put_group(b, all, open = name, &front, e);
+        }
+        if (rc == 0)
+            rc = put_list(b, front, metric, t, i, n, e);
+    }
+    h5_close(front);
+    h5_close(all);
+    return rc < 0 ? err_in(e, "pareto") : 0;
+}
+
 /* ---- one job ---- */
 
 static const char *text_member(const struct js *j, const char *key)
@@ -444,7 +485,7 @@ int store_h5_build(const char *path, const struct store_input *in, struct err *e
     if (put_root(&b, in, e) < 0 || put_provenance(&b, in, e) < 0 ||
         put_table(&b, b.file, "summary", &in->summary->summary, e) < 0 ||
         put_table(&b, b.file, "comparisons", &in->summary->comparisons, e) < 0 ||
-        put_experiments(&b, in, &records, e) < 0)
+        put_fronts(&b, &in->summary->pareto, e) < 0 || put_experiments(&b, in, &records, e) < 0)
         goto out;
     if (h5_build_finish(&b, &image, e) < 0)
         goto out;

@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "record/compare.h"
 #include "record/metric.h"
+#include "record/pareto.h"
 #include "record/runs.h"
 #include "record/statistic.h"
 
@@ -267,6 +268,7 @@ int summary_make(const struct sweep *s, const struct js *const *records, int n_r
     add_compression(&out->summary, s->baseline);
     snprintf(out->comparisons.name, sizeof out->comparisons.name, "comparisons");
     compare_all(s, &runs, &out->comparisons, out->no_comparisons, sizeof out->no_comparisons);
+    pareto_all(s, &runs, &out->summary, &out->pareto);
 
     free(m.all);
     runs_release(&runs);
@@ -280,5 +282,6 @@ void summary_release(struct summary *s)
     free(s->experiments);
     table_release(&s->summary);
     table_release(&s->comparisons);
+    table_release(&s->pareto);
     *s = (struct summary)SUMMARY_INIT;
 }

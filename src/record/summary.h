@@ -15,6 +15,7 @@ struct experiment_results {
 struct summary {
     struct table summary;     /* /summary */
     struct table comparisons; /* /comparisons */
+    struct table pareto;      /* front, metric, name: /pareto/FRONT/METRIC are the names */
     int n_experiments;
     struct experiment_results *experiments; /* in sweep order; then known ones that --experiment
                                                filtered out and a resumed file has results of */

@@ -207,6 +207,42 @@ static int find_baseline(const struct expansion *x, struct err *e)
                         near.best);
 }
 
+/* The names of [[comparison]]: known, of two different experiments, each pair once. */
+static int check_comparisons(const struct expansion *x, struct err *e)
+{
+    const struct sweep *s = x->sweep;
+
+    for (int i = 0; i < s->n_comparisons; i++) {
+        const struct comparison *c = &s->comparisons[i];
+        struct toml_value here = { .kind = TOML_KIND_TABLE, .line = c->line };
+        for (int side = 0; side < 2; side++) {
+            const char *name = side ? c->b : c->a;
+            struct nearest near = { .wanted = name };
+            bool known = false;
+            for (int k = 0; k < x->n && !known; k++) {
+                known = strcmp(x->experiments[k].name, name) == 0;
+                nearest_offer(&near, x->experiments[k].name);
+            }
+            if (!known)
+                return source_error(e, &x->source, &here, side ? "comparison.b" : "comparison.a",
+                                    "no experiment is called %s; the nearest is %s", name,
+                                    near.best);
+        }
+        if (strcmp(c->a, c->b) == 0)
+            return source_error(e, &x->source, &here, "comparison",
+                                "%s would be compared with itself", c->a);
+        for (int k = 0; k < i; k++) {
+            const struct comparison *d = &s->comparisons[k];
+            if ((strcmp(c->a, d->a) == 0 && strcmp(c->b, d->b) == 0) ||
+                (strcmp(c->a, d->b) == 0 && strcmp(c->b, d->a) == 0))
+                return source_error(e, &x->source, &here, "comparison",
+                                    "%s and %s are compared in line %d already", c->a, c->b,
+                                    d->line);
+        }
+    }
+    return 0;
+}
+
 static bool is_wanted(const char *name, const struct sweep_overrides *o)
 {
     for (int p = 0; o && p < o->n_only; p++)
@@ -323,7 +359,8 @@ int sweep_expand(struct sweep *s, const struct sweep_overrides *o, cell_check *c
 
     forget_expansion(s);
     if (expand_blocks(&x, e) < 0 || check_twins(&x, true, e) < 0 || check_twins(&x, false, e) < 0 ||
-        find_baseline(&x, e) < 0 || filter(&x, o, e) < 0 || make_jobs(&x, e) < 0)
+        find_baseline(&x, e) < 0 || check_comparisons(&x, e) < 0 || filter(&x, o, e) < 0 ||
+        make_jobs(&x, e) < 0)
         goto out;
     if (x.n_removed) {
         if (x.n_removed > REMOVED_SHOWN)

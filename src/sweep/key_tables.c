@@ -18,8 +18,8 @@ static const struct key_rule root[] = {
     { "tasks", KEY_TABLE, .allowed = "a table" },
     { "benchmark", KEY_TABLE, .allowed = "a table" },
     { "experiment", KEY_TABLES, .allowed = "written [[experiment]], once for each block" },
+    { "comparison", KEY_TABLES, .allowed = "written [[comparison]], once for each pair" },
     LATER("calibration"),
-    LATER("comparison"),
     { 0 },
 };
 
@@ -145,6 +145,12 @@ static const struct key_rule experiment[] = {
     { 0 },
 };
 
+static const struct key_rule comparison[] = {
+    { "a", KEY_NAME, .allowed = "the name of an experiment", .required = true },
+    { "b", KEY_NAME, .allowed = "the name of an experiment", .required = true },
+    { 0 },
+};
+
 const struct key_section key_sections[] = {
     { "", root },
     { "sweep", sweep },
@@ -157,6 +163,7 @@ const struct key_section key_sections[] = {
     { "tasks.sanity", tasks_sanity },
     { "benchmark", benchmark },
     { "experiment", experiment },
+    { "comparison", comparison },
     { 0 },
 };
 

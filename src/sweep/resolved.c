@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "sweep/toml_reader.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 struct js *sweep_setup_js(const struct sweep *s)
@@ -40,6 +41,22 @@ static struct js *sweep_section_js(const struct sweep *s)
     return out;
 }
 
+/* Numbered, as experiments are named. */
+static struct js *comparisons_js(const struct sweep *s)
+{
+    struct js *out = js_new_object();
+
+    for (int i = 0; i < s->n_comparisons; i++) {
+        char key[32];
+        struct js *pair = js_new_object();
+        snprintf(key, sizeof key, "%d", i + 1);
+        js_set_text(pair, "a", s->comparisons[i].a);
+        js_set_text(pair, "b", s->comparisons[i].b);
+        js_set(out, key, pair);
+    }
+    return out;
+}
+
 static struct js *resolved_js(const struct sweep *s)
 {
     struct js *out = js_new_object(), *setup = sweep_setup_js(s), *tasks = js_new_object();
@@ -62,6 +79,8 @@ static struct js *resolved_js(const struct sweep *s)
     for (int i = 0; i < s->n_experiments; i++)
         js_set(experiments, s->experiments[i].name, experiment_to_js(&s->experiments[i]));
     js_set(out, "experiment", experiments);
+    if (s->n_comparisons)
+        js_set(out, "comparison", comparisons_js(s));
     return out;
 }
 

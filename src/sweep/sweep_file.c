@@ -245,6 +245,25 @@ static int read_blocks(struct sweep *s, struct err *e)
     return 0;
 }
 
+static int read_comparisons(struct sweep *s, struct err *e)
+{
+    const struct toml_value *list = toml_get(s->tree, "comparison");
+    int n = list ? list->n : 0;
+
+    s->comparisons = mem_array((size_t)n, sizeof *s->comparisons);
+    for (int i = 0; i < n; i++) {
+        struct comparison *c = &s->comparisons[s->n_comparisons++];
+        struct js *section = NULL;
+        if (read_section(s, "comparison", list->items[i], &section, e) < 0)
+            return -1;
+        take_text(c->a, sizeof c->a, section, "a");
+        take_text(c->b, sizeof c->b, section, "b");
+        c->line = list->items[i]->line;
+        js_release(section);
+    }
+    return 0;
+}
+
 /* ---- the whole ---- */
 
 int sweep_read_text(const char *path, const char *text, size_t n_bytes,
@@ -268,7 +287,7 @@ int sweep_read_text(const char *path, const char *text, size_t n_bytes,
         section_check(&source, out->tree, "", e) < 0 || read_sweep_section(out, o, e) < 0 ||
         read_model_section(out, e) < 0 || read_run_section(out, e) < 0 ||
         read_tasks_section(out, o, e) < 0 || read_benchmark_section(out, e) < 0 ||
-        read_blocks(out, e) < 0)
+        read_blocks(out, e) < 0 || read_comparisons(out, e) < 0)
         goto failed;
     return 0;
 failed:
@@ -309,6 +328,7 @@ void sweep_release(struct sweep *s)
     js_release(s->tasks);
     js_release(s->benchmark);
     free(s->blocks);
+    free(s->comparisons);
     toml_release(s->tree);
     free(s->experiments);
     free(s->jobs);

@@ -23,6 +23,12 @@ struct margin {
     double value;
 };
 
+/* [[comparison]]: a pair beside everything against the baseline. */
+struct comparison {
+    char a[NAME_MAX_BYTES], b[NAME_MAX_BYTES];
+    int line;
+};
+
 struct sweep {
     char *path;   /* of the sweep file, as given */
     char *folder; /* relative paths in the file start here */
@@ -54,6 +60,9 @@ struct sweep {
     struct js *tasks; /* { "coqa": {...}, "perplexity": {...}, "sanity": {...} } */
     struct js *benchmark;
     bool benchmark_per_seed;
+
+    int n_comparisons;
+    struct comparison *comparisons; /* their names are checked by sweep_expand() */
 
     int n_blocks;
     struct experiment_block *blocks;
