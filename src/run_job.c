@@ -326,6 +326,7 @@ int runner_run(void *runner, const void *job, size_t n_bytes, struct bytes *reco
     js_set_text(run.record, "device", run.r->facts.name);
     js_set_text(run.record, "backend", run.r->backend.ops->name);
     mem_account_reset_peak(&run.r->backend);
+    run.r->backend.notes[0] = 0;
 
     run_stages(&run, &why);
     model_release(&run.model);
@@ -333,6 +334,8 @@ int runner_run(void *runner, const void *job, size_t n_bytes, struct bytes *reco
     js_set_real(run.seconds, "total", clock_seconds() - start);
     js_set(run.record, "seconds", run.seconds);
     js_set_text(run.record, "finished", clock_date(date));
+    if (run.r->backend.notes[0])
+        js_set_text(run.record, "notes", run.r->backend.notes);
     js_set_text(run.record, "status", why.code ? "error" : "success");
     if (why.code) {
         js_set_text(run.record, "error", why.text);

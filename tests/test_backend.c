@@ -142,13 +142,35 @@ static void weights(void **state)
     backend_close(&b);
 }
 
+static void notes(void **state)
+{
+    struct backend b = BACKEND_INIT;
+    struct err e = ERR_INIT;
+    char sentence[32];
+
+    (void)state;
+    CHECK_OK(backend_open(&b, "cpu", 0, NULL, &e), e);
+    CHECK(!b.notes[0], "at first there is nothing to say");
+    backend_note(&b, "products went slowly");
+    backend_note(&b, "went slowly");
+    backend_note(&b, "products went slowly");
+    backend_note(&b, "products");
+    backend_note(&b, "went slowly");
+    CHECK(!strcmp(b.notes, "products went slowly; went slowly; products"),
+          "a sentence is noted once: %s", b.notes);
+    for (int i = 0; i < 1000; i++) {
+        snprintf(sentence, sizeof sentence, "sentence %d", i);
+        backend_note(&b, sentence);
+    }
+    CHECK(strlen(b.notes) == sizeof b.notes - 1, "too many are cut");
+    backend_close(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(names),
-        cmocka_unit_test(facts),
-        cmocka_unit_test(account),
-        cmocka_unit_test(weights),
+        cmocka_unit_test(names),   cmocka_unit_test(facts), cmocka_unit_test(account),
+        cmocka_unit_test(weights), cmocka_unit_test(notes),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

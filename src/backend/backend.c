@@ -88,6 +88,25 @@ int backend_open(struct backend *b, const char *name, int device, char why[256],
     return open_named(b, "cpu", device, e);
 }
 
+/* Is it one of the sentences, whole? */
+static bool is_noted(const char *notes, const char *sentence)
+{
+    const size_t n = strlen(sentence);
+
+    for (const char *at = notes; (at = strstr(at, sentence)); at += n)
+        if ((at == notes || (at - notes > 1 && at[-2] == ';')) && (!at[n] || at[n] == ';'))
+            return true;
+    return false;
+}
+
+void backend_note(struct backend *b, const char *sentence)
+{
+    const size_t n = strlen(b->notes), room = sizeof b->notes - n;
+
+    if (!is_noted(b->notes, sentence))
+        snprintf(b->notes + n, room, "%s%s", n ? "; " : "", sentence);
+}
+
 /* ---- live allocations: address -> size and tag, open addressing ---- */
 
 struct live {

@@ -287,6 +287,8 @@ struct backend {
     struct mem_account mem;
     /* Sizes of live allocations, for the account: the backend room's own. */
     void *sizes;
+    /* What a reader of the results should know about how this ran: "sentence; sentence". */
+    char notes[512];
 };
 
 #define BACKEND_INIT \
@@ -299,6 +301,9 @@ struct backend {
 int backend_open(struct backend *b, const char *name, int device, char why[256], struct err *e);
 void backend_close(struct backend *b); /* also never opened, also twice */
 bool backend_compiled(const char *name);
+
+/* Adds a sentence to the notes, once; whoever writes a record empties them before. */
+void backend_note(struct backend *b, const char *sentence);
 
 /* Tagged allocation; ERR_MEMORY names what was asked for and what is free. */
 int backend_alloc(struct backend *b, enum mem_tag tag, size_t n_bytes, void **out, struct err *e);

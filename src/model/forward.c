@@ -297,11 +297,10 @@ static int run_layer(const struct pass *p, int64_t i, struct err *e)
 
 /* ---- a batch ---- */
 
-static int check_batch(const struct forward *f, const struct kv_cache *c, const struct batch *batch,
-                       struct err *e)
+int forward_check(const struct forward *f, const struct kv_cache *c, const struct batch *batch,
+                  int64_t *n_rows, struct err *e)
 {
-    int64_t n_rows = 0, vocab = f->model->config.vocab_size;
-
+    *n_rows = 0;
     if (batch->n_seqs < 1 || batch->n_seqs > f->max_seqs)
         return err_set(e, ERR_USAGE, "a batch of %d sequences, room is for 1 to %d", batch->n_seqs,
                        f->max_seqs);
@@ -315,17 +314,24 @@ static int check_batch(const struct forward *f, const struct kv_cache *c, const 
             return err_set(e, ERR_USAGE,
                            "slot %d holds %d tokens and has room for %lld, not %d more", slot,
                            c->length[slot], (long long)c->capacity, n);
-        n_rows += n;
+        *n_rows += n;
     }
+    return 0;
+}
+
+int forward_check_ids(const struct forward *f, const int32_t *ids, int64_t n_rows, struct err *e)
+{
+    const int64_t vocab = f->model->config.vocab_size;
+
     if (n_rows > f->max_rows)
         return err_set(e, ERR_USAGE, "a batch of %lld tokens, room is for %lld", (long long)n_rows,
                        (long long)f->max_rows);
     for (int64_t i = 0; i < n_rows; i++)
-        if (batch->ids[i] < 0 || batch->ids[i] >= vocab)
+        if (ids[i] < 0 || ids[i] >= vocab)
             return err_set(e, ERR_INPUT,
                            "token id %d is outside the model's vocabulary of %lld: is this the "
                            "tokenizer of this model?",
-                           batch->ids[i], (long long)vocab);
+                           ids[i], (long long)vocab);
     return 0;
 }
 
@@ -358,7 +364,8 @@ int forward_run(struct forward *f, struct kv_cache *c, const struct batch *batch
     struct backend *b = f->model->backend;
     struct pass p = { .f = f, .cache = c, .phase = batch->phase };
 
-    if (check_batch(f, c, batch, e) < 0)
+    if (forward_check(f, c, batch, &p.n_rows, e) < 0 ||
+        forward_check_ids(f, batch->ids, p.n_rows, e) < 0)
         return err_in(e, "a forward pass");
     p.n_rows = number_rows(f, c, batch, &p.max_position);
     p.segments = (struct segments){ .n = batch->n_seqs, .first_row = f->first_row };
@@ -380,31 +387,4 @@ int forward_run(struct forward *f, struct kv_cache *c, const struct batch *batch
     for (int s = 0; s < batch->n_seqs; s++)
         c->length[batch->slot[s]] += batch->n_tokens[s];
     return 0;
-}
-
-/* ---- whole steps ---- */
-
-int forward_decode(struct forward *f, struct kv_cache *c, int n_seqs, const int32_t *slot,
-                   const int32_t *ids, int n_steps, const int32_t *forbidden, int n_forbidden,
-                   int32_t *out, struct err *e)
-{
-    int32_t *one = mem_array((size_t)(2 * n_seqs), sizeof *one), *fed = one + n_seqs;
-    int rc = 0;
-
-    for (int s = 0; s < n_seqs; s++)
-        one[s] = 1;
-    for (int i = 0; rc == 0 && i < n_steps; i++) {
-        struct batch batch = {
-            .phase = PHASE_DECODE, .n_seqs = n_seqs, .slot = slot, .n_tokens = one, .ids = fed
-        };
-        struct forward_out step = { .next_ids = out + (int64_t)i * n_seqs };
-
-        for (int s = 0; s < n_seqs; s++) {
-            int32_t last = i ? step.next_ids[s - n_seqs] : ids[s];
-            fed[s] = last < 0 ? 0 : last;
-        }
-        rc = forward_run(f, c, &batch, WANT_LAST_ARGMAX, forbidden, n_forbidden, &step, e);
-    }
-    free(one);
-    return rc;
 }

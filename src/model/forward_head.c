@@ -27,7 +27,7 @@ static int64_t list_rows(struct forward *f, const struct batch *batch, enum want
 }
 
 /* Logits of wanted rows first .. first + n - 1. */
-static int make_logits(struct forward *f, int64_t first, int64_t n, struct err *e)
+static int make_logits(struct forward *f, enum phase phase, int64_t first, int64_t n, struct err *e)
 {
     const struct model *m = f->model;
     struct backend *b = m->backend;
@@ -39,7 +39,12 @@ static int make_logits(struct forward *f, int64_t first, int64_t n, struct err *
                                     .n_rows = n,
                                     .eps = (float)m->config.rms_norm_eps };
     const struct linear_args head = {
-        .x = &f->last, .w = &m->head, .y = &f->logits, .n_rows = n, .compute = m->dtype
+        .x = &f->last,
+        .w = &m->head,
+        .y = &f->logits,
+        .n_rows = n,
+        .compute = m->dtype,
+        .phase = phase,
     };
 
     if (b->ops->gather(b, &gather, e) < 0 || b->ops->norm(b, &norm, e) < 0 ||
@@ -79,7 +84,7 @@ static int take_argmax(struct forward *f, int64_t first, int64_t n, int n_forbid
     return b->ops->argmax(b, &a, e);
 }
 
-static int upload_forbidden(struct forward *f, const int32_t *ids, int n, struct err *e)
+int head_upload_forbidden(struct forward *f, const int32_t *ids, int n, struct err *e)
 {
     struct backend *b = f->model->backend;
 
@@ -108,13 +113,13 @@ int head_run(struct forward *f, const struct batch *batch, int64_t n_rows, enum 
             out->nll[row] = NAN;
     if (b->ops->upload(b, f->numbers + offset, f->host_numbers + offset, n_bytes, e) < 0)
         return -1;
-    if (want == WANT_LAST_ARGMAX && upload_forbidden(f, forbidden, n_forbidden, e) < 0)
+    if (want == WANT_LAST_ARGMAX && head_upload_forbidden(f, forbidden, n_forbidden, e) < 0)
         return -1;
     for (int64_t first = 0; first < n; first += f->head_rows) {
         int64_t chunk = n - first < f->head_rows ? n - first : f->head_rows;
         int rc;
 
-        if (make_logits(f, first, chunk, e) < 0)
+        if (make_logits(f, batch->phase, first, chunk, e) < 0)
             return -1;
         if (want == WANT_NLL)
             rc = take_nll(f, first, chunk, out->nll, e);

@@ -45,6 +45,16 @@ int rope_part_open(struct forward *f, struct err *e);
 int rope_part_prepare(struct forward *f, const struct kv_cache *c, const struct batch *batch,
                       struct err *e);
 
+/* Tables of at least n common rows. */
+int rope_part_extend(struct forward *f, int64_t n, struct err *e);
+
+/* Slots and their room, and how many rows that makes; then the ids of so many rows. */
+int forward_check(const struct forward *f, const struct kv_cache *c, const struct batch *batch,
+                  int64_t *n_rows, struct err *e);
+int forward_check_ids(const struct forward *f, const int32_t *ids, int64_t n_rows, struct err *e);
+
+/* The list to f->forbidden. */
+int head_upload_forbidden(struct forward *f, const int32_t *ids, int n, struct err *e);
 /* From the residual stream of n_rows rows to what is wanted. */
 int head_run(struct forward *f, const struct batch *batch, int64_t n_rows, enum want want,
              const int32_t *forbidden, int n_forbidden, struct forward_out *out, struct err *e);

@@ -95,6 +95,17 @@ static int64_t length_of(const struct kv_cache *c, const struct batch *batch, in
     return batch->length && batch->length[s] > *end ? batch->length[s] : *end;
 }
 
+int rope_part_extend(struct forward *f, int64_t n, struct err *e)
+{
+    int64_t longer = f->n_table;
+
+    if (n <= f->n_table)
+        return 0;
+    while (longer < n)
+        longer *= 2;
+    return make_tables(f, longer, e);
+}
+
 int rope_part_prepare(struct forward *f, const struct kv_cache *c, const struct batch *batch,
                       struct err *e)
 {
@@ -108,13 +119,8 @@ int rope_part_prepare(struct forward *f, const struct kv_cache *c, const struct 
     for (int s = 0; s < batch->n_seqs; s++)
         if ((length_of(c, batch, s, &end) <= trained || !dynamic) && end > longest)
             longest = end;
-    if (longest > f->n_table) {
-        int64_t n = f->n_table;
-        while (n < longest)
-            n *= 2;
-        if (make_tables(f, n, e) < 0)
-            return -1;
-    }
+    if (rope_part_extend(f, longest, e) < 0)
+        return -1;
     for (int s = 0; s < batch->n_seqs && dynamic; s++) {
         int64_t length = length_of(c, batch, s, &end), n = batch->n_tokens[s];
 

@@ -1,5 +1,6 @@
 /* generate.h - greedy generation of many prompts, continuously batched: a sequence that is
- * finished leaves, the next one enters.  Each result depends on its prompt alone. */
+ * finished leaves, the next one enters.  Prompts that begin alike share what they begin with.
+ * Each result depends on its prompt alone. */
 #pragma once
 
 #include "model/model.h"
@@ -19,12 +20,15 @@ struct generate_options {
      * text so far holds a line end.  NULL: only eos and the maximum stop. */
     bool (*stop)(void *context, int prompt, const int32_t *new_ids, int n_new);
     void *context;
+    int n_steps;        /* ids of a sequence between two looks at it; 0: as suits the device */
+    bool share_nothing; /* compute every prompt from its first id on, whatever others began with */
 };
 
 struct generate_result {
     int32_t *ids; /* malloc'ed; without the eos */
     int32_t n_ids;
-    bool broken; /* a logit was NaN: generation stopped there */
+    int32_t n_shared; /* ids of the prompt whose keys and values came from another's */
+    bool broken;      /* a logit was NaN: generation stopped there */
 };
 
 /* results: [n_prompts], filled in prompt order; release with generate_release(). */

@@ -55,6 +55,7 @@ struct kv_cache {
     int32_t *length;      /* host, [n_slots]: tokens in each slot */
     struct tensor *k, *v; /* [L] of [n_slots * capacity, G*E] */
     int64_t n_layers;
+    int32_t *counted; /* device, [capacity]: 0, 1, 2, ...; made by the first copy */
     struct backend *backend;
 };
 
@@ -62,6 +63,8 @@ int kv_cache_open(struct kv_cache *c, const struct model *m, int n_slots, int64_
                   struct err *e);
 void kv_cache_close(struct kv_cache *c);
 void kv_cache_drop(struct kv_cache *c, int slot); /* forgets the tokens of a slot */
+/* Slot `to` holds the first n tokens of slot `from`, and nothing else. */
+int kv_cache_copy(struct kv_cache *c, int from, int to, int32_t n, struct err *e);
 size_t kv_cache_bytes(const struct model *m, int n_slots, int64_t capacity);
 
 /* A batch: n_seqs sequences, each the next n_tokens[i] ids of cache slot slot[i]. */

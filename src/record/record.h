@@ -8,6 +8,7 @@
  *   "error", "error_code", "error_stage"     where status is "error"; stage: "load", "quantize",
  *                   "sanity", "coqa", "perplexity", "benchmark", "process"
  *   "rank", "hostname", "device", "started", "finished"
+ *   "notes"         what the device did otherwise than usual, "sentence; sentence"; else absent
  *   "seconds"       { stage: seconds, ..., "total": s }
  *   "quantization"  { "model_bytes", "bits_per_weight_linear", "bits_per_weight_model", "seconds",
  *                     "hf_footprint_bytes", "modules": { "name": [..], "bits_per_weight": [..],
