@@ -21,6 +21,7 @@ enum option_type {
     OPTION_SECONDS, /* a number above 0 */
     OPTION_SEEDS,
     OPTION_BACKEND,
+    OPTION_EXPORT,
     OPTION_FD,
     OPTION_YES,  /* sets a bool */
     OPTION_NO,   /* clears a bool */
@@ -62,6 +63,14 @@ static const struct option_rule rules[] = {
       "run jobs in the rank's own process (debuggers,\nprofilers)" },
     { 0, "report", "FILE", OPTION_TEXT, AT(report),
       "print the summary, comparisons and failures of a\nresults file again" },
+    { 0, "recommend", "EXPR", OPTION_TEXT, AT(recommend),
+      "with --report: the best experiment under constraints\n(\"model_mb<=1200 and "
+      "decode_ms_per_token<=1\"), and what\nspeaks for it; \" by coqa_f1\" chooses the metric" },
+    { 0, "merge", "OUT", OPTION_TEXT, AT(merge),
+      "join the results files that follow, of one sweep; refuses\ndifferent models, data or "
+      "settings" },
+    { 0, "export", "csv|lm-eval", OPTION_EXPORT, AT(export_form),
+      "the results file that follows as CSV tables, or as\nlm-eval's results JSON, beside it" },
     { 0, "tokenize", "FILE", OPTION_TEXT, AT(tokenize),
       "print the token ids of FILE as the tasks would see\nthem (one line) and exit" },
     { 'q', "quiet", NULL, OPTION_YES, AT(quiet),
@@ -74,9 +83,6 @@ static const struct option_rule rules[] = {
     { 0, "engine-fd", "N", OPTION_FD, AT(engine_fd), NULL },
     { 0, "shard", "I/N", OPTION_LATER, 0, NULL },
     { 0, "share-gpu", NULL, OPTION_LATER, 0, NULL },
-    { 0, "recommend", "EXPR", OPTION_LATER, 0, NULL },
-    { 0, "merge", "OUT", OPTION_LATER, 0, NULL },
-    { 0, "export", "FORM", OPTION_LATER, 0, NULL },
 };
 #define N_RULES (int)(sizeof rules / sizeof *rules)
 
@@ -182,6 +188,11 @@ static int apply(const struct option_rule *r, const char *value, struct cli *c, 
             return err_set(e, ERR_USAGE, "--backend %s: must be one of auto, cuda, cpu", value);
         c->backend = value;
         return 0;
+    case OPTION_EXPORT:
+        if (strcmp(value, "csv") && strcmp(value, "lm-eval"))
+            return err_set(e, ERR_USAGE, "--export %s: must be one of csv, lm-eval", value);
+        c->export_form = value;
+        return 0;
     case OPTION_FD:
         if (read_whole(value, &fd) < 0 || fd < 0 || fd > 1 << 20)
             return err_set(e, ERR_USAGE, "--engine-fd %s: must be an open file", value);
@@ -273,29 +284,52 @@ static int take_letters(struct reading *line, const char *letters, struct err *e
     return 0;
 }
 
-static int take_file(struct reading *line, const char *path, struct err *e)
+/* What they are is known when the line has been read. */
+static void take_file(struct reading *line, const char *path)
 {
-    if (line->cli->sweep_path)
-        return err_set(e, ERR_USAGE, "one sweep file at a time, not both %s and %s",
-                       line->cli->sweep_path, path);
-    line->cli->sweep_path = path;
+    append(&line->cli->files, &line->cli->n_files, path);
+}
+
+/* Results files alone: nothing of a sweep goes with --report, --merge and --export. */
+static int check_alone(const struct reading *line, const char *name, const char *also,
+                       struct err *e)
+{
+    for (int i = 0; i < N_RULES; i++)
+        if (line->given[i] && strcmp(rules[i].name, name) && strcmp(rules[i].name, also) &&
+            rules[i].offset != AT(quiet) && rules[i].offset != AT(verbose))
+            return err_set(e, ERR_USAGE, "--%s goes with %s%s%s-q and -v only, not with --%s", name,
+                           *also ? "--" : "", also, *also ? ", " : "", rules[i].name);
     return 0;
 }
 
-/* --report prints a file: nothing of a sweep goes with it. */
 static int check_report(const struct reading *line, struct err *e)
 {
     const struct cli *c = line->cli;
 
-    if (c->sweep_path)
+    if (c->n_files)
         return err_set(e, ERR_USAGE, "--report %s takes no sweep file, but %s is given", c->report,
-                       c->sweep_path);
-    for (int i = 0; i < N_RULES; i++)
-        if (line->given[i] && rules[i].offset != AT(report) && rules[i].offset != AT(quiet) &&
-            rules[i].offset != AT(verbose))
-            return err_set(e, ERR_USAGE, "--report goes with -q and -v only, not with --%s",
-                           rules[i].name);
-    return 0;
+                       c->files[0]);
+    return check_alone(line, "report", "recommend", e);
+}
+
+static int check_merge(const struct reading *line, struct err *e)
+{
+    const struct cli *c = line->cli;
+
+    if (c->n_files < 2)
+        return err_set(e, ERR_USAGE, "--merge %s needs two or more results files to join",
+                       c->merge);
+    return check_alone(line, "merge", "force", e);
+}
+
+static int check_export(const struct reading *line, struct err *e)
+{
+    const struct cli *c = line->cli;
+
+    if (c->n_files != 1)
+        return err_set(e, ERR_USAGE, "--export %s needs one results file, %d are given",
+                       c->export_form, c->n_files);
+    return check_alone(line, "export", "", e);
 }
 
 static int check_together(const struct reading *line, struct err *e)
@@ -306,6 +340,16 @@ static int check_together(const struct reading *line, struct err *e)
         return err_set(e, ERR_USAGE, "--quiet and --verbose exclude each other");
     if (c->report)
         return check_report(line, e);
+    if (c->recommend)
+        return err_set(e, ERR_USAGE, "--recommend goes with --report FILE");
+    if (c->merge)
+        return check_merge(line, e);
+    if (c->export_form)
+        return check_export(line, e);
+    if (c->n_files > 1)
+        return err_set(e, ERR_USAGE, "one sweep file at a time, not both %s and %s", c->files[0],
+                       c->files[1]);
+    line->cli->sweep_path = c->n_files ? c->files[0] : NULL;
     if (c->resume && c->force)
         return err_set(e, ERR_USAGE, "--resume and --force exclude each other");
     if (c->resume && strstr(c->output, "%n"))
@@ -330,7 +374,7 @@ int cli_parse(int argc, char *const *argv, struct cli *out, struct err *e)
         const char *text = argv[line.at];
 
         if (only_files || text[0] != '-' || !text[1])
-            rc = take_file(&line, text, e);
+            take_file(&line, text);
         else if (strcmp(text, "--") == 0)
             only_files = true;
         else if (text[1] == '-')
@@ -351,6 +395,7 @@ void cli_release(struct cli *c)
 {
     free(c->set);
     free(c->only);
+    free(c->files);
     *c = (struct cli){ .engine_fd = -1 };
 }
 
@@ -388,7 +433,9 @@ char *cli_help(void)
     struct bytes text = BYTES_INIT;
 
     bytes_text(&text, "usage: mpirun -np N ./llq_sweep [options] SWEEP.toml\n"
-                      "       ./llq_sweep --report RESULTS.h5\n\n"
+                      "       ./llq_sweep --report RESULTS.h5 [--recommend EXPR]\n"
+                      "       ./llq_sweep --merge OUT.h5 A.h5 B.h5 ...\n"
+                      "       ./llq_sweep --export csv|lm-eval RESULTS.h5\n\n"
                       "Quantizes, evaluates and benchmarks a language model in every configuration "
                       "of a sweep\nfile, and writes one HDF5 file with confidence intervals.\n\n");
     for (int i = 0; i < N_RULES; i++)

@@ -21,11 +21,16 @@ struct cli {
     const char *backend; /* "auto", "cpu", "cuda" */
     double time_limit_s; /* 0: none */
     const char *report, *tokenize;
+    const char *recommend;   /* with report */
+    const char *merge;       /* the file to make of `files` */
+    const char *export_form; /* "csv", "lm-eval" of files[0] */
     bool list_experiments, quiet, verbose, help, version;
     int engine_fd; /* >= 0: this process is the engine of a rank */
 
     struct sweep_overrides overrides; /* --set, --seeds, --limit, --experiment */
     const char **set, **only;         /* inner: what overrides points to */
+    const char **files;               /* what is no option: a sweep file, or results files */
+    int n_files;
 };
 
 /* Texts point into argv.  Stops reading at --help and --version. */

@@ -132,7 +132,8 @@ int main(int argc, char **argv)
     } else if (node_world_rank() != 0) {
         rc = 0; /* under mpirun one rank answers */
     } else {
-        rc = show(&c, &e) < 0 ? wrong(&e) : 0;
+        rc = show(&c, &e);
+        rc = rc < 0 ? wrong(&e) : rc;
     }
     cli_release(&c);
     return rc;

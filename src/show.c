@@ -5,7 +5,10 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "dry_run.h"
+#include "export.h"
+#include "merge.h"
 #include "rebuild.h"
+#include "record/recommend.h"
 #include "record/report.h"
 #include "sched/link_mpi.h"
 #include "sched/node.h"
@@ -53,18 +56,38 @@ char *show_command_line(int argc, char *const *argv)
     return b.data;
 }
 
-static int show_report(const char *path, struct err *e)
+/* Returns the exit status, or -1. */
+static int show_report(const struct cli *c, struct err *e)
 {
     struct store_report report = { 0 };
+    struct recommend what;
     struct err why = ERR_INIT;
     struct winsize w = { 0 };
+    int rc = EXIT_ALL_OK;
 
-    if (rebuild_results(path, &why) < 0)
-        log_warn("%s", why.text);
-    if (store_h5_read(path, &report, e) < 0)
+    if (c->recommend && recommend_parse(c->recommend, &what, e) < 0)
         return -1;
-    report_print(stdout, &report, isatty(1) && ioctl(1, TIOCGWINSZ, &w) == 0 ? w.ws_col : 0);
+    if (rebuild_results(c->report, &why) < 0)
+        log_warn("%s", why.text);
+    if (store_h5_read(c->report, &report, e) < 0)
+        return -1;
+    if (c->recommend)
+        rc = recommend_print(stdout, &report, &what, e);
+    else
+        report_print(stdout, &report, isatty(1) && ioctl(1, TIOCGWINSZ, &w) == 0 ? w.ws_col : 0);
     store_report_release(&report);
+    if (c->recommend && rc >= 0)
+        return rc ? EXIT_ALL_OK : EXIT_SOME_FAILED;
+    return rc;
+}
+
+static int merge(const struct cli *c, struct err *e)
+{
+    if (merge_results(c->merge, c->files, c->n_files, c->force, e) < 0)
+        return -1;
+    char *path = file_absolute(c->merge);
+    printf("%s\n", path);
+    free(path);
     return 0;
 }
 
@@ -118,7 +141,8 @@ out:
 
 bool show_wanted(const struct cli *c)
 {
-    return c->help || c->version || c->report || c->list_experiments || c->tokenize || c->dry_run;
+    return c->help || c->version || c->report || c->merge || c->export_form ||
+           c->list_experiments || c->tokenize || c->dry_run;
 }
 
 int show(const struct cli *c, struct err *e)
@@ -135,7 +159,11 @@ int show(const struct cli *c, struct err *e)
         return 0;
     }
     if (c->report)
-        return show_report(c->report, e);
+        return show_report(c, e);
+    if (c->merge)
+        return merge(c, e);
+    if (c->export_form)
+        return export_results(stdout, c->export_form, c->files[0], e);
     if (c->list_experiments)
         return list_experiments(c, e);
     if (c->tokenize)

@@ -4,6 +4,7 @@
 #include "cli.h"
 
 bool show_wanted(const struct cli *c);
+/* The exit status, or -1. */
 int show(const struct cli *c, struct err *e);
 
 /* Name, version, ..., NULL: the program's and its libraries'. */

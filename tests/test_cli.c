@@ -88,7 +88,7 @@ static void every_mistake_has_its_line(void **state)
         { "--resum a.toml", "unknown option --resum; the nearest is --resume (see --help)" },
         { "--dryrun a.toml", "unknown option --dryrun; the nearest is --dry-run (see --help)" },
         { "--seed=3 a.toml", "unknown option --seed; the nearest is --seeds (see --help)" },
-        { "--engine a.toml", "unknown option --engine; the nearest is --resume (see --help)" },
+        { "--engine a.toml", "unknown option --engine; the nearest is --merge (see --help)" },
         { "-x a.toml", "unknown option -x; the nearest is --set (see --help)" },
         { "-qx a.toml", "unknown option -x; the nearest is --set (see --help)" },
         { "a.toml --output", "--output needs FILE" },
@@ -123,14 +123,20 @@ static void every_mistake_has_its_line(void **state)
         { "a.toml --resume --force", "--resume and --force exclude each other" },
         { "a.toml --resume -o r-%n.h5", "--resume needs the name of a file, not -o r-%n.h5" },
         { "a.toml --report r.h5", "--report r.h5 takes no sweep file, but a.toml is given" },
-        { "--report r.h5 --resume", "--report goes with -q and -v only, not with --resume" },
-        { "--report r.h5 --limit 3", "--report goes with -q and -v only, not with --limit" },
+        { "--report r.h5 --resume",
+          "--report goes with --recommend, -q and -v only, not with --resume" },
+        { "--report r.h5 --limit 3",
+          "--report goes with --recommend, -q and -v only, not with --limit" },
         { "a.toml --shard 1/2", "--shard is not in this version" },
         { "a.toml --share-gpu", "--share-gpu is not in this version" },
-        { "--merge a b", "--merge is not in this version" },
-        { "--merge=a b", "--merge is not in this version" },
-        { "--recommend x", "--recommend is not in this version" },
-        { "--export csv f", "--export is not in this version" },
+        { "--merge a b", "--merge a needs two or more results files to join" },
+        { "--merge a b c --resume",
+          "--merge goes with --force, -q and -v only, not with --resume" },
+        { "--recommend x", "--recommend goes with --report FILE" },
+        { "--export csv", "--export csv needs one results file, 0 are given" },
+        { "--export csv f g", "--export csv needs one results file, 2 are given" },
+        { "--export xls f", "--export xls: must be one of csv, lm-eval" },
+        { "--export csv f --limit 3", "--export goes with -q and -v only, not with --limit" },
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -164,27 +170,15 @@ static void the_most_seeds_are_64(void **state)
 static void help_shows_what_is_there_and_nothing_else(void **state)
 {
     (void)state;
-    static const char *const shown[] = { "-o, --output FILE",
-                                         "--resume",
-                                         "--force",
-                                         "--dry-run",
-                                         "--experiment NAME",
-                                         "--limit N",
-                                         "--seeds 0,1",
-                                         "--backend auto|cuda|cpu",
-                                         "--set KEY=VALUE",
-                                         "--fail-fast",
-                                         "--time-limit",
-                                         "--no-isolate",
-                                         "--report FILE",
-                                         "--tokenize FILE",
-                                         "-q, --quiet",
-                                         "-v, --verbose",
-                                         "--help",
-                                         "--version",
-                                         "--list-experiments" };
-    static const char *const hidden[] = { "shard",  "share",  "recommend", "merge",
-                                          "export", "engine", "gptq",      "awq" };
+    static const char *const shown[] = {
+        "-o, --output FILE", "--resume",          "--force",       "--dry-run",
+        "--experiment NAME", "--limit N",         "--seeds 0,1",   "--backend auto|cuda|cpu",
+        "--set KEY=VALUE",   "--fail-fast",       "--time-limit",  "--no-isolate",
+        "--report FILE",     "--recommend EXPR",  "--merge OUT",   "--export csv|lm-eval",
+        "--tokenize FILE",   "-q, --quiet",       "-v, --verbose", "--help",
+        "--version",         "--list-experiments"
+    };
+    static const char *const hidden[] = { "shard", "share", "engine", "gptq", "awq" };
     char *help = cli_help();
     const char *at = help;
 

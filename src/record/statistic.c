@@ -61,11 +61,14 @@ static bool are_equal(const double *x, int n)
     return n > 0;
 }
 
-/* Scores in [0, 1] have limits there, too. */
+/* Scores in [0, 1] have limits there, too; times and bytes are not negative. */
 static struct interval limits_of(const struct estimate *e, const struct metric *m,
                                  double confidence)
 {
-    return m->is_share ? stats_bounded(e, 0, 1, confidence) : (struct interval){ e->low, e->high };
+    if (m->is_share)
+        return stats_bounded(e, 0, 1, confidence);
+    bool cut = m->kind != METRIC_QUALITY && e->low < 0;
+    return (struct interval){ cut ? 0 : e->low, e->high };
 }
 
 /* Mean, sd and interval of values that differ; a spread of 0 stays NaN. */

@@ -485,6 +485,7 @@ int store_h5_build(const char *path, const struct store_input *in, struct err *e
     if (put_root(&b, in, e) < 0 || put_provenance(&b, in, e) < 0 ||
         put_table(&b, b.file, "summary", &in->summary->summary, e) < 0 ||
         put_table(&b, b.file, "comparisons", &in->summary->comparisons, e) < 0 ||
+        put_table(&b, b.file, "halves", &in->summary->halves, e) < 0 ||
         put_fronts(&b, &in->summary->pareto, e) < 0 || put_experiments(&b, in, &records, e) < 0)
         goto out;
     if (h5_build_finish(&b, &image, e) < 0)

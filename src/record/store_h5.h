@@ -25,6 +25,7 @@ int store_h5_build(const char *path, const struct store_input *in, struct err *e
  * with columns experiment, seed, stage, error. */
 struct store_report {
     struct table summary, comparisons, failures;
+    struct table halves; /* empty in files of 0.1.0 */
     char name[NAME_MAX_BYTES];
     double confidence;
     char no_comparisons[256]; /* why there are none; "" otherwise */
@@ -35,4 +36,15 @@ struct store_report {
 /* ERR_INPUT, one line, for whatever is no whole results file of ours. */
 int store_h5_read(const char *path, struct store_report *out, struct err *e);
 void store_report_release(struct store_report *r);
+
+/* One group below the seed of an experiment ("coqa") as JSON: attributes as members, datasets of
+ * one dimension as arrays "NAME_item".  NULL with ERR_INPUT where there is none. */
+struct js *store_h5_read_group(const char *path, const char *experiment, int64_t seed,
+                               const char *group, struct err *e);
+/* The attributes of the root and of /provenance. */
+struct js *store_h5_read_provenance(const char *path, struct err *e);
+/* The seeds of an experiment whose job succeeded, malloc'ed; *n of them. */
+int store_h5_read_seeds(const char *path, const char *experiment, int64_t **seeds, int *n,
+                        struct err *e);
+
 const char *store_h5_version(void);

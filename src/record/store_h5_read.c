@@ -441,6 +441,8 @@ int store_h5_read(const char *path, struct store_report *out, struct err *e)
     if (check_format(file, e) < 0 || read_root(file, out, e) < 0 ||
         read_table(file, "summary", &out->summary, e) < 0 ||
         read_table(file, "comparisons", &out->comparisons, e) < 0 ||
+        (H5Lexists(file, "halves", H5P_DEFAULT) > 0 &&
+         read_table(file, "halves", &out->halves, e) < 0) ||
         read_failures(file, &out->failures, e) < 0)
         goto out;
     rc = 0;
@@ -458,4 +460,5 @@ void store_report_release(struct store_report *r)
     table_release(&r->summary);
     table_release(&r->comparisons);
     table_release(&r->failures);
+    table_release(&r->halves);
 }

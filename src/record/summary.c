@@ -3,6 +3,7 @@
 
 #include "base/memory.h"
 #include "record/compare.h"
+#include "record/halves.h"
 #include "record/metric.h"
 #include "record/pareto.h"
 #include "record/runs.h"
@@ -268,6 +269,7 @@ int summary_make(const struct sweep *s, const struct js *const *records, int n_r
     add_compression(&out->summary, s->baseline);
     snprintf(out->comparisons.name, sizeof out->comparisons.name, "comparisons");
     compare_all(s, &runs, &out->comparisons, out->no_comparisons, sizeof out->no_comparisons);
+    halves_all(s, &runs, &out->halves);
     pareto_all(s, &runs, &out->summary, &out->pareto);
 
     free(m.all);
@@ -283,5 +285,6 @@ void summary_release(struct summary *s)
     table_release(&s->summary);
     table_release(&s->comparisons);
     table_release(&s->pareto);
+    table_release(&s->halves);
     *s = (struct summary)SUMMARY_INIT;
 }

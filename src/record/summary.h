@@ -16,6 +16,7 @@ struct summary {
     struct table summary;     /* /summary */
     struct table comparisons; /* /comparisons */
     struct table pareto;      /* front, metric, name: /pareto/FRONT/METRIC are the names */
+    struct table halves;      /* /halves: halves.h */
     int n_experiments;
     struct experiment_results *experiments; /* in sweep order; then known ones that --experiment
                                                filtered out and a resumed file has results of */

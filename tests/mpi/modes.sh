@@ -11,12 +11,12 @@ said() { # said PATTERN: in what the last run printed
 "$program" --help >out 2>&1
 ok "--help answers"
 for option in --output --resume --force --dry-run --experiment --limit --seeds --backend --set \
-              --fail-fast --time-limit --no-isolate --report --tokenize --quiet --verbose \
+              --fail-fast --time-limit --no-isolate --report --recommend --merge --export --tokenize --quiet --verbose \
               --version --list-experiments; do
     grep -q -- "$option" out
     ok "--help knows $option"
 done
-! grep -qE -- 'shard|merge|recommend|export|gptq|awq|hqq' out
+! grep -qE -- 'shard|gptq|awq|hqq' out
 ok "--help speaks of nothing that this version cannot do"
 "$program" --version >out 2>&1 && said 'MPI' && said 'HDF5' && said 'commit|Commit'
 ok "--version names the libraries and the commit"
