@@ -234,5 +234,6 @@ const struct backend_ops backend_cuda = {
     .arrange = NULL,
     .compare = NULL,
     .decode = NULL,
+    .trim = NULL,
 };
 }

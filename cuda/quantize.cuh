@@ -8,8 +8,8 @@
 #define QUANTIZE_F32_MAX 0x1.fffffep127f
 
 struct quantize_job {
-    enum dtype x_t;
-    const void *x; /* [n_out, n_in] */
+    enum dtype x_t, source;
+    const void *x; /* [n_out, n_in], of type x_t, rounded to source as they are read */
     enum quantize_rule rule;
     int bits, zero_constant;
     bool sym;
@@ -28,7 +28,7 @@ struct grid {
 /* LLM.int8 sees weights rounded to fp16. */
 __device__ inline float input_value(const struct quantize_job &a, int64_t i)
 {
-    float x = load_value(a.x_t, a.x, i);
+    float x = round_value(a.source, load_value(a.x_t, a.x, i));
 
     return a.rule == QUANTIZE_INT8_ROW ? round_value(DTYPE_F16, x) : x;
 }

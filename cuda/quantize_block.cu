@@ -286,6 +286,7 @@ struct verdict {
 static struct quantize_job job_of(const struct quantize_args *a, const struct weight *w)
 {
     struct quantize_job job = { .x_t = a->w->dtype,
+                                .source = a->source,
                                 .x = a->w->data,
                                 .rule = a->rule,
                                 .bits = w->bits,
@@ -349,6 +350,8 @@ static int refuse(struct backend *b, const struct quantize_args *a, int64_t firs
         if (b->ops->download(b, value, (const char *)w->data + (size_t)i * n_bytes, n_bytes, e) < 0)
             return -1;
         dtype_to_f32(w->dtype, value, &x, 1);
+        if (dtype_is_16bit(a->source))
+            dtype_round(a->source, &x, 1);
         float rounded = x;
         if (a->rule == QUANTIZE_INT8_ROW)
             dtype_round(DTYPE_F16, &rounded, 1);

@@ -408,6 +408,60 @@ static void a_bad_weight_is_named(void **state)
     model_release(&base);
 }
 
+/* A device that refuses when it is waited for. */
+static const struct backend_ops *prompt_ops;
+static struct err held;
+
+static int late_quantize(struct backend *b, const struct quantize_args *a, struct err *e)
+{
+    struct err mine = ERR_INIT;
+
+    if (prompt_ops->quantize(b, a, &mine) == 0)
+        return 0;
+    if (mine.code != ERR_INPUT) {
+        *e = mine;
+        return -1;
+    }
+    *a->out = (struct weight){ 0 };
+    held = held.code ? held : mine;
+    return 0;
+}
+
+static int late_sync(struct backend *b, struct err *e)
+{
+    (void)b;
+    if (!held.code)
+        return 0;
+    *e = held;
+    held = (struct err)ERR_INIT;
+    return -1;
+}
+
+static void a_weight_refused_late_is_named_too(void **state)
+{
+    struct quant_report report;
+    struct backend_ops late = *backend.ops;
+    struct model base = base_model(&odd, DTYPE_F32), m;
+    struct err e = ERR_INIT;
+
+    (void)state;
+    prompt_ops = backend.ops;
+    late.quantize = late_quantize;
+    late.sync = late_sync;
+    backend.ops = &late;
+    ((float *)base.layers[1].linear[LINEAR_V].codes)[2 * 36 + 7] = INFINITY;
+    ((float *)base.layers[2].linear[LINEAR_UP].codes)[36 + 4] = NAN;
+    int rc = quantize_model(&base, &rtn, DTYPE_F32, &m, &report, &e);
+    backend.ops = prompt_ops;
+    CHECK(rc == -1 && e.code == ERR_INPUT, "refused");
+    CHECK(strstr(e.text, "weight [2, 7] is inf") &&
+              strstr(e.text, "model.layers.1.self_attn.v_proj"),
+          "the first of them: %s", e.text);
+    CHECK(backend.mem.now[MEM_WEIGHTS] == 0 && backend.mem.now[MEM_SCRATCH] == 0,
+          "what was made before is given back");
+    model_release(&base);
+}
+
 /* ---- errors ---- */
 
 static void errors_worked_by_hand(void **state)
@@ -419,6 +473,7 @@ static void errors_worked_by_hand(void **state)
         .w = &w, .rule = QUANTIZE_GRID_ABSMAX, .bits = 3, .group_size = 2, .sym = true
     };
     struct quant_module got;
+    double sums[2];
     struct weight packed;
     struct err e = ERR_INIT;
     const double small = (double)0.4f * (double)0.4f;
@@ -428,7 +483,8 @@ static void errors_worked_by_hand(void **state)
     a.out = &packed;
     CHECK_OK(backend.ops->quantize(&backend, &a, &e), e);
     CHECK_OK(tensor_alloc(&backend, MEM_SCRATCH, DTYPE_F32, 2, 4, &scratch, &e), e);
-    CHECK_OK(quant_measure(&backend, &w, DTYPE_OTHER, &packed, &scratch, &got, &e), e);
+    CHECK_OK(quant_measure(&backend, &w, DTYPE_OTHER, &packed, &scratch, sums, &e), e);
+    quant_errors_of(sums, w.n_cols, &got);
     CHECK(check_near(got.mse, error / 4, 1e-9), "mse %g", got.mse);
     CHECK(check_near(got.relative_error, sqrt(error / square), 1e-9), "relative %g",
           got.relative_error);
@@ -444,16 +500,19 @@ static void errors_worked_by_hand(void **state)
     weight_release(&backend, &packed);
     b.out = &packed;
     CHECK_OK(backend.ops->quantize(&backend, &b, &e), e);
-    CHECK_OK(quant_measure(&backend, &one, DTYPE_F16, &packed, &scratch, &got, &e), e);
+    CHECK_OK(quant_measure(&backend, &one, DTYPE_F16, &packed, &scratch, sums, &e), e);
+    quant_errors_of(sums, one.n_cols, &got);
     CHECK(got.mse == 0 && got.relative_error == 0, "no error against the rounded weight");
-    CHECK_OK(quant_measure(&backend, &one, DTYPE_OTHER, &packed, &scratch, &got, &e), e);
+    CHECK_OK(quant_measure(&backend, &one, DTYPE_OTHER, &packed, &scratch, sums, &e), e);
+    quant_errors_of(sums, one.n_cols, &got);
     CHECK(got.mse > 0 && got.relative_error > 0, "some against the stored one");
 
     third = 0;
     weight_release(&backend, &packed);
     b.w = &one;
     CHECK_OK(backend.ops->quantize(&backend, &b, &e), e);
-    CHECK_OK(quant_measure(&backend, &one, DTYPE_OTHER, &packed, &scratch, &got, &e), e);
+    CHECK_OK(quant_measure(&backend, &one, DTYPE_OTHER, &packed, &scratch, sums, &e), e);
+    quant_errors_of(sums, one.n_cols, &got);
     CHECK(got.mse == 0 && got.relative_error == 0, "zeros are kept, and nothing is divided by 0");
     weight_release(&backend, &packed);
     tensor_free(&backend, &scratch);
@@ -517,6 +576,7 @@ int main(void)
         cmocka_unit_test(mixed_dtypes),
         cmocka_unit_test(skipped_modules_stay_plain),
         cmocka_unit_test(a_bad_weight_is_named),
+        cmocka_unit_test(a_weight_refused_late_is_named_too),
         cmocka_unit_test(errors_worked_by_hand),
         cmocka_unit_test(fewer_bits_cost_more),
     };

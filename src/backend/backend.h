@@ -172,15 +172,17 @@ enum quantize_rule {
 };
 
 struct quantize_args {
-    const struct tensor *w; /* plain [N, K], F32, F16 or BF16, already in the source dtype */
+    const struct tensor *w; /* plain [N, K], F32, F16 or BF16 */
+    enum dtype source;      /* its values are rounded to this first; F32, OTHER: not */
     enum quantize_rule rule;
     int bits;
     int64_t group_size; /* K for one group a row; a bnb block size may exceed K */
     bool sym;
     bool double_quant;
     /* Shape fields, forms and device memory are filled in; owned.  nested_offset, and the refusal
-     * of weights that cannot be quantized, may come with the next sync(): the structure stays in
-     * its place until then. */
+     * of weights that cannot be quantized, may come with the next sync(): until then the structure
+     * and the plain weights stay in their places.  Refused that late, *out is still the caller's
+     * to release. */
     struct weight *out;
 };
 
@@ -192,7 +194,7 @@ struct dequantize_args {
 /* How far packed weights are from the plain ones, before any rounding to a compute dtype. */
 struct compare_args {
     const struct tensor *w;      /* plain [N, K], as stored */
-    enum dtype source;           /* its values are rounded to this first; DTYPE_OTHER: not */
+    enum dtype source;           /* its values are rounded to this first; F32, OTHER: not */
     const struct weight *packed; /* [N, K] */
     double *out;                 /* host, [2]: sums of (W - W')^2 and of W^2, in fp64, in an order
                                     that the shape fixes; there after the next sync() */
@@ -279,6 +281,8 @@ struct backend_ops {
     int (*arrange)(struct backend *b, struct weight *w, struct err *e);
     int (*compare)(struct backend *b, const struct compare_args *a, struct err *e);
     int (*decode)(struct backend *b, struct decode_args *a, struct err *e);
+    /* Gives back the working memory that is kept between calls. */
+    void (*trim)(struct backend *b);
 };
 
 struct backend {

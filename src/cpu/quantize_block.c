@@ -283,6 +283,22 @@ static int refuse(const struct work *k, struct err *e)
                    (long long)(k->refused_from / w->n_cols));
 }
 
+/* Weights in their source dtype. */
+static int quantize_rounded(struct backend *b, const struct quantize_args *a, struct err *e)
+{
+    struct quantize_args next = *a;
+    struct tensor rounded;
+
+    if (tensor_alloc(b, MEM_SCRATCH, a->source, a->w->n_rows, a->w->n_cols, &rounded, e) < 0)
+        return -1;
+    next.w = &rounded;
+    int rc = cpu_convert(b, &(struct convert_args){ .x = a->w, .out = &rounded }, e);
+    if (rc == 0)
+        rc = cpu_quantize(b, &next, e);
+    tensor_free(b, &rounded);
+    return rc;
+}
+
 int cpu_quantize(struct backend *b, const struct quantize_args *a, struct err *e)
 {
     struct weight w;
@@ -290,6 +306,8 @@ int cpu_quantize(struct backend *b, const struct quantize_args *a, struct err *e
     int rc = -1;
 
     assert(a->w->dtype == DTYPE_F32 || dtype_is_16bit(a->w->dtype));
+    if (dtype_is_16bit(a->source) && a->source != a->w->dtype)
+        return quantize_rounded(b, a, e);
     quantized_shape(a, a->w->n_rows, a->w->n_cols, &w);
     if (weight_alloc(b, MEM_WEIGHTS, &w, e) < 0)
         return -1;

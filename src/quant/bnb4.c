@@ -9,6 +9,7 @@
 static struct quantize_args args_of(const struct quant_spec *s)
 {
     return (struct quantize_args){
+        .source = s->source,
         .rule = strcmp(s->quant_type, "fp4") ? QUANTIZE_BNB_NF4 : QUANTIZE_BNB_FP4,
         .bits = 4,
         .group_size = s->group_size,

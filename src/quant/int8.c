@@ -8,9 +8,13 @@
 static int run(struct backend *b, const struct quant_spec *s, const struct tensor *w,
                struct weight *out, struct err *e)
 {
-    struct quantize_args a = { .w = w, .rule = QUANTIZE_INT8_ROW, .bits = 8, .out = out };
+    struct quantize_args a = { .w = w,
+                               .source = s->source,
+                               .rule = QUANTIZE_INT8_ROW,
+                               .bits = 8,
+                               .group_size = w->n_cols,
+                               .out = out };
 
-    a.group_size = w->n_cols;
     if (b->ops->quantize(b, &a, e) < 0)
         return -1;
     out->outlier_threshold = (float)s->outlier_threshold;

@@ -46,8 +46,8 @@ static void add_chunk(const float *w, const float *q, int64_t n, struct sums *to
 }
 
 int quant_measure(struct backend *b, const struct tensor *w, enum dtype source,
-                  const struct weight *packed, const struct tensor *scratch,
-                  struct quant_module *out, struct err *e)
+                  const struct weight *packed, const struct tensor *scratch, double sums[2],
+                  struct err *e)
 {
     struct tensor values = { scratch->data, DTYPE_F32, w->n_rows, w->n_cols, scratch->tag };
     struct dequantize_args a = { .w = packed, .out = &values };
@@ -74,13 +74,19 @@ int quant_measure(struct backend *b, const struct tensor *w, enum dtype source,
             dtype_round(source, plain, here);
         add_chunk(plain, got, here, &total);
     }
-    out->mse = total.error / (double)n;
-    /* A matrix of zeros is kept exactly by every method. */
-    out->relative_error = total.error > 0.0 ? sqrt(total.error / total.square) : 0.0;
+    sums[0] = total.error;
+    sums[1] = total.square;
     rc = 0;
 out:
     free(got);
     free(plain);
     free(stored);
     return rc;
+}
+
+void quant_errors_of(const double sums[2], int64_t n, struct quant_module *out)
+{
+    out->mse = sums[0] / (double)n;
+    /* A matrix of zeros is kept exactly by every method. */
+    out->relative_error = sums[0] > 0.0 ? sqrt(sums[0] / sums[1]) : 0.0;
 }

@@ -34,10 +34,13 @@ void size_count_finish(const struct size_count *n, const struct config *c, struc
 
 /* ---- how far a packed weight is from the plain one ---- */
 
-/* w: as stored; its values rounded to `source` (DTYPE_OTHER: not) are what was quantized.
+/* What compare() does, for backends that cannot: sums of (W - W')^2 and of W^2.
+ * w: as stored; its values rounded to `source` (DTYPE_OTHER: not) are what was quantized.
  * scratch: fp32, at least w's size, on the device.  Compares the values of the codes themselves,
  * before any rounding to the compute dtype; sums in fp64, in an order that depends on the shape
- * alone.  Fills mse and relative_error of *out. */
+ * alone. */
 int quant_measure(struct backend *b, const struct tensor *w, enum dtype source,
-                  const struct weight *packed, const struct tensor *scratch,
-                  struct quant_module *out, struct err *e);
+                  const struct weight *packed, const struct tensor *scratch, double sums[2],
+                  struct err *e);
+/* The sums of n weights as mse and relative_error of *out. */
+void quant_errors_of(const double sums[2], int64_t n, struct quant_module *out);

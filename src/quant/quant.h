@@ -18,6 +18,8 @@ struct quant_spec {
     bool sym;
     char grid[16]; /* rtn: "absmax", "gptq", "awq" */
     double outlier_threshold;
+    enum dtype source; /* one weight's values are rounded to it first (quantize_args.source); set by
+                          quantize_model() */
     int n_skip;
     char skip[8][64]; /* module names left plain: a name matches a whole dotted part or suffix,
                          e.g. "lm_head", "down_proj", "model.layers.0.mlp.gate_proj" */
@@ -39,7 +41,8 @@ struct quantizer {
     const char *agrees_with; /* whose numbers it reproduces; printed in the report */
     bool wants_calibration;
     struct quant_allowed allowed;
-    /* One weight, on the device: plain [N, K] in the source dtype -> packed. */
+    /* One weight, on the device: plain [N, K] -> packed.  As with backend_ops.quantize, a refusal
+     * may come with the next sync(), and w and *out stay in their places until then. */
     int (*run)(struct backend *b, const struct quant_spec *s, const struct tensor *w,
                struct weight *out, struct err *e);
     /* Bits a weight and bytes of a [N, K] matrix without making it: for --dry-run. */

@@ -8,9 +8,8 @@
 #include "base/memory.h"
 #include "quant/method.h"
 
-#include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct making {
     struct backend *b;
@@ -21,7 +20,8 @@ struct making {
     struct model *out;
     struct quant_report *report;
     struct size_count sizes;
-    struct tensor scratch; /* fp32 values of one matrix, for measuring */
+    double (*sums)[2];     /* of each linear's errors and squares */
+    struct tensor scratch; /* fp32 values of one matrix, where the backend has no compare() */
 };
 
 /* Does rounding to `source` change values stored as `stored`? */
@@ -161,56 +161,110 @@ static int make_norms(struct making *k, struct err *e)
 
 /* ---- linears ---- */
 
-/* Rounds to the source dtype, quantizes, and counts the seconds of both. */
-static int pack_linear(struct making *k, const struct tensor *stored, struct weight *out,
-                       struct err *e)
-{
-    struct tensor rounded = { 0 };
-    const struct tensor *w = stored;
-    double start = clock_seconds();
-    int rc = -1;
+/* One of them, while the model is made. */
+struct place {
+    char module[96];
+    struct tensor stored;
+    struct weight *to;
+    int64_t index; /* 0, 1, ... through all layers */
+    bool packed;
+};
 
-    if (rounds(k->source, stored->dtype)) {
-        if (convert(k, MEM_SCRATCH, stored, k->source, &rounded, e) < 0)
-            goto out;
-        w = &rounded;
-    }
-    if (k->method->run(k->b, k->spec, w, out, e) < 0 || k->b->ops->sync(k->b, e) < 0)
-        goto out;
-    rc = 0;
-out:
-    tensor_free(k->b, &rounded);
-    k->report->seconds += clock_seconds() - start;
-    return rc;
+static struct place place_of(const struct making *k, int64_t index)
+{
+    const int64_t layer = index / N_LINEARS;
+    const int l = (int)(index % N_LINEARS);
+    struct place p = { .stored = tensor_of(&k->base->layers[layer].linear[l]),
+                       .to = &k->out->layers[layer].linear[l],
+                       .index = index };
+
+    config_linear_module(&k->base->config, layer, l, p.module, sizeof p.module);
+    p.packed = !quant_is_plain(k->spec) && !quant_skips(k->spec, p.module);
+    return p;
 }
 
-static int note_module(struct making *k, const char *module, const struct tensor *stored,
-                       const struct weight *w, struct err *e)
+/* Has `act` done to all that are packed, or to all that are not. */
+static int each(struct making *k, bool packed,
+                int (*act)(struct making *k, const struct place *p, struct err *e), struct err *e)
+{
+    for (int64_t i = 0; i < k->base->config.n_layers * N_LINEARS; i++) {
+        struct place p = place_of(k, i);
+
+        if (p.packed == packed && act(k, &p, e) < 0)
+            return err_in(e, "%s", p.module);
+    }
+    return 0;
+}
+
+static int copy_plain(struct making *k, const struct place *p, struct err *e)
+{
+    enum dtype to = quant_is_plain(k->spec) ? k->spec->compute : k->out->dtype;
+    const struct weight from = weight_of_tensor(&p->stored);
+
+    return plain_weight(k, &from, to, p->to, e);
+}
+
+static int pack(struct making *k, const struct place *p, struct err *e)
+{
+    return k->method->run(k->b, k->spec, &p->stored, p->to, e);
+}
+
+static int pack_alone(struct making *k, const struct place *p, struct err *e)
+{
+    weight_release(k->b, p->to);
+    return pack(k, p, e) < 0 ? -1 : k->b->ops->sync(k->b, e);
+}
+
+/* A refusal that came with the sync() does not know its module: one by one, the same is refused
+ * again.  The cold path. */
+static int name_refused(struct making *k, struct err *e)
+{
+    struct err again = ERR_INIT;
+
+    if (e->code == ERR_INPUT && each(k, true, pack_alone, &again) < 0)
+        *e = again;
+    return -1;
+}
+
+/* Seconds are counted of what the method does: a device packs all matrices in one go. */
+static int make_weights(struct making *k, struct err *e)
+{
+    const bool plain = quant_is_plain(k->spec);
+    double start = clock_seconds();
+
+    if (each(k, false, copy_plain, e) < 0 || k->b->ops->sync(k->b, e) < 0)
+        return -1;
+    if (!plain)
+        start = clock_seconds();
+    if (each(k, true, pack, e) < 0)
+        return -1;
+    if (k->b->ops->sync(k->b, e) < 0)
+        return name_refused(k, e);
+    k->report->seconds = clock_seconds() - start;
+    return 0;
+}
+
+/* ---- errors ---- */
+
+static int measure(struct making *k, const struct place *p, struct err *e)
+{
+    const struct compare_args a = {
+        .w = &p->stored, .source = k->source, .packed = p->to, .out = k->sums[p->index]
+    };
+
+    if (k->b->ops->compare)
+        return k->b->ops->compare(k->b, &a, e);
+    return quant_measure(k->b, &p->stored, k->source, p->to, &k->scratch, k->sums[p->index], e);
+}
+
+static int note_module(struct making *k, const struct place *p, struct err *e)
 {
     struct quant_module *to = &k->report->modules[k->report->n_modules++];
 
-    snprintf(to->name, sizeof to->name, "%s", module);
-    to->bits_per_weight = weight_bits_per_weight(w);
-    return quant_measure(k->b, stored, k->source, w, &k->scratch, to, e);
-}
-
-static int make_linear(struct making *k, const char *module, const struct weight *from,
-                       struct weight *out, struct err *e)
-{
-    struct tensor stored = tensor_of(from);
-    bool skipped = !quant_is_plain(k->spec) && quant_skips(k->spec, module);
-    double start = clock_seconds();
-
-    if (skipped || quant_is_plain(k->spec)) {
-        enum dtype to = skipped ? k->out->dtype : k->spec->compute;
-
-        if (plain_weight(k, from, to, out, e) < 0 || k->b->ops->sync(k->b, e) < 0)
-            return -1;
-        k->report->seconds += skipped ? 0.0 : clock_seconds() - start;
-    } else if (pack_linear(k, &stored, out, e) < 0 || note_module(k, module, &stored, out, e) < 0) {
-        return -1;
-    }
-    size_count_linear(&k->sizes, out, !skipped);
+    (void)e;
+    memcpy(to->name, p->module, sizeof to->name);
+    to->bits_per_weight = weight_bits_per_weight(p->to);
+    quant_errors_of(k->sums[p->index], p->to->n_out * p->to->n_in, to);
     return 0;
 }
 
@@ -229,43 +283,55 @@ static int open_scratch(struct making *k, struct err *e)
     return tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F32, largest_out, largest_in, &k->scratch, e);
 }
 
-static int make_linears(struct making *k, struct err *e)
+static int measure_all(struct making *k, struct err *e)
 {
-    const struct config *c = &k->base->config;
-    char module[96];
+    const size_t n = (size_t)k->base->config.n_layers * N_LINEARS;
     int rc = -1;
 
-    k->report->modules = mem_array((size_t)c->n_layers * N_LINEARS, sizeof *k->report->modules);
-    if (!quant_is_plain(k->spec) && open_scratch(k, e) < 0)
-        return err_in(e, "measuring the error of quantization");
-    for (int64_t i = 0; i < c->n_layers; i++)
-        for (int l = 0; l < N_LINEARS; l++) {
-            config_linear_module(c, i, l, module, sizeof module);
-            if (make_linear(k, module, &k->base->layers[i].linear[l], &k->out->layers[i].linear[l],
-                            e) < 0) {
-                err_in(e, "%s", module);
-                goto out;
-            }
-        }
-    rc = 0;
-out:
+    k->report->modules = mem_array(n, sizeof *k->report->modules);
+    if (quant_is_plain(k->spec))
+        return 0;
+    k->sums = mem_array(n, sizeof *k->sums);
+    if ((k->b->ops->compare || open_scratch(k, e) == 0) && each(k, true, measure, e) == 0 &&
+        k->b->ops->sync(k->b, e) == 0)
+        rc = each(k, true, note_module, e);
     tensor_free(k->b, &k->scratch);
+    if (rc < 0)
+        err_in(e, "measuring the error of quantization");
+    return rc;
+}
+
+static int make_linears(struct making *k, struct err *e)
+{
+    struct err ignored = ERR_INIT;
+    int rc = make_weights(k, e) < 0 || measure_all(k, e) < 0 ? -1 : 0;
+
+    /* What is under way writes to the weights and the sums. */
+    if (rc < 0)
+        k->b->ops->sync(k->b, &ignored);
+    free(k->sums);
+    for (int64_t i = 0; rc == 0 && i < k->base->config.n_layers * N_LINEARS; i++) {
+        struct place p = place_of(k, i);
+        size_count_linear(&k->sizes, p.to, p.packed || quant_is_plain(k->spec));
+    }
     return rc;
 }
 
 int quantize_model(const struct model *base, const struct quant_spec *s, enum dtype source,
                    struct model *out, struct quant_report *report, struct err *e)
 {
+    struct quant_spec spec = *s;
     struct making k = {
         .b = base->backend,
         .base = base,
-        .spec = s,
+        .spec = &spec,
         .method = quantizer_find(s->method),
         .source = source,
         .out = out,
         .report = report,
     };
 
+    spec.source = source;
     *out = (struct model)MODEL_INIT;
     *report = (struct quant_report){ 0 };
     if (quant_spec_check_model(s, &base->config, e) < 0)

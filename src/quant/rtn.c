@@ -15,6 +15,7 @@ static struct quantize_args args_of(const struct quant_spec *s, int64_t n_in)
     if (!strcmp(s->grid, "awq"))
         rule = QUANTIZE_GRID_AWQ;
     return (struct quantize_args){
+        .source = s->source,
         .rule = rule,
         .bits = s->bits,
         .group_size = s->group_size == -1 ? n_in : s->group_size,
