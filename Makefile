@@ -48,7 +48,7 @@ ifneq ($(CU_SRC),)
 endif
 endif
 # Only the libraries that a program uses, found beside it first.
-GPU_LINK = gcc $(CFLAGS) -Itests $< $(LIB) -Wl,--as-needed $(LDLIBS) -lcmocka \
+GPU_LINK = gcc $(CFLAGS) -Itests -Icuda $< $(LIB) -Wl,--as-needed $(LDLIBS) -lcmocka \
            -Wl,-rpath,'$$ORIGIN/lib' -o $@
 LIB   := $(BUILD)/libllq.a
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))

@@ -7,6 +7,7 @@
  *   3. out, a thread an element: rescaled where the maximum grew, then one chain over positions.
  * Ends behind the row's own position.  Only positions that the row sees are added: the CPU adds
  * the others with weight 0, which leaves a chain as it is.  */
+#include "attention_decode.cuh"
 #include "common.cuh"
 
 #define N_THREADS 128
@@ -141,9 +142,31 @@ __global__ static void __launch_bounds__(N_THREADS) attention(struct attention_j
     }
 }
 
-int cuda_attention(struct backend *b, const struct attention_args *a, struct err *e)
+/* As in a launch of its own that rotates and appends, too: the same bits. */
+static int decode(struct cuda_state *s, const struct attention_args *a, struct err *e)
 {
-    struct cuda_state *s = cuda_state_of(b);
+    struct decode_attention d = {};
+
+    d.t = a->q->dtype;
+    d.q = a->q->data;
+    d.k_cache = a->k_cache->data;
+    d.v_cache = a->v_cache->data;
+    d.slot = a->slot;
+    d.position = a->position;
+    d.out = a->out->data;
+    d.n_rows = a->n_rows;
+    d.capacity = a->capacity;
+    d.window = a->window;
+    d.bound = a->max_position;
+    d.n_heads = a->n_heads;
+    d.n_kv_heads = a->n_kv_heads;
+    d.head_dim = a->head_dim;
+    d.appended = true;
+    return cuda_attention_decode(s, &d, e);
+}
+
+static int general(struct cuda_state *s, const struct attention_args *a, struct err *e)
+{
     struct attention_job job = { .t = a->q->dtype,
                                  .q = a->q->data,
                                  .k_cache = a->k_cache->data,
@@ -160,10 +183,20 @@ int cuda_attention(struct backend *b, const struct attention_args *a, struct err
 
     if (a->head_dim > E_MAX)
         return err_set(e, ERR_INPUT, "heads of %d elements: on CUDA up to %d", a->head_dim, E_MAX);
-    if (!a->n_rows)
-        return 0;
     /* Rows on x: y ends at 65535. */
     attention<<<dim3((unsigned)a->n_rows, (unsigned)a->n_heads), N_THREADS, 0, s->stream>>>(job);
     CUDA_LAUNCHED(s, "attention");
     return 0;
+}
+
+int cuda_attention(struct backend *b, const struct attention_args *a, struct err *e)
+{
+    struct cuda_state *s = cuda_state_of(b);
+
+    if (!a->n_rows)
+        return 0;
+    if (a->phase == PHASE_DECODE &&
+        cuda_attention_decode_fits(a->q->dtype, a->n_heads, a->n_kv_heads, a->head_dim, 0))
+        return decode(s, a, e);
+    return general(s, a, e);
 }

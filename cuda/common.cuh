@@ -40,6 +40,7 @@ enum cuda_scratch_slot {
 
 struct cuda_state {
     int device, n_multiprocessors;
+    int cluster_max; /* blocks of a cluster; 1: none; 0: not asked yet */
     char name[128];
     cudaStream_t stream;
     const char *last_kernel; /* for the text of an error that shows up later */

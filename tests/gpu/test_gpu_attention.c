@@ -1,0 +1,408 @@
+/* test_gpu_attention.c - attention in 16 bits, on the GPU beside float64: within the rounding of
+ * weights and outputs; to the bit between any two ways to the same row. */
+#include "attention_decode.cuh"
+
+#include "twin.h"
+
+static const enum dtype types[] = { DTYPE_F16, DTYPE_BF16 };
+#define N_TYPES (sizeof types / sizeof *types)
+
+struct heads {
+    int n, n_kv, dim;
+};
+
+/* A cache of slots, each filled up to its own length; behind that NaN. */
+struct world {
+    enum dtype t;
+    struct heads heads;
+    int n_slots;
+    int64_t capacity, window;
+    struct tensor k, v, dk, dv; /* host, device */
+};
+
+static struct world new_world(enum dtype t, struct heads heads, int n_slots, int64_t capacity,
+                              const int *lengths)
+{
+    const int64_t width = (int64_t)heads.n_kv * heads.dim;
+    struct world w = { .t = t, .heads = heads, .n_slots = n_slots, .capacity = capacity };
+
+    w.k = random_tensor(t, n_slots * capacity, width, 1);
+    w.v = random_tensor(t, n_slots * capacity, width, 1);
+    for (int s = 0; s < n_slots; s++) {
+        struct tensor rest = rows_of(&w.k, s * capacity + lengths[s], capacity - lengths[s]);
+        memset(rest.data, 0xFF, tensor_bytes(&rest));
+        rest = rows_of(&w.v, s * capacity + lengths[s], capacity - lengths[s]);
+        memset(rest.data, 0xFF, tensor_bytes(&rest));
+    }
+    w.dk = device_tensor(&w.k);
+    w.dv = device_tensor(&w.v);
+    return w;
+}
+
+static void free_world(struct world *w)
+{
+    free_tensor(&w->k);
+    free_tensor(&w->v);
+    device_free(w->dk.data);
+    device_free(w->dv.data);
+}
+
+/* Row `row` of q, a head, at position p of a slot: the exact answer, and how far off it may be. */
+static void exact_head(const struct world *w, const struct tensor *q, int64_t row, int head,
+                       int slot, int64_t p, double *want, double *allowed)
+{
+    const int e = w->heads.dim, kv = head / (w->heads.n / w->heads.n_kv);
+    const int64_t low = w->window > 0 && p >= w->window ? p - w->window + 1 : 0;
+    double *score = malloc((size_t)(p + 1) * sizeof *score), most = -INFINITY, sum = 0;
+    const double unit = w->t == DTYPE_F16 ? 0x1p-11 : 0x1p-8;
+
+    for (int64_t i = low; i <= p; i++) {
+        score[i] = 0;
+        for (int j = 0; j < e; j++)
+            score[i] += (double)element(q, row, (int64_t)head * e + j) *
+                        (double)element(&w->k, slot * w->capacity + i, (int64_t)kv * e + j);
+        score[i] /= sqrt((double)e);
+        most = fmax(most, score[i]);
+    }
+    for (int64_t i = low; i <= p; i++)
+        sum += score[i] = exp(score[i] - most);
+    for (int j = 0; j < e; j++) {
+        double x = 0, size = 0;
+
+        for (int64_t i = low; i <= p; i++) {
+            double v = (double)element(&w->v, slot * w->capacity + i, (int64_t)kv * e + j);
+            x += score[i] / sum * v;
+            size += score[i] / sum * fabs(v);
+        }
+        want[j] = x;
+        allowed[j] = half_step(w->t, x) + size * (unit * 1.01 + 0x1p-16) + 0x1p-24;
+    }
+    free(score);
+}
+
+/* Some heads of a row; all of it must have been written. */
+static void check_row(const char *what, const struct world *w, const struct tensor *q,
+                      const struct tensor *got, int64_t row, int slot, int64_t p)
+{
+    double want[256], allowed[256];
+
+    for (int64_t c = 0; c < got->n_cols; c++)
+        CHECK(isfinite(element(got, row, c)), "%s: row %lld at %lld, column %lld was written", what,
+              (long long)row, (long long)p, (long long)c);
+    for (int i = 0; i < 2; i++) {
+        int head = i ? (int)(draw() * w->heads.n) : w->heads.n - 1;
+
+        exact_head(w, q, row, head, slot, p, want, allowed);
+        for (int j = 0; j < w->heads.dim; j++) {
+            double x = (double)element(got, row, (int64_t)head * w->heads.dim + j);
+            CHECK(check_near(x, want[j], allowed[j]),
+                  "%s, %s, %d/%d heads of %d, window %lld, position %lld, head %d [%d]: %.8g, not "
+                  "%.8g +- %.2g",
+                  what, dtype_name(w->t), w->heads.n, w->heads.n_kv, w->heads.dim,
+                  (long long)w->window, (long long)p, head, j, x, want[j], allowed[j]);
+        }
+    }
+}
+
+static void check_bits(const char *what, const struct tensor *a, const struct tensor *b)
+{
+    CHECK(same_bits(a, b), "%s: the same bits", what);
+}
+
+/* ---- decode ---- */
+
+/* What each row sees; rows share N_SLOTS slots, or have one each. */
+static const int lengths[] = { 1,   2,   63,  64, 65, 127,  128, 129, 511,
+                               512, 513, 640, 16, 17, 1000, 31,  200, 1025 };
+#define N_ROWS   ((int)(sizeof lengths / sizeof *lengths))
+#define N_SLOTS  3
+#define CAPACITY 1030
+
+static struct decode_attention decode_args(const struct world *w, const struct tensor *q,
+                                           const struct tensor *out, const int32_t *numbers)
+{
+    return (struct decode_attention){
+        .t = w->t,
+        .q = q->data,
+        .k_cache = w->dk.data,
+        .v_cache = w->dv.data,
+        .slot = numbers,
+        .position = numbers + N_ROWS,
+        .out = out->data,
+        .n_rows = N_ROWS,
+        .capacity = w->capacity,
+        .window = w->window,
+        .bound = w->capacity - 1,
+        .n_heads = w->heads.n,
+        .n_kv_heads = w->heads.n_kv,
+        .head_dim = w->heads.dim,
+        .appended = true,
+    };
+}
+
+/* Rows of a batch in any company and cut over any number of blocks. */
+static void decode_batches(const struct world *w, const struct tensor *dq, const int32_t *numbers,
+                           const struct tensor *want)
+{
+    for (int n = 1; n <= 16; n *= 2) {
+        struct tensor out = device_result(w->t, N_ROWS, dq->n_cols);
+        struct decode_attention a = decode_args(w, dq, &out, numbers);
+        struct err e = ERR_INIT;
+
+        a.n_blocks = n;
+        CHECK_OK(cuda_attention_decode(gpu.state, &a, &e), e);
+        struct tensor got = host_tensor(&out);
+        check_bits("decode over any number of blocks", &got, want);
+        free_tensor(&got);
+        device_free(out.data);
+    }
+    for (int row = 0; row < N_ROWS; row += 5) {
+        struct tensor one = rows_of(dq, row, 1), expected = rows_of(want, row, 1);
+        struct tensor out = device_result(w->t, 1, dq->n_cols);
+        struct decode_attention a = decode_args(w, &one, &out, numbers);
+        struct err e = ERR_INIT;
+
+        a.slot += row;
+        a.position += row;
+        a.bound = lengths[row] - 1;
+        a.n_rows = 1;
+        CHECK_OK(cuda_attention_decode(gpu.state, &a, &e), e);
+        struct tensor got = host_tensor(&out);
+        check_bits("decode of a row alone", &got, &expected);
+        free_tensor(&got);
+        device_free(out.data);
+    }
+}
+
+static void decode_case(enum dtype t, struct heads heads, int64_t window)
+{
+    static const int filled[N_SLOTS] = { 1025, 1024, 1000 };
+    struct world w = new_world(t, heads, N_SLOTS, CAPACITY, filled);
+    struct tensor q = random_tensor(t, N_ROWS, (int64_t)heads.n * heads.dim, 1);
+    struct tensor dq = device_tensor(&q), out = device_result(t, N_ROWS, q.n_cols);
+    int32_t numbers[2 * N_ROWS];
+    struct err e = ERR_INIT;
+
+    w.window = window;
+    for (int i = 0; i < N_ROWS; i++) {
+        numbers[i] = lengths[i] < 1000 ? i % N_SLOTS : 0;
+        numbers[N_ROWS + i] = lengths[i] - 1;
+    }
+    int32_t *dn = to_device(numbers, sizeof numbers);
+    struct attention_args a = { .q = &dq,
+                                .k_cache = &w.dk,
+                                .v_cache = &w.dv,
+                                .slot = dn,
+                                .position = dn + N_ROWS,
+                                .out = &out,
+                                .n_rows = N_ROWS,
+                                .capacity = w.capacity,
+                                .window = window,
+                                .max_position = w.capacity - 1,
+                                .n_heads = heads.n,
+                                .n_kv_heads = heads.n_kv,
+                                .head_dim = heads.dim,
+                                .phase = PHASE_DECODE };
+    CHECK_OK(gpu.ops->attention(&gpu, &a, &e), e);
+    struct tensor got = host_tensor(&out);
+    for (int i = 0; i < N_ROWS; i++)
+        check_row("decode", &w, &q, &got, i, numbers[i], lengths[i] - 1);
+    decode_batches(&w, &dq, dn, &got);
+    free_world(&w);
+    free_tensor(&q);
+    free_tensor(&got);
+    device_free(dq.data);
+    device_free(out.data);
+    device_free(dn);
+}
+
+static void decode(void **state)
+{
+    (void)state;
+    for (size_t d = 0; d < N_TYPES; d++) {
+        decode_case(types[d], (struct heads){ 32, 8, 64 }, 0);
+        decode_case(types[d], (struct heads){ 8, 8, 64 }, 0);
+        decode_case(types[d], (struct heads){ 7, 1, 64 }, 100);
+        decode_case(types[d], (struct heads){ 16, 2, 128 }, 0);
+        decode_case(types[d], (struct heads){ 24, 8, 128 }, 1);
+        decode_case(types[d], (struct heads){ 8, 1, 256 }, 0);
+        decode_case(types[d], (struct heads){ 20, 1, 64 }, 512);
+        decode_case(types[d], (struct heads){ 4, 4, 256 }, 17);
+        decode_case(types[d], (struct heads){ 12, 1, 128 }, 0);
+    }
+}
+
+/* Splits of more than one span a warp. */
+static void decode_long(void **state)
+{
+    static const int long_lengths[] = { 2047, 2048, 2049, 4097, 5000 };
+    enum { N = sizeof long_lengths / sizeof *long_lengths };
+
+    (void)state;
+    for (size_t d = 0; d < N_TYPES; d++)
+        for (int i = 0; i < N; i++) {
+            struct heads heads = { 4, 1, i % 2 ? 64 : 128 };
+            struct world w = new_world(types[d], heads, 1, 5001, &long_lengths[i]);
+            struct tensor q = random_tensor(types[d], 1, (int64_t)heads.n * heads.dim, 1);
+            struct tensor dq = device_tensor(&q), first = { 0 };
+            int32_t numbers[2 * N_ROWS] = { 0 };
+
+            numbers[N_ROWS] = long_lengths[i] - 1;
+            int32_t *dn = to_device(numbers, sizeof numbers);
+            for (int n = 1; n <= 16; n *= 2) {
+                struct tensor out = device_result(types[d], 1, q.n_cols);
+                struct decode_attention a = decode_args(&w, &dq, &out, dn);
+                struct err e = ERR_INIT;
+
+                a.n_rows = 1;
+                a.n_blocks = n;
+                CHECK_OK(cuda_attention_decode(gpu.state, &a, &e), e);
+                struct tensor got = host_tensor(&out);
+                device_free(out.data);
+                if (n > 1) {
+                    check_bits("a long context over any number of blocks", &got, &first);
+                    free_tensor(&got);
+                    continue;
+                }
+                check_row("a long context", &w, &q, &got, 0, 0, long_lengths[i] - 1);
+                first = got;
+            }
+            free_tensor(&first);
+            free_tensor(&q);
+            free_world(&w);
+            device_free(dq.data);
+            device_free(dn);
+        }
+}
+
+#define FUSED_ROWS 9
+
+/* Rotation, append and attention in one launch or in two. */
+static void fused_case(enum dtype t, struct heads heads, int n_rotated, bool overlap)
+{
+    static const int before[FUSED_ROWS] = { 0, 1, 15, 16, 63, 64, 128, 511, 512 };
+    const int64_t kv = (int64_t)heads.n_kv * heads.dim;
+    int32_t numbers[N_ROWS + FUSED_ROWS];
+    struct err e = ERR_INIT;
+
+    for (int i = 0; i < FUSED_ROWS; i++) {
+        numbers[i] = FUSED_ROWS - 1 - i;
+        numbers[N_ROWS + i] = before[FUSED_ROWS - 1 - i];
+    }
+    struct world w = new_world(t, heads, FUSED_ROWS, 513, before), twin = w;
+    struct tensor q = random_tensor(t, FUSED_ROWS, (int64_t)heads.n * heads.dim, 1);
+    struct tensor k = random_tensor(t, FUSED_ROWS, kv, 1), v = random_tensor(t, FUSED_ROWS, kv, 1);
+    struct tensor cosines = random_tensor(DTYPE_F32, 513, heads.dim / 2, 0.5f);
+    struct tensor sines = random_tensor(DTYPE_F32, 513, heads.dim / 2, 0.5f);
+    struct tensor dq = device_tensor(&q), dk = device_tensor(&k), dv = device_tensor(&v);
+    struct tensor dc = device_tensor(&cosines), ds = device_tensor(&sines);
+    struct tensor out = device_result(t, FUSED_ROWS, q.n_cols),
+                  two = device_result(t, FUSED_ROWS, q.n_cols);
+    int32_t *dn = to_device(numbers, sizeof numbers);
+
+    twin.dk = device_tensor(&w.k);
+    twin.dv = device_tensor(&w.v);
+    struct decode_attention one = decode_args(&w, &dq, &out, dn);
+    struct rope_args rope = { .q = &dq,
+                              .k = &dk,
+                              .v = &dv,
+                              .cos_table = &dc,
+                              .sin_table = &ds,
+                              .table_row = dn + N_ROWS,
+                              .slot = dn,
+                              .position = dn + N_ROWS,
+                              .k_cache = &twin.dk,
+                              .v_cache = &twin.dv,
+                              .n_rows = FUSED_ROWS,
+                              .capacity = w.capacity,
+                              .n_heads = heads.n,
+                              .n_kv_heads = heads.n_kv,
+                              .head_dim = heads.dim,
+                              .n_rotated = n_rotated };
+    one.k = dk.data, one.v = dv.data, one.cos_table = dc.data, one.sin_table = ds.data;
+    one.n_rows = FUSED_ROWS, one.n_rotated = n_rotated, one.appended = false, one.overlap = overlap;
+    CHECK_OK(cuda_attention_decode(gpu.state, &one, &e), e);
+    CHECK_OK(gpu.ops->rope(&gpu, &rope, &e), e);
+    struct decode_attention then = decode_args(&twin, &dq, &two, dn);
+    then.n_rows = FUSED_ROWS;
+    CHECK_OK(cuda_attention_decode(gpu.state, &then, &e), e);
+    struct tensor *pairs[][2] = { { &out, &two }, { &w.dk, &twin.dk }, { &w.dv, &twin.dv } };
+    for (int i = 0; i < 3; i++) {
+        struct tensor a = host_tensor(pairs[i][0]), b = host_tensor(pairs[i][1]);
+        check_bits(i ? "the cache in one launch and in two" : "one launch and two", &a, &b);
+        free_tensor(&a);
+        free_tensor(&b);
+        device_free(pairs[i][1]->data);
+    }
+    void *on_device[] = { dq.data, dk.data, dv.data, dc.data, ds.data, out.data, dn };
+    struct tensor *on_host[] = { &q, &k, &v, &cosines, &sines };
+    for (size_t i = 0; i < sizeof on_device / sizeof *on_device; i++)
+        device_free(on_device[i]);
+    for (size_t i = 0; i < sizeof on_host / sizeof *on_host; i++)
+        free_tensor(on_host[i]);
+    free_world(&w);
+}
+
+static void fused(void **state)
+{
+    (void)state;
+    for (size_t d = 0; d < N_TYPES; d++) {
+        fused_case(types[d], (struct heads){ 32, 8, 64 }, 0, false);
+        fused_case(types[d], (struct heads){ 32, 8, 64 }, 0, true);
+        fused_case(types[d], (struct heads){ 8, 8, 64 }, 32, true);
+        fused_case(types[d], (struct heads){ 14, 2, 64 }, 0, true);
+        fused_case(types[d], (struct heads){ 20, 1, 128 }, 100, true);
+        fused_case(types[d], (struct heads){ 24, 8, 128 }, 0, true);
+        fused_case(types[d], (struct heads){ 8, 1, 256 }, 0, true);
+        fused_case(types[d], (struct heads){ 8, 1, 256 }, 4, true);
+    }
+}
+
+/* A sequence whose keys and values are NaN spoils its own row alone. */
+static void bad_neighbour(void **state)
+{
+    struct heads heads = { 8, 2, 64 };
+    int two[2] = { 200, 200 };
+    int32_t numbers[] = { 0, 1, 199, 199 };
+    struct world w = new_world(DTYPE_F16, heads, 2, 200, two);
+    struct tensor q = random_tensor(DTYPE_F16, 2, 512, 1), dq = device_tensor(&q);
+    struct tensor out = device_result(DTYPE_F16, 2, 512);
+    struct err e = ERR_INIT;
+
+    (void)state;
+    int32_t *dn = to_device(numbers, sizeof numbers);
+    struct decode_attention a = decode_args(&w, &dq, &out, dn);
+    a.n_rows = 2;
+    a.position = dn + 2;
+    for (int64_t c = 0; c < w.v.n_cols; c++)
+        set_element(&w.v, 3, c, NAN);
+    CHECK_OK(gpu.ops->upload(&gpu, w.dv.data, w.v.data, tensor_bytes(&w.v), &e), e);
+    CHECK_OK(cuda_attention_decode(gpu.state, &a, &e), e);
+    struct tensor got = host_tensor(&out);
+    check_row("beside a bad sequence", &w, &q, &got, 1, 1, 199);
+    for (int64_t c = 0; c < 512; c++)
+        CHECK(isnan(element(&got, 0, c)), "a bad value shows in its own row");
+    free_tensor(&got);
+    free_tensor(&q);
+    free_world(&w);
+    device_free(dq.data);
+    device_free(out.data);
+    device_free(dn);
+}
+
+static void nothing_is_left(void **state)
+{
+    (void)state;
+    for (int i = 0; i < MEM_N_TAGS; i++)
+        CHECK(gpu.mem.now[i] == 0, "%zu bytes of kind %d were not freed", gpu.mem.now[i], i);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(decode),        cmocka_unit_test(decode_long),     cmocka_unit_test(fused),
+        cmocka_unit_test(bad_neighbour), cmocka_unit_test(nothing_is_left),
+    };
+
+    return open_device() ? cmocka_run_group_tests(tests, open_twins, close_twins) : 1;
+}
