@@ -151,6 +151,9 @@ $(BUILD)/commit-$(COMMIT):
 $(BUILD)/src/cli_version.o: $(BUILD)/commit-$(COMMIT)
 $(BUILD)/src/cli_version.o: CFLAGS += -DLLQ_VERSION='"$(VERSION)"' -DLLQ_COMMIT='"$(COMMIT)"'
 
+# It says what it was compiled for.
+$(BUILD)/cuda/backend_cuda.o: NVFLAGS += -DLLQ_CUDA_ARCH='"$(foreach a,$(CUDA_ARCH),sm_$a)"'
+
 # V=1 shows the whole commands.
 ifneq ($(V),1)
   SAY = @printf '  %-5s %s\n'

@@ -7,6 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define TEXT(macro)  TEXT_(macro)
+#define TEXT_(value) #value
+
 #define CAPABILITY_MIN 8 /* bf16 arithmetic and asynchronous copies to shared memory */
 
 /* Why there is no device to open; not ERR_DEVICE, for nothing was lost. */
@@ -39,7 +42,10 @@ static int open_state(struct cuda_state *s, int device, struct err *e)
                        facts.name, facts.major, facts.minor, CAPABILITY_MIN);
     s->device = device;
     s->n_multiprocessors = facts.multiProcessorCount;
-    snprintf(s->name, sizeof s->name, "%.127s", facts.name);
+    cuda_name_device(s, &facts);
+    s->staging = cuda_staging_open();
+    if (!s->staging)
+        return err_set(e, ERR_MEMORY, "the host has no memory left");
     CUDA_TRY(cudaSetDevice(device));
     CUDA_TRY(cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking));
     CUDA_TRY(cudaMalloc((void **)&s->dynamic_map, sizeof weight_dynamic_map));
@@ -47,6 +53,16 @@ static int open_state(struct cuda_state *s, int device, struct err *e)
                              cudaMemcpyHostToDevice, s->stream));
     CUDA_TRY(cudaStreamSynchronize(s->stream));
     return 0;
+}
+
+static int n_devices(void)
+{
+    int n = 0;
+
+    if (cudaGetDeviceCount(&n) != cudaSuccess)
+        n = 0;
+    cudaGetLastError();
+    return n;
 }
 
 static void release_scratch(struct cuda_state *s)
@@ -61,6 +77,9 @@ static void release_scratch(struct cuda_state *s)
 static void release_state(struct cuda_state *s)
 {
     release_scratch(s);
+    cuda_group_leave(s);
+    cuda_staging_close(s->staging);
+    cuda_monitor_close(s->monitor);
     cudaFree(s->dynamic_map);
     if (s->stream)
         cudaStreamDestroy(s->stream);
@@ -89,19 +108,6 @@ static void cuda_close(struct backend *b)
     cudaStreamSynchronize(s->stream);
     release_state(s);
     b->state = NULL;
-}
-
-static int cuda_facts(struct backend *b, struct device_facts *out, struct err *e)
-{
-    struct cuda_state *s = cuda_state_of(b);
-    size_t n_free, n_all;
-
-    CUDA_TRY(cudaMemGetInfo(&n_free, &n_all));
-    memset(out, 0, sizeof *out);
-    memcpy(out->name, s->name, sizeof out->name);
-    out->memory_bytes = (int64_t)n_all;
-    out->free_bytes = (int64_t)n_free;
-    return 0;
 }
 
 /* cudaMalloc(); when refused, once more without our own scratch. */
@@ -166,7 +172,7 @@ static void cuda_free(struct backend *b, void *p)
 }
 
 /* From pageable memory the call returns once everything is in the driver's own buffer, so `from`
- * may change; from pinned memory it would not, and nobody above a backend can pin. */
+ * may change; pinned memory goes through cuda_send(). */
 static int cuda_upload(struct backend *b, void *to, const void *from, size_t n_bytes, struct err *e)
 {
     struct cuda_state *s = cuda_state_of(b);
@@ -206,6 +212,7 @@ extern "C" {
 extern const struct backend_ops backend_cuda;
 const struct backend_ops backend_cuda = {
     .name = "cuda",
+    .built = TEXT(__CUDACC_VER_MAJOR__) "." TEXT(__CUDACC_VER_MINOR__) " for " LLQ_CUDA_ARCH,
     .open = cuda_open,
     .close = cuda_close,
     .facts = cuda_facts,
@@ -235,5 +242,11 @@ const struct backend_ops backend_cuda = {
     .compare = NULL,
     .decode = NULL,
     .trim = NULL,
+    .n_devices = n_devices,
+    .health = cuda_health,
+    .n_others = cuda_n_others,
+    .stage = cuda_stage,
+    .send = cuda_send,
+    .share = &cuda_share,
 };
 }

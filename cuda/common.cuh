@@ -40,8 +40,8 @@ enum cuda_scratch_slot {
 
 struct cuda_state {
     int device, n_multiprocessors;
-    int cluster_max; /* blocks of a cluster; 1: none; 0: not asked yet */
-    char name[128];
+    int cluster_max;                    /* blocks of a cluster; 1: none; 0: not asked yet */
+    char name[128], id[64], driver[32]; /* as in struct device_facts */
     cudaStream_t stream;
     const char *last_kernel; /* for the text of an error that shows up later */
     float *dynamic_map;      /* weight_dynamic_map on the device */
@@ -49,6 +49,9 @@ struct cuda_state {
         void *p;
         size_t n_bytes;
     } scratch[SCRATCH_N_SLOTS];
+    struct cuda_staging *staging; /* staging.cu */
+    struct cuda_monitor *monitor; /* device_facts.cu; NULL: not asked yet */
+    struct cuda_group *group;     /* share_weights.cu; NULL: none is joined */
 };
 
 /* The state, with its device made the calling thread's current one. */
@@ -64,6 +67,13 @@ static inline struct cuda_state *cuda_state_of(const struct backend *b)
 static inline enum err_code cuda_err_code(cudaError_t rc)
 {
     return rc == cudaErrorMemoryAllocation ? ERR_MEMORY : ERR_DEVICE;
+}
+
+static inline int cuda_check(cudaError_t rc, const char *what, struct err *e)
+{
+    return rc == cudaSuccess
+               ? 0
+               : err_set(e, cuda_err_code(rc), "%s: %s", what, cudaGetErrorString(rc));
 }
 
 #define CUDA_TRY(call)                                                                       \
@@ -97,7 +107,20 @@ int cuda_nll(struct backend *b, const struct nll_args *a, struct err *e);
 int cuda_convert(struct backend *b, const struct convert_args *a, struct err *e);
 int cuda_quantize(struct backend *b, const struct quantize_args *a, struct err *e);
 int cuda_dequantize(struct backend *b, const struct dequantize_args *a, struct err *e);
+int cuda_facts(struct backend *b, struct device_facts *out, struct err *e);
+int cuda_health(struct backend *b, struct device_health *out, struct err *e);
+int cuda_n_others(struct backend *b, int *out, struct err *e);
+int cuda_stage(struct backend *b, void **out, struct err *e);
+int cuda_send(struct backend *b, void *to, void *staged, size_t n_bytes, struct err *e);
+extern const struct share_ops cuda_share;
 }
+
+struct cuda_staging *cuda_staging_open(void);    /* NULL: no memory */
+void cuda_staging_close(struct cuda_staging *g); /* NULL is fine */
+/* name, id and driver of the state. */
+void cuda_name_device(struct cuda_state *s, const struct cudaDeviceProp *facts);
+void cuda_monitor_close(struct cuda_monitor *m); /* NULL is fine */
+void cuda_group_leave(struct cuda_state *s);     /* without one, too */
 
 /* At least n_bytes in the slot, 256-aligned, contents undefined; ERR_MEMORY when refused. */
 int cuda_scratch(struct cuda_state *s, enum cuda_scratch_slot slot, size_t n_bytes, void **out,

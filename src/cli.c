@@ -59,6 +59,8 @@ static const struct option_rule rules[] = {
       "hand out no job after the first failed one" },
     { 0, "time-limit", "SEC", OPTION_SECONDS, AT(time_limit_s),
       "hand out no job that is not expected to end in time;\nleave cleanly, exit 75" },
+    { 0, "share-gpu", NULL, OPTION_YES, AT(share_gpu),
+      "allow several ranks on one GPU (without it surplus\nranks idle, and say so)" },
     { 0, "no-isolate", NULL, OPTION_NO, AT(isolate),
       "run jobs in the rank's own process (debuggers,\nprofilers)" },
     { 0, "report", "FILE", OPTION_TEXT, AT(report),
@@ -82,7 +84,6 @@ static const struct option_rule rules[] = {
       "the names of the sweep file's experiments; without a\nfile, the methods" },
     { 0, "engine-fd", "N", OPTION_FD, AT(engine_fd), NULL },
     { 0, "shard", "I/N", OPTION_LATER, 0, NULL },
-    { 0, "share-gpu", NULL, OPTION_LATER, 0, NULL },
 };
 #define N_RULES (int)(sizeof rules / sizeof *rules)
 

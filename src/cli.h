@@ -17,7 +17,8 @@ struct cli {
                                given, --list-experiments */
     const char *output;     /* "results.h5", or as given; may hold %n, see cli_output() */
     bool resume, force, dry_run, fail_fast;
-    bool isolate;        /* false: --no-isolate */
+    bool isolate; /* false: --no-isolate */
+    bool share_gpu;
     const char *backend; /* "auto", "cpu", "cuda" */
     double time_limit_s; /* 0: none */
     const char *report, *tokenize;

@@ -59,13 +59,14 @@ static void choose_threads(bool quiet)
 
 /* Without a process of its own the engine is a thread: OpenMP has read the environment before we
  * set it, and gives each new thread of the program all cores. */
-static int setup_here(void *runner, const void *setup, size_t n_bytes, struct err *e)
+static int setup_here(void *runner, const struct engine_site *site, const void *setup,
+                      size_t n_bytes, struct err *e)
 {
     const char *threads = getenv("OMP_NUM_THREADS");
 
     if (threads && atoi(threads) > 0)
         omp_set_num_threads(atoi(threads));
-    return runner_setup(runner, setup, n_bytes, e);
+    return runner_setup(runner, site, setup, n_bytes, e);
 }
 
 static struct prepare_options prepare_options_of(const struct cli *c)
@@ -75,6 +76,7 @@ static struct prepare_options prepare_options_of(const struct cli *c)
     return (struct prepare_options){ .sweep_path = c->sweep_path,
                                      .overrides = c->overrides,
                                      .backend = c->backend,
+                                     .share_gpu = c->share_gpu,
                                      .shuffle = shuffle && strcmp(shuffle, "1") == 0 };
 }
 

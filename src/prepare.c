@@ -125,6 +125,8 @@ static void add_settings(struct prepared *p, const struct prepare_options *o)
 
     js_set_text(settings, "folder", p->folder);
     js_set_text(settings, "backend", o->backend);
+    js_set_bool(settings, "share_gpu", o->share_gpu);
+    js_set_int(settings, "least_job_bytes", p->least_job_bytes);
     js_set_bool(settings, "shuffle", o->shuffle);
     js_set(settings, "profile", profile_to_js(&p->profile));
     size_t n;
@@ -223,6 +225,16 @@ static int check_benchmark(const struct prepared *p, struct err *e)
     return 0;
 }
 
+/* Without quantization a job may borrow every weight, with it all but the packed ones. */
+static int64_t added_bytes(const struct prepared *p, const struct job *j,
+                           const struct quant_sizes *sizes)
+{
+    if (strcmp(j->experiment->method, "none") == 0)
+        return 0;
+    return (int64_t)(sizes->bits_per_weight_linear / 8 *
+                     (double)config_n_linear_parameters(&p->config));
+}
+
 static int price_jobs(struct prepared *p, const char *backend, struct err *e)
 {
     for (int i = 0; i < p->sweep.n_jobs; i++) {
@@ -231,6 +243,9 @@ static int price_jobs(struct prepared *p, const char *backend, struct err *e)
         if (prepare_cost(p, backend, &p->sweep.jobs[i], &sizes, &cost, e) < 0)
             return -1;
         p->sweep.jobs[i].cost_s = cost.total_s;
+        int64_t added = added_bytes(p, &p->sweep.jobs[i], &sizes);
+        if (i == 0 || added < p->least_job_bytes)
+            p->least_job_bytes = added;
     }
     return 0;
 }
@@ -252,7 +267,6 @@ int prepare(const struct prepare_options *o, struct prepared *out, struct err *e
         bytes_printf(&p->identity, "model %s", p->model_sha256);
     }
     setup_begin(&p->setup);
-    add_settings(p, o);
     for (int i = 0; tasks[i]; i++) {
         if (!js_get(p->sweep.tasks, tasks[i]->name))
             continue;
@@ -264,5 +278,8 @@ int prepare(const struct prepare_options *o, struct prepared *out, struct err *e
     bytes_add(&p->identity, "", 0);
     for (int i = 0; i < p->sweep.n_jobs; i++)
         job_make_key(&p->sweep.jobs[i], &p->sweep, p->identity.data);
-    return price_jobs(p, o->backend, e);
+    if (price_jobs(p, o->backend, e) < 0)
+        return -1;
+    add_settings(p, o);
+    return 0;
 }

@@ -12,6 +12,7 @@ struct prepare_options {
     const char *sweep_path;
     struct sweep_overrides overrides;
     const char *backend; /* "auto", "cpu", "cuda" */
+    bool share_gpu;      /* several ranks may have one GPU */
     bool shuffle;        /* items in a drawn order (tests) */
     bool shapes_suffice; /* --dry-run: the model's config alone, stated token counts where the data
                             are not there; what was assumed is said in notes */
@@ -30,7 +31,9 @@ struct prepared {
     struct js *data;       /* { "coqa": { "path": text, "sha256": text }, ... } */
     /* Of one quality run. */
     int64_t n_sequences, prompt_tokens, new_tokens, window_tokens;
-    struct bytes notes; /* shapes_suffice: one line each */
+    int64_t
+        least_job_bytes; /* packed linears of the smallest job: what it adds to the stored ones */
+    struct bytes notes;  /* shapes_suffice: one line each */
 };
 
 #define PREPARED_INIT \

@@ -6,6 +6,7 @@
 #include "bench/bench.h"
 #include "eval/task.h"
 #include "setup.h"
+#include "share.h"
 
 #include <math.h>
 #include <signal.h>
@@ -49,13 +50,36 @@ void runner_close(void *runner)
 
 /* ---- setting up: once per engine ---- */
 
-int runner_setup(void *runner, const void *setup, size_t n_bytes, struct err *e)
+/* Loads the weights from the file or, where ranks share a node, from the rank that reads it. */
+static int load(struct runner *r, const struct engine_site *site, const char *folder,
+                bool share_gpu, struct err *e)
+{
+    struct sharing sharing = SHARING_INIT;
+    struct load_way way = { .fill = sharing_fill, .context = &sharing };
+    struct load_facts facts;
+    int rc = -1;
+
+    if (js_int_or(r->setup.settings, "least_job_bytes", 0, &way.least_job_bytes, e) < 0 ||
+        sharing_begin(&sharing, site, &r->backend, share_gpu, e) < 0 ||
+        tokenizer_open(&r->tokenizer, folder, e) < 0 ||
+        weights_load_by(&r->backend, folder, &way, &r->base, &facts, e) < 0)
+        goto out;
+    log_info("%s: %.2f GB read in %.2f s on %s (%d threads)", folder, (double)facts.n_bytes * 1e-9,
+             facts.read_s, r->facts.name, r->facts.n_threads);
+    rc = 0;
+out:
+    sharing_end(&sharing);
+    return rc;
+}
+
+int runner_setup(void *runner, const struct engine_site *site, const void *setup, size_t n_bytes,
+                 struct err *e)
 {
     struct runner *r = runner;
     const char *folder, *backend, *source;
     char why[256] = "";
-    int64_t batch_size, device;
-    struct load_facts load;
+    int64_t batch_size;
+    bool share_gpu;
 
     runner_clear(r);
     if (setup_open(&r->setup, setup, n_bytes, e) < 0)
@@ -65,22 +89,19 @@ int runner_setup(void *runner, const void *setup, size_t n_bytes, struct err *e)
         js_want_text(s, "model.source_dtype", &source, e) < 0 ||
         js_int_or(s, "run.batch_size", 0, &batch_size, e) < 0 ||
         js_bool_or(s, "shuffle", false, &r->shuffle, e) < 0 ||
-        js_int_or(s, "device", 0, &device, e) < 0 ||
+        js_bool_or(s, "share_gpu", false, &share_gpu, e) < 0 ||
         profile_from_js(js_get(s, "profile"), &r->profile, e) < 0)
         return err_in(e, "the setup");
     r->batch_size = (int)batch_size;
     r->source = source_of_name(source);
-    if (backend_open(&r->backend, backend, (int)device, why, e) < 0)
+    int device = site->local_rank % backend_n_devices(backend);
+    if (backend_open(&r->backend, backend, device, why, e) < 0)
         return -1;
     if (why[0])
         log_info("%s", why);
-    if (r->backend.ops->facts(&r->backend, &r->facts, e) < 0 ||
-        tokenizer_open(&r->tokenizer, folder, e) < 0 ||
-        weights_load_timed(&r->backend, folder, &r->base, &load, e) < 0)
+    if (r->backend.ops->facts(&r->backend, &r->facts, e) < 0)
         return -1;
-    log_info("%s: %.2f GB read in %.2f s on %s (%d threads)", folder, (double)load.n_bytes * 1e-9,
-             load.read_s, r->facts.name, r->facts.n_threads);
-    return 0;
+    return load(r, site, folder, share_gpu, e);
 }
 
 /* ---- one job ---- */

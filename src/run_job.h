@@ -12,7 +12,8 @@ struct runner; /* an engine's state: device, base model, tokenizer, data.  Lifet
 
 struct runner *runner_new(void);
 /* The engine's three verbs; engine_body.context is the runner. */
-int runner_setup(void *runner, const void *setup, size_t n_bytes, struct err *e);
+int runner_setup(void *runner, const struct engine_site *site, const void *setup, size_t n_bytes,
+                 struct err *e);
 int runner_run(void *runner, const void *job, size_t n_bytes, struct bytes *record, struct err *e);
 void runner_close(void *runner);
 

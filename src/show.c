@@ -31,7 +31,7 @@ const char *const *show_versions(void)
     list[n++] = "mpi";
     list[n++] = link_version();
     list[n++] = "cuda";
-    list[n++] = backend_compiled("cuda") ? "compiled in" : "none";
+    list[n++] = backend_compiled("cuda") ? backend_built("cuda") : "none";
     list[n] = NULL;
     return list;
 }
@@ -41,7 +41,7 @@ static char *version_text(void)
     const struct cli_library libraries[] = {
         { "MPI", link_version() },
         { "HDF5", store_h5_version() },
-        { "CUDA", backend_compiled("cuda") ? "compiled in" : "not in this build" },
+        { "CUDA", backend_compiled("cuda") ? backend_built("cuda") : "not in this build" },
     };
 
     return cli_version_text(libraries, sizeof libraries / sizeof *libraries);

@@ -128,7 +128,6 @@ static void every_mistake_has_its_line(void **state)
         { "--report r.h5 --limit 3",
           "--report goes with --recommend, -q and -v only, not with --limit" },
         { "a.toml --shard 1/2", "--shard is not in this version" },
-        { "a.toml --share-gpu", "--share-gpu is not in this version" },
         { "--merge a b", "--merge a needs two or more results files to join" },
         { "--merge a b c --resume",
           "--merge goes with --force, -q and -v only, not with --resume" },
@@ -170,15 +169,30 @@ static void the_most_seeds_are_64(void **state)
 static void help_shows_what_is_there_and_nothing_else(void **state)
 {
     (void)state;
-    static const char *const shown[] = {
-        "-o, --output FILE", "--resume",          "--force",       "--dry-run",
-        "--experiment NAME", "--limit N",         "--seeds 0,1",   "--backend auto|cuda|cpu",
-        "--set KEY=VALUE",   "--fail-fast",       "--time-limit",  "--no-isolate",
-        "--report FILE",     "--recommend EXPR",  "--merge OUT",   "--export csv|lm-eval",
-        "--tokenize FILE",   "-q, --quiet",       "-v, --verbose", "--help",
-        "--version",         "--list-experiments"
-    };
-    static const char *const hidden[] = { "shard", "share", "engine", "gptq", "awq" };
+    static const char *const shown[] = { "-o, --output FILE",
+                                         "--resume",
+                                         "--force",
+                                         "--dry-run",
+                                         "--experiment NAME",
+                                         "--limit N",
+                                         "--seeds 0,1",
+                                         "--backend auto|cuda|cpu",
+                                         "--set KEY=VALUE",
+                                         "--fail-fast",
+                                         "--time-limit",
+                                         "--share-gpu",
+                                         "--no-isolate",
+                                         "--report FILE",
+                                         "--recommend EXPR",
+                                         "--merge OUT",
+                                         "--export csv|lm-eval",
+                                         "--tokenize FILE",
+                                         "-q, --quiet",
+                                         "-v, --verbose",
+                                         "--help",
+                                         "--version",
+                                         "--list-experiments" };
+    static const char *const hidden[] = { "shard", "engine", "gptq", "awq" };
     char *help = cli_help();
     const char *at = help;
 

@@ -11,9 +11,10 @@
 #include <time.h>
 #include <unistd.h>
 
-static int pretend_setup(void *context, const void *setup, size_t n_bytes, struct err *e)
+static int pretend_setup(void *context, const struct engine_site *site, const void *setup,
+                         size_t n_bytes, struct err *e)
 {
-    (void)context;
+    (void)context, (void)site;
     if (n_bytes == 3 && memcmp(setup, "bad", 3) == 0)
         return err_set(e, ERR_INPUT, "the model is bad");
     if (n_bytes == 3 && memcmp(setup, "die", 3) == 0)
@@ -138,7 +139,7 @@ static void crash_costs_one_job(void **state)
     expect(&h, MSG_LOST, 7, "status 7");
     expect(&h, MSG_READY, 0, NULL);
     give(&h, 8, "unusable");
-    expect(&h, MSG_LOST, 8, "status 1");
+    expect(&h, MSG_LOST, 8, "the device context is lost; the engine process ended with status 1");
     expect(&h, MSG_READY, 0, NULL);
     engine_stop(h.engine);
 }

@@ -36,12 +36,28 @@ bool backend_compiled(const char *name)
     return find(name) != NULL;
 }
 
+const char *backend_built(const char *name)
+{
+    const struct backend_ops *ops = find(name);
+
+    return ops ? ops->built : NULL;
+}
+
+int backend_n_devices(const char *name)
+{
+    const struct backend_ops *ops = find(strcmp(name, "auto") ? name : "cuda");
+    int n = ops && ops->n_devices ? ops->n_devices() : 1;
+
+    return n > 0 ? n : 1;
+}
+
 static void check_table(const struct backend_ops *o)
 {
     assert(o->name && o->open && o->close && o->facts && o->alloc && o->free);
     assert(o->upload && o->download && o->sync && o->embed && o->norm && o->linear && o->rope);
     assert(o->attention && o->add && o->swiglu && o->gather && o->argmax && o->nll && o->convert);
     assert(o->quantize && o->dequantize);
+    assert(!o->stage == !o->send);
 }
 
 static int open_named(struct backend *b, const char *name, int device, struct err *e)

@@ -231,13 +231,46 @@ struct decode_args {
 
 struct device_facts {
     char name[128];       /* "AMD EPYC 9354" or "NVIDIA H200" */
+    char id[64];          /* the same for whoever sees this device; empty: there is one a node */
+    char driver[32];      /* "580.159.04"; empty: none */
+    char runtime[32];     /* "13.0"; empty: none */
     int64_t memory_bytes; /* of the device (or host) */
     int64_t free_bytes;   /* now */
     int n_threads;        /* CPU: threads used */
 };
 
+/* How a device does at this moment.  What it does not tell: NaN, an empty text. */
+struct device_health {
+    double energy_j;      /* used so far: differences count */
+    double power_w;       /* averaged by the device over some milliseconds */
+    double temperature_c; /* of the chip */
+    double clock_mhz;     /* of its processors */
+    char limits[128];     /* what holds the clock down: "power cap, heat"; "none" */
+};
+
+/* One copy of bytes to the devices of a node, each in another process: index 0 .. n - 1 of them.
+ * A device may take part once; who was replaced cannot join again. */
+#define SHARE_ID_BYTES 128
+
+struct share_ops {
+    /* What does it, e.g. "NCCL 2.28.9"; -1: it is not there, e says why. */
+    int (*find)(struct backend *b, char version[32], struct err *e);
+    /* Called by index 0; the others get the id by other ways. */
+    int (*id)(struct backend *b, char id[SHARE_ID_BYTES], struct err *e);
+    /* Begins to join, returns at once; joined() waits until all have, at most timeout_s. */
+    int (*join)(struct backend *b, const char id[SHARE_ID_BYTES], int index, int n, struct err *e);
+    int (*joined)(struct backend *b, double timeout_s, struct err *e);
+    /* What is at[i] on index 0 goes to at[i] of the others; waits for it. */
+    int (*broadcast)(struct backend *b, void *const *at, const size_t *n_bytes, size_t n,
+                     double timeout_s, struct err *e);
+    void (*leave)(struct backend *b); /* after each of the above, failed or not */
+};
+
+#define STAGE_BYTES ((size_t)1 << 20)
+
 struct backend_ops {
-    const char *name; /* "cpu", "cuda" */
+    const char *name;  /* "cpu", "cuda" */
+    const char *built; /* what is compiled in, "13.0 for sm_80, sm_90"; NULL: nothing to tell */
 
     /* Required. */
     int (*open)(struct backend *b, int device, struct err *e);
@@ -283,6 +316,18 @@ struct backend_ops {
     int (*decode)(struct backend *b, struct decode_args *a, struct err *e);
     /* Gives back the working memory that is kept between calls. */
     void (*trim)(struct backend *b);
+    /* Optional.  NULL: there is nothing to tell, or no such way. */
+    /* How many devices open() may be asked for; 0: none answers. */
+    int (*n_devices)(void);
+    int (*health)(struct backend *b, struct device_health *out, struct err *e);
+    /* Other processes that have the device open for work; -1: it does not tell.  Takes a while. */
+    int (*n_others)(struct backend *b, int *out, struct err *e);
+    /* Uploads without a copy on the host: stage() lends STAGE_BYTES of memory, send() takes what
+     * was written there to the device and the memory back (n_bytes 0: nothing was).  Several
+     * threads at once; who holds none may have to wait for copies under way. */
+    int (*stage)(struct backend *b, void **out, struct err *e);
+    int (*send)(struct backend *b, void *to, void *staged, size_t n_bytes, struct err *e);
+    const struct share_ops *share;
 };
 
 struct backend {
@@ -305,6 +350,9 @@ struct backend {
 int backend_open(struct backend *b, const char *name, int device, char why[256], struct err *e);
 void backend_close(struct backend *b); /* also never opened, also twice */
 bool backend_compiled(const char *name);
+const char *backend_built(const char *name); /* backend_ops.built; NULL also for an unknown name */
+/* Devices that backend_open() may take by that name, at least 1 (opening says what is wrong). */
+int backend_n_devices(const char *name);
 
 /* Adds a sentence to the notes, once; whoever writes a record empties them before. */
 void backend_note(struct backend *b, const char *sentence);

@@ -80,21 +80,22 @@ struct piece {
     int64_t first_byte, n_bytes;
 };
 
-static struct piece *cut(const struct load_item *items, size_t n, int64_t *n_pieces)
+static struct piece *cut(const struct load_item *items, size_t n, int64_t piece_bytes,
+                         int64_t *n_pieces)
 {
     struct piece *list;
     int64_t count = 0;
 
     for (size_t i = 0; i < n; i++)
-        count += (items[i].from->tensor->n_bytes + PIECE_BYTES - 1) / PIECE_BYTES;
+        count += (items[i].from->tensor->n_bytes + piece_bytes - 1) / piece_bytes;
     list = mem_array((size_t)count, sizeof *list);
     *n_pieces = 0;
     for (size_t i = 0; i < n; i++) {
         int64_t total = items[i].from->tensor->n_bytes;
-        for (int64_t at = 0; at < total; at += PIECE_BYTES)
+        for (int64_t at = 0; at < total; at += piece_bytes)
             list[(*n_pieces)++] =
                 (struct piece){ &items[i], at,
-                                total - at < PIECE_BYTES ? total - at : PIECE_BYTES };
+                                total - at < piece_bytes ? total - at : piece_bytes };
     }
     return list;
 }
@@ -117,26 +118,42 @@ static int not_finite(const struct piece *p, const void *bytes, int64_t i, struc
                    isnan(x) ? "NaN" : "infinity", flat, p->item->from->file->path);
 }
 
-static int load_piece(struct backend *b, const struct piece *p, void *staging, struct err *e)
+static int read_piece(const struct piece *p, void *to, struct err *e)
 {
     const struct safetensors_tensor *t = p->item->from->tensor;
 
-    if (safetensors_read(p->item->from->file, t, p->first_byte, p->n_bytes, staging, e) < 0)
+    if (safetensors_read(p->item->from->file, t, p->first_byte, p->n_bytes, to, e) < 0)
         return -1;
-    int64_t bad = first_not_finite(t->dtype, staging, p->n_bytes / (int64_t)dtype_bytes(t->dtype));
-    if (bad >= 0)
-        return not_finite(p, staging, bad, e);
-    return b->ops->upload(b, (char *)p->item->to + p->first_byte, staging, (size_t)p->n_bytes, e);
+    int64_t bad = first_not_finite(t->dtype, to, p->n_bytes / (int64_t)dtype_bytes(t->dtype));
+    return bad < 0 ? 0 : not_finite(p, to, bad, e);
+}
+
+/* own: memory of this thread, for devices that lend none. */
+static int load_piece(struct backend *b, const struct piece *p, void *own, struct err *e)
+{
+    char *to = (char *)p->item->to + p->first_byte;
+    struct err ignored = ERR_INIT;
+    void *staged = NULL;
+
+    if (!b->ops->stage)
+        return read_piece(p, own, e) < 0 ? -1 : b->ops->upload(b, to, own, (size_t)p->n_bytes, e);
+    if (b->ops->stage(b, &staged, e) < 0)
+        return -1;
+    if (read_piece(p, staged, e) == 0)
+        return b->ops->send(b, to, staged, (size_t)p->n_bytes, e);
+    b->ops->send(b, to, staged, 0, &ignored);
+    return -1;
 }
 
 int load_tensors(struct backend *b, const struct load_item *items, size_t n, struct err *e)
 {
     int64_t n_pieces, worst = INT64_MAX; /* the first piece that failed */
-    struct piece *pieces = cut(items, n, &n_pieces);
+    struct piece *pieces =
+        cut(items, n, b->ops->stage ? (int64_t)STAGE_BYTES : PIECE_BYTES, &n_pieces);
 
 #pragma omp parallel
     {
-        void *staging = mem_alloc((size_t)PIECE_BYTES);
+        void *own = b->ops->stage ? NULL : mem_alloc((size_t)PIECE_BYTES);
 
         /* Pieces behind a failed one are skipped and those before it are not, so that the
          * message does not depend on the threads. */
@@ -146,7 +163,7 @@ int load_tensors(struct backend *b, const struct load_item *items, size_t n, str
             int64_t known;
 #pragma omp atomic read
             known = worst;
-            if (i > known || load_piece(b, &pieces[i], staging, &mine) == 0)
+            if (i > known || load_piece(b, &pieces[i], own, &mine) == 0)
                 continue;
 #pragma omp critical(load_tensors_failed)
             if (i < worst) {
@@ -155,7 +172,7 @@ int load_tensors(struct backend *b, const struct load_item *items, size_t n, str
                 *e = mine;
             }
         }
-        free(staging);
+        free(own);
     }
     free(pieces);
     if (worst != INT64_MAX)

@@ -1,5 +1,6 @@
 /* load_tensors.h - many tensors from files to the device at the speed of memory: several threads
- * read pieces, look for NaN and infinity while a piece is in the cache, and upload it. */
+ * read pieces, look for NaN and infinity while a piece is in the cache, and upload it.  Where the
+ * device lends memory for that (backend_ops.stage), a piece is copied while the next is read. */
 #pragma once
 
 #include "backend/backend.h"

@@ -46,6 +46,25 @@ struct load_facts {
 int weights_load_timed(struct backend *b, const char *folder, struct model *out,
                        struct load_facts *facts, struct err *e);
 
+/* Device memory that a load fills. */
+struct load_parts {
+    void *const *at;
+    const size_t *n_bytes;
+    size_t n;
+};
+
+/* How weights may come, where not simply from the file. */
+struct load_way {
+    /* Beside the weights this much must fit, or nothing is loaded. */
+    int64_t least_job_bytes;
+    /* Fills the parts; read(reading) does so from the file.  NULL: that is what is done. */
+    int (*fill)(void *context, const struct load_parts *parts,
+                int (*read)(void *reading, struct err *e), void *reading, struct err *e);
+    void *context;
+};
+int weights_load_by(struct backend *b, const char *folder, const struct load_way *way,
+                    struct model *out, struct load_facts *facts, struct err *e);
+
 /* ---- one forward pass ---- */
 
 /* Keys and values of n_slots sequences, `capacity` tokens each.  Lifetime: the job. */

@@ -7,6 +7,7 @@
 #include "model/load_tensors.h"
 #include "model/tensor_list.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -180,20 +181,71 @@ out:
     return rc;
 }
 
-static int check_room(struct backend *b, int64_t n_bytes, struct err *e)
+/* Who else holds the device's memory; empty where nobody does or it cannot be told. */
+static void name_others(struct backend *b, char text[64])
+{
+    struct err ignored = ERR_INIT;
+    int n = 0;
+
+    text[0] = 0;
+    if (b->ops->n_others && b->ops->n_others(b, &n, &ignored) == 0 && n > 0)
+        snprintf(text, 64, " (%d other process%s on it)", n, n == 1 ? " is" : "es are");
+}
+
+static int check_room(struct backend *b, int64_t n_bytes, int64_t least_job_bytes, struct err *e)
 {
     struct device_facts facts;
+    char others[64], job[96] = "";
 
     if (b->ops->facts(b, &facts, e) < 0)
         return -1;
-    if (n_bytes > facts.free_bytes)
-        return err_set(e, ERR_MEMORY,
-                       "the weights do not fit: %lld bytes are needed, %lld are free on %s",
-                       (long long)n_bytes, (long long)facts.free_bytes, facts.name);
-    return 0;
+    if (n_bytes + least_job_bytes <= facts.free_bytes)
+        return 0;
+    name_others(b, others);
+    if (least_job_bytes)
+        snprintf(job, sizeof job, " and %lld more for the smallest job",
+                 (long long)least_job_bytes);
+    return err_set(e, ERR_MEMORY,
+                   "the weights do not fit: %lld bytes%s are needed, %lld of %lld are free on %s%s",
+                   (long long)n_bytes, job, (long long)facts.free_bytes,
+                   (long long)facts.memory_bytes, facts.name, others);
 }
 
-static int load(const struct checkpoint *from, struct model *m, int64_t *n_bytes, struct err *e)
+struct reading {
+    struct backend *backend;
+    const struct load_item *items;
+    size_t n;
+};
+
+static int read_all(void *reading, struct err *e)
+{
+    struct reading *r = reading;
+
+    return load_tensors(r->backend, r->items, r->n, e);
+}
+
+static int fill(struct backend *b, const struct load_item *items, size_t n,
+                const struct load_way *way, struct err *e)
+{
+    struct reading reading = { b, items, n };
+
+    if (!way->fill)
+        return read_all(&reading, e);
+    void **at = mem_array(n, sizeof *at);
+    size_t *n_bytes = mem_array(n, sizeof *n_bytes);
+    for (size_t i = 0; i < n; i++) {
+        at[i] = items[i].to;
+        n_bytes[i] = (size_t)items[i].from->tensor->n_bytes;
+    }
+    struct load_parts parts = { at, n_bytes, n };
+    int rc = way->fill(way->context, &parts, read_all, &reading, e);
+    free(at);
+    free(n_bytes);
+    return rc;
+}
+
+static int load(const struct checkpoint *from, const struct load_way *way, struct model *m,
+                int64_t *n_bytes, struct err *e)
 {
     struct tensor_spec *list = NULL;
     size_t n = tensor_list(&m->config, &list);
@@ -201,14 +253,14 @@ static int load(const struct checkpoint *from, struct model *m, int64_t *n_bytes
     int rc = -1;
 
     if (match(from, &m->config, list, n, items, n_bytes, e) < 0 ||
-        check_room(m->backend, *n_bytes, e) < 0)
+        check_room(m->backend, *n_bytes, way->least_job_bytes, e) < 0)
         goto out;
     for (size_t i = 0; i < n; i++)
         if (make_room(m, &list[i], items[i].from->tensor->dtype, &items[i].to, e) < 0) {
             err_in(e, "tensor %s", list[i].name);
             goto out;
         }
-    if (load_tensors(m->backend, items, n, e) < 0)
+    if (fill(m->backend, items, n, way, e) < 0)
         goto out;
     if (m->config.tied)
         m->head = weight_of_tensor(&m->embed);
@@ -220,8 +272,8 @@ out:
     return rc;
 }
 
-int weights_load_timed(struct backend *b, const char *folder, struct model *out,
-                       struct load_facts *facts, struct err *e)
+int weights_load_by(struct backend *b, const char *folder, const struct load_way *way,
+                    struct model *out, struct load_facts *facts, struct err *e)
 {
     double start = clock_seconds();
     struct checkpoint from = CHECKPOINT_INIT;
@@ -234,7 +286,7 @@ int weights_load_timed(struct backend *b, const char *folder, struct model *out,
     if (out->config.repetition_penalty != 1)
         log_warn("generation_config.json asks for a repetition penalty of %g, which is not applied",
                  out->config.repetition_penalty);
-    if (checkpoint_open(&from, folder, e) < 0 || load(&from, out, &facts->n_bytes, e) < 0)
+    if (checkpoint_open(&from, folder, e) < 0 || load(&from, way, out, &facts->n_bytes, e) < 0)
         goto out;
     facts->read_s = clock_seconds() - start;
     rc = 0;
@@ -245,6 +297,14 @@ out:
         model_release(out);
     }
     return rc;
+}
+
+int weights_load_timed(struct backend *b, const char *folder, struct model *out,
+                       struct load_facts *facts, struct err *e)
+{
+    struct load_way from_file = { 0 };
+
+    return weights_load_by(b, folder, &from_file, out, facts, e);
 }
 
 int weights_load(struct backend *b, const char *folder, struct model *out, struct err *e)

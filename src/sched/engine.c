@@ -28,9 +28,11 @@ struct engine {
     pthread_t thread;
     struct engine_body body; /* of the thread */
     int thread_fd;
-    struct bytes setup;   /* for a replaced child */
-    struct bytes partial; /* of a frame */
-    int job_id;           /* what it works on, -1: nothing */
+    struct engine_site site;
+    struct bytes setup;      /* for a replaced child */
+    struct bytes partial;    /* of a frame */
+    struct bytes last_words; /* why it ends, as it says itself */
+    int job_id;              /* what it works on, -1: nothing */
 };
 
 static void *thread_main(void *context)
@@ -102,7 +104,7 @@ int engine_start(struct engine **out, bool isolate, const struct engine_body *bo
 }
 
 /* How the child ended.  Its socket is closed, so it is ending by itself; a second is given. */
-static void describe_end(pid_t pid, struct bytes *out)
+static void describe_end(pid_t pid, const struct bytes *last_words, struct bytes *out)
 {
     int status = 0;
     pid_t got = 0;
@@ -113,6 +115,8 @@ static void describe_end(pid_t pid, struct bytes *out)
         kill(pid, SIGKILL);
         got = waitpid(pid, &status, 0);
     }
+    if (last_words && last_words->n)
+        bytes_printf(out, "%s; ", last_words->data);
     if (got != pid)
         bytes_text(out, "the engine process ended");
     else if (WIFSIGNALED(status))
@@ -131,6 +135,7 @@ static void forget(struct engine *g)
     g->pid = 0;
     g->job_id = -1;
     bytes_release(&g->partial);
+    bytes_release(&g->last_words);
 }
 
 void engine_kill(struct engine *g)
@@ -156,7 +161,7 @@ void engine_stop(struct engine *g)
             kill(g->pid, SIGKILL);
         close(g->fd);
         g->fd = -1;
-        describe_end(g->pid, &text);
+        describe_end(g->pid, NULL, &text);
         bytes_release(&text);
     }
     forget(g);
@@ -174,13 +179,33 @@ pid_t engine_pid(const struct engine *g)
     return g->pid;
 }
 
+void engine_place(struct engine *g, int local_rank, int local_size)
+{
+    g->site.local_rank = local_rank;
+    g->site.local_size = local_size;
+}
+
+static int send_setup(struct engine *g, struct err *e)
+{
+    return frame_send(g->fd, FRAME_SETUP, 0, g->setup.data, g->setup.n, e);
+}
+
+/* The engine is a process of this same program: its site goes as it stands, before the bytes. */
 int engine_setup(struct engine *g, const void *setup, size_t n_bytes, struct err *e)
 {
-    if (setup != g->setup.data) {
-        bytes_release(&g->setup);
-        bytes_add(&g->setup, setup, n_bytes);
-    }
-    return frame_send(g->fd, FRAME_SETUP, 0, g->setup.data, g->setup.n, e);
+    bytes_release(&g->setup);
+    bytes_add(&g->setup, &g->site, sizeof g->site);
+    bytes_add(&g->setup, setup, n_bytes);
+    return send_setup(g, e);
+}
+
+void engine_answer(struct engine *g, const void *heard, size_t n_bytes)
+{
+    struct err gone = ERR_INIT;
+
+    /* One that died since: engine_poll() will tell. */
+    if (g->fd >= 0 && frame_send(g->fd, FRAME_HEARD, 0, heard, n_bytes, &gone) < 0)
+        engine_kill(g);
 }
 
 int engine_give(struct engine *g, int job_id, const void *job, size_t n_bytes, struct err *e)
@@ -210,9 +235,14 @@ int engine_poll(struct engine *g, struct engine_event *out, struct err *e)
             bytes_release(&body);
             return -1;
         }
-        if (got != FRAME_GOT_ONE || h.kind != FRAME_LOG)
+        if (got == FRAME_GOT_ONE && h.kind == FRAME_LOG) {
+            log_line((enum log_level)h.id, "%s", body.data);
+        } else if (got == FRAME_GOT_ONE && h.kind == FRAME_LAST) {
+            bytes_release(&g->last_words);
+            bytes_add(&g->last_words, body.data, body.n);
+        } else {
             break;
-        log_line((enum log_level)h.id, "%s", body.data);
+        }
     }
     if (got == FRAME_GOT_NOTHING) {
         bytes_release(&body); /* of a log line */
@@ -222,9 +252,10 @@ int engine_poll(struct engine *g, struct engine_event *out, struct err *e)
         out->kind = ENGINE_LOST;
         out->job_id = g->job_id;
         if (g->pid > 0)
-            describe_end(g->pid, &out->bytes);
+            describe_end(g->pid, &g->last_words, &out->bytes);
         else
-            bytes_text(&out->bytes, "the engine thread ended");
+            bytes_printf(&out->bytes, "%s%sthe engine thread ended",
+                         g->last_words.n ? g->last_words.data : "", g->last_words.n ? "; " : "");
         if (!g->isolate)
             pthread_join(g->thread, NULL);
         forget(g);
@@ -235,6 +266,7 @@ int engine_poll(struct engine *g, struct engine_event *out, struct err *e)
     out->job_id = (int)h.id;
     out->kind = h.kind == FRAME_READY    ? ENGINE_READY
                 : h.kind == FRAME_RESULT ? ENGINE_RESULT
+                : h.kind == FRAME_TELL   ? ENGINE_TELLS
                                          : ENGINE_FAILED;
     if (h.kind == FRAME_RESULT)
         g->job_id = -1;
@@ -246,5 +278,6 @@ int engine_restart(struct engine *g, struct err *e)
     forget(g);
     if (start(g, e) < 0)
         return -1;
-    return engine_setup(g, g->setup.data, g->setup.n, e);
+    ((struct engine_site *)(void *)g->setup.data)->again = true;
+    return send_setup(g, e);
 }

@@ -5,6 +5,7 @@
 
 #include <signal.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -18,15 +19,63 @@ static void send_log(enum log_level level, const char *text, void *context)
     frame_send((int)(intptr_t)context, FRAME_LOG, level, text, n, &ignored);
 }
 
+int engine_tell(const struct engine_site *site, const void *bytes, size_t n_bytes,
+                struct bytes *heard, struct err *e)
+{
+    struct bytes partial = BYTES_INIT;
+    struct frame_header h;
+    enum frame_got got = FRAME_GOT_END;
+
+    if (frame_send(site->fd, FRAME_TELL, 0, bytes, n_bytes, e) < 0)
+        return -1;
+    if (n_bytes == 0)
+        return 0;
+    int rc = frame_receive(site->fd, true, &partial, &h, heard, &got, e);
+    bytes_release(&partial);
+    if (rc == 0 && (got != FRAME_GOT_ONE || h.kind != FRAME_HEARD))
+        rc = err_set(e, ERR_STOPPED, "the rank ends while its engine is set up");
+    return rc;
+}
+
+bool engine_heard(const struct bytes *heard, size_t *at, int *rank, const char **bytes,
+                  size_t *n_bytes)
+{
+    int64_t front[2];
+
+    if (heard->n < sizeof front || *at > heard->n - sizeof front)
+        return false;
+    memcpy(front, heard->data + *at, sizeof front);
+    *at += sizeof front;
+    if (front[1] < 0 || (uint64_t)front[1] > heard->n - *at)
+        return false;
+    *rank = (int)front[0];
+    *bytes = heard->data + *at;
+    *n_bytes = (size_t)front[1];
+    *at += *n_bytes;
+    return true;
+}
+
+static int set_up(int fd, const struct engine_body *body, const struct bytes *in, struct err *e)
+{
+    struct engine_site site;
+
+    if (in->n < sizeof site)
+        return err_set(e, ERR_IO, "a setup of %zu bytes", in->n);
+    memcpy(&site, in->data, sizeof site);
+    site.fd = fd;
+    return body->setup(body->context, &site, in->data + sizeof site, in->n - sizeof site, e);
+}
+
 /* 1: go on, 0: the end, -1: the engine is of no use any more. */
 static int answer(int fd, const struct engine_body *body, const struct frame_header *h,
                   const struct bytes *in, struct err *e)
 {
     if (h->kind == FRAME_SETUP) {
         struct err why = ERR_INIT;
-        if (body->setup(body->context, in->data, in->n, &why) < 0)
+        if (set_up(fd, body, in, &why) < 0)
+            /* The end: whoever is of no use gives its device back. */
             return frame_send(fd, FRAME_FAILED, why.code, why.text, sizeof why.text, e) < 0 ? -1
-                                                                                            : 1;
+                                                                                            : 0;
         return frame_send(fd, FRAME_READY, 0, NULL, 0, e) < 0 ? -1 : 1;
     }
     if (h->kind == FRAME_JOB) {
@@ -35,6 +84,10 @@ static int answer(int fd, const struct engine_body *body, const struct frame_hea
         if (rc == 0)
             rc = frame_send(fd, FRAME_RESULT, h->id, record.data, record.n, e);
         bytes_release(&record);
+        if (rc < 0) {
+            struct err ignored = ERR_INIT;
+            frame_send(fd, FRAME_LAST, 0, e->text, strlen(e->text), &ignored);
+        }
         return rc < 0 ? -1 : 1;
     }
     return 0;

@@ -11,10 +11,13 @@ enum frame_kind {
     FRAME_SETUP = 1, /* rank -> engine */
     FRAME_JOB,
     FRAME_STOP,
+    FRAME_HEARD, /* what the engines of the node told each other */
     FRAME_READY, /* engine -> rank */
     FRAME_RESULT,
     FRAME_FAILED,
-    FRAME_LOG
+    FRAME_LOG,
+    FRAME_TELL, /* for the engines of the node; 0 bytes: takes no further part */
+    FRAME_LAST  /* why the engine is about to end */
 };
 
 struct frame_header {

@@ -16,6 +16,10 @@ static int replaced(struct hand *h, struct engine_event *ev, struct hand_news *n
     bool worked = ev->job_id >= 0;
     int kind = h->timed_out ? MSG_TIMED_OUT : MSG_LOST;
 
+    if (h->failed) { /* told already */
+        bytes_release(&ev->bytes);
+        return 0;
+    }
     if (h->timed_out) {
         bytes_release(&ev->bytes);
         bytes_printf(&ev->bytes, "timed out after %g s (job_timeout)", h->job_timeout_s);
@@ -57,9 +61,12 @@ int hand_poll(struct hand *h, struct hand_news *news, struct err *e)
         h->kill_at_ns = 0;
     if (ev.kind == ENGINE_READY)
         h->ready = true;
+    if (ev.kind == ENGINE_FAILED)
+        h->failed = true;
     news->kind = ev.kind == ENGINE_READY    ? MSG_READY
                  : ev.kind == ENGINE_RESULT ? MSG_RESULT
                  : ev.kind == ENGINE_FAILED ? MSG_FAILED
+                 : ev.kind == ENGINE_TELLS  ? MSG_TELL
                                             : 0;
     news->number = ev.job_id;
     news->bytes = ev.bytes;

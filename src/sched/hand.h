@@ -11,11 +11,12 @@ struct hand {
     double job_timeout_s; /* 0: none */
     int64_t kill_at_ns;   /* of the running job; 0: none runs */
     bool timed_out;
-    bool ready; /* the engine is set up */
+    bool ready;  /* the engine is set up */
+    bool failed; /* it could not be, and ends */
 };
 
 struct hand_news {
-    int kind;       /* MSG_READY, _RESULT, _LOST, _TIMED_OUT, _FAILED, or 0: nothing */
+    int kind;       /* MSG_READY, _RESULT, _LOST, _TIMED_OUT, _FAILED, _TELL, or 0: nothing */
     int64_t number; /* job, or err_code of MSG_FAILED */
     struct bytes bytes;
 };

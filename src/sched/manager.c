@@ -1,6 +1,7 @@
 /* manager.c - rank 0: hands out jobs, longest first, to every rank and to itself. */
 #include "base/clock.h"
 #include "base/log.h"
+#include "sched/gather.h"
 #include "sched/hand.h"
 #include "sched/queue.h"
 #include "sched/sched.h"
@@ -20,6 +21,7 @@ struct manager {
     struct queue queue;
     enum worker_state *workers; /* [n_workers], by rank */
     int n_workers;
+    struct gather gather;
     bool ready; /* our own engine is set up: model and data are good */
 };
 
@@ -130,10 +132,36 @@ static void log_from(int worker, int64_t level, const char *bytes, size_t n_byte
     free(text);
 }
 
+static int answer_gathered(struct manager *m, struct err *e)
+{
+    struct bytes heard = BYTES_INIT;
+    int worker, rc = 0;
+
+    while (rc == 0 && (worker = gather_answer(&m->gather, &heard)) >= 0) {
+        struct bytes text = BYTES_INIT;
+        message_pack(&text, 0, heard.data, heard.n);
+        if (worker == 0)
+            engine_answer(m->hand.engine, heard.data, heard.n);
+        else
+            rc = link_send(m->link, worker, MSG_HEARD, text.data, text.n, e);
+        bytes_release(&text);
+        bytes_release(&heard);
+    }
+    return rc;
+}
+
 static int heard(struct manager *m, int worker, int kind, int64_t number, const char *bytes,
                  size_t n_bytes, struct err *e)
 {
+    if (kind == MSG_TELL && n_bytes)
+        gather_told(&m->gather, worker, bytes, n_bytes);
+    else if (kind != MSG_LOG)
+        gather_left(&m->gather, worker);
+    if (answer_gathered(m, e) < 0)
+        return -1;
     switch (kind) {
+    case MSG_TELL:
+        return 0;
     case MSG_READY:
         return ready(m, worker, e);
     case MSG_RESULT:
@@ -257,6 +285,11 @@ int sched_manage(struct link *link, struct engine *own, const void *setup, size_
     queue_sort(&m.queue);
     m.workers = mem_array((size_t)m.n_workers, sizeof *m.workers);
 
+    gather_init(&m.gather, m.n_workers);
+    for (int w = 0; w < m.n_workers; w++)
+        gather_host(&m.gather, w, link_host_of(link, w));
+    engine_place(own, link_local_rank(link), link_local_size(link));
+
     int rc = begin(&m, setup, setup_bytes, e);
     if (rc == 0)
         rc = loop(&m, e);
@@ -264,6 +297,7 @@ int sched_manage(struct link *link, struct engine *own, const void *setup, size_
     struct err second = ERR_INIT;
     if (tell_end(link, rc < 0 ? &second : e) < 0)
         rc = -1;
+    gather_release(&m.gather);
     queue_release(&m.queue);
     free(m.workers);
     return rc;

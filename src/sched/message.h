@@ -15,7 +15,10 @@ enum message_kind {
     MSG_LOST,      /* rank -> 0: job, how its engine was lost              */
     MSG_TIMED_OUT, /* rank -> 0: job, how long it was given                */
     MSG_FAILED,    /* rank -> 0: err_code, why the engine cannot be set up */
-    MSG_LOG        /* rank -> 0: log level, a line                         */
+    MSG_LOG,       /* rank -> 0: log level, a line                         */
+    MSG_TELL,      /* rank -> 0: what its engine tells those of its node; no bytes: it takes no
+                      further part                                         */
+    MSG_HEARD      /* 0 -> rank: what they told, for the engine            */
 };
 
 /* A number and bytes in one message, little-endian, 8 bytes in front. */

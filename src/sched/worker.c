@@ -62,7 +62,8 @@ static int tell(struct link *link, struct hand_news *news, struct err *e)
 }
 
 /* 1: go on, 0: the end. */
-static int obey(struct hand *h, int kind, const struct bytes *m, struct err *e)
+static int obey(struct hand *h, const struct link *link, int kind, const struct bytes *m,
+                struct err *e)
 {
     int64_t number;
     const char *bytes;
@@ -70,7 +71,12 @@ static int obey(struct hand *h, int kind, const struct bytes *m, struct err *e)
 
     if (kind == MSG_SETUP && message_unpack(m, &number, &bytes, &n_bytes)) {
         h->job_timeout_s = (double)number * 1e-9;
+        engine_place(h->engine, link_local_rank(link), link_local_size(link));
         return engine_setup(h->engine, bytes, n_bytes, e) < 0 ? -1 : 1;
+    }
+    if (kind == MSG_HEARD && message_unpack(m, &number, &bytes, &n_bytes)) {
+        engine_answer(h->engine, bytes, n_bytes);
+        return 1;
     }
     if (kind == MSG_JOB && message_unpack(m, &number, &bytes, &n_bytes))
         return hand_give(h, number, bytes, n_bytes, e) < 0 ? -1 : 1;
@@ -98,7 +104,7 @@ int sched_work(struct link *link, struct engine *own, struct err *e)
             break;
         }
         if (kind >= 0)
-            go_on = obey(&h, kind, &m, e);
+            go_on = obey(&h, link, kind, &m, e);
         if (send_lines(link, &lines, e) < 0 || (news.kind && tell(link, &news, e) < 0))
             go_on = -1;
         if (kind < 0 && !news.kind)

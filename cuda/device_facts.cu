@@ -1,0 +1,244 @@
+/* device_facts.cu - what device this is and how it does: NVML, where it is there.
+ *
+ * NVML comes with the driver and is opened when it is first asked, so that the program starts
+ * without either.  What it does not know stays unknown (NaN, an empty text, -1); nothing fails for
+ * it.  It only reads: clocks and modes are never touched.  */
+#include "common.cuh"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* ---- NVML, as far as it is used; its types and names are stable ---- */
+
+enum { NVML_SUCCESS = 0, NVML_INSUFFICIENT_SIZE = 7 };
+enum { NVML_CLOCK_SM = 1, NVML_TEMPERATURE_GPU = 0 };
+
+typedef struct nvmlDevice_st *nvml_device;
+
+struct nvml_process {
+    unsigned pid;
+    unsigned long long memory_bytes;
+    unsigned gpu_instance, compute_instance;
+};
+
+struct nvml {
+    int (*nvmlInit_v2)(void);
+    int (*nvmlShutdown)(void);
+    int (*nvmlSystemGetDriverVersion)(char *, unsigned);
+    int (*nvmlDeviceGetHandleByPciBusId_v2)(const char *, nvml_device *);
+    int (*nvmlDeviceGetTotalEnergyConsumption)(nvml_device, unsigned long long *millijoule);
+    int (*nvmlDeviceGetPowerUsage)(nvml_device, unsigned *milliwatt);
+    int (*nvmlDeviceGetTemperature)(nvml_device, int sensor, unsigned *celsius);
+    int (*nvmlDeviceGetClockInfo)(nvml_device, int clock, unsigned *mhz);
+    int (*nvmlDeviceGetCurrentClocksThrottleReasons)(nvml_device, unsigned long long *bits);
+    int (*nvmlDeviceGetComputeRunningProcesses_v3)(nvml_device, unsigned *n, struct nvml_process *);
+};
+
+struct cuda_monitor {
+    void *library;
+    struct nvml nvml;
+    nvml_device device; /* NULL: NVML is not there or does not know it */
+};
+
+/* Functions that a driver lacks stay NULL. */
+static void find_functions(struct cuda_monitor *m)
+{
+#define FIND(name) *(void **)&m->nvml.name = dlsym(m->library, #name)
+    FIND(nvmlInit_v2);
+    FIND(nvmlShutdown);
+    FIND(nvmlSystemGetDriverVersion);
+    FIND(nvmlDeviceGetHandleByPciBusId_v2);
+    FIND(nvmlDeviceGetTotalEnergyConsumption);
+    FIND(nvmlDeviceGetPowerUsage);
+    FIND(nvmlDeviceGetTemperature);
+    FIND(nvmlDeviceGetClockInfo);
+    FIND(nvmlDeviceGetCurrentClocksThrottleReasons);
+    FIND(nvmlDeviceGetComputeRunningProcesses_v3);
+#undef FIND
+}
+
+static void close_library(struct cuda_monitor *m)
+{
+    if (m->library)
+        dlclose(m->library);
+    m->library = NULL;
+    m->device = NULL;
+}
+
+static void open_library(struct cuda_monitor *m, int device)
+{
+    char bus[32] = "";
+    const struct nvml *f = &m->nvml;
+
+    m->library = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
+    if (!m->library)
+        return;
+    find_functions(m);
+    if (!f->nvmlInit_v2 || !f->nvmlShutdown || f->nvmlInit_v2() != NVML_SUCCESS) {
+        close_library(m);
+        return;
+    }
+    if (!f->nvmlDeviceGetHandleByPciBusId_v2 ||
+        cudaDeviceGetPCIBusId(bus, sizeof bus, device) != cudaSuccess ||
+        f->nvmlDeviceGetHandleByPciBusId_v2(bus, &m->device) != NVML_SUCCESS) {
+        f->nvmlShutdown();
+        close_library(m);
+    }
+}
+
+/* Never NULL but where the host has no memory. */
+static struct cuda_monitor *monitor_of(struct cuda_state *s)
+{
+    if (!s->monitor) {
+        s->monitor = (struct cuda_monitor *)calloc(1, sizeof *s->monitor);
+        if (s->monitor)
+            open_library(s->monitor, s->device);
+    }
+    return s->monitor;
+}
+
+void cuda_monitor_close(struct cuda_monitor *m)
+{
+    if (m && m->library)
+        m->nvml.nvmlShutdown();
+    if (m)
+        close_library(m);
+    free(m);
+}
+
+/* ---- what it is ---- */
+
+/* "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04  Tue ..." */
+static bool read_driver(char *out, size_t size)
+{
+    FILE *f = fopen("/proc/driver/nvidia/version", "re");
+    char line[512] = "";
+    bool found = false;
+
+    if (!f)
+        return false;
+    if (fgets(line, sizeof line, f))
+        for (char *word = strtok(line, " \t\n"); word && !found; word = strtok(NULL, " \t\n")) {
+            size_t n = strspn(word, "0123456789.");
+            found = n > 3 && word[n] == 0 && strchr(word, '.');
+            if (found)
+                snprintf(out, size, "%s", word);
+        }
+    fclose(f);
+    return found;
+}
+
+void cuda_name_device(struct cuda_state *s, const struct cudaDeviceProp *facts)
+{
+    const unsigned char *u = (const unsigned char *)facts->uuid.bytes;
+    int at = snprintf(s->id, sizeof s->id, "GPU-");
+
+    snprintf(s->name, sizeof s->name, "%.127s", facts->name);
+    for (int i = 0; i < 16; i++)
+        at += snprintf(s->id + at, sizeof s->id - (size_t)at, "%s%02x",
+                       i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", u[i]);
+    if (!read_driver(s->driver, sizeof s->driver)) {
+        const struct cuda_monitor *m = monitor_of(s);
+        if (m && m->device && m->nvml.nvmlSystemGetDriverVersion)
+            m->nvml.nvmlSystemGetDriverVersion(s->driver, sizeof s->driver);
+    }
+}
+
+int cuda_facts(struct backend *b, struct device_facts *out, struct err *e)
+{
+    struct cuda_state *s = cuda_state_of(b);
+    size_t n_free, n_all;
+    int runtime = 0;
+
+    CUDA_TRY(cudaMemGetInfo(&n_free, &n_all));
+    CUDA_TRY(cudaRuntimeGetVersion(&runtime));
+    memset(out, 0, sizeof *out);
+    memcpy(out->name, s->name, sizeof out->name);
+    memcpy(out->id, s->id, sizeof out->id);
+    memcpy(out->driver, s->driver, sizeof out->driver);
+    snprintf(out->runtime, sizeof out->runtime, "%d.%d", runtime / 1000, runtime % 1000 / 10);
+    out->memory_bytes = (int64_t)n_all;
+    out->free_bytes = (int64_t)n_free;
+    return 0;
+}
+
+/* ---- how it does ---- */
+
+static void name_limits(unsigned long long bits, char *out, size_t size)
+{
+    static const struct {
+        unsigned long long bit;
+        const char *text;
+    } names[] = {
+        { 0x02, "clocks set by the operator" },
+        { 0x04, "power cap" },
+        { 0x08, "hardware slowdown" },
+        { 0x10, "sync boost" },
+        { 0x20, "heat" },
+        { 0x40, "heat (hardware)" },
+        { 0x80, "power brake" },
+        { 0x100, "display clocks" },
+    };
+    size_t at = 0;
+
+    /* Bit 0, idle, limits nothing that runs. */
+    snprintf(out, size, "none");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (bits & names[i].bit && at < size)
+            at += (size_t)snprintf(out + at, size - at, "%s%s", at ? ", " : "", names[i].text);
+}
+
+int cuda_health(struct backend *b, struct device_health *out, struct err *e)
+{
+    const struct cuda_monitor *m = monitor_of(cuda_state_of(b));
+    unsigned long long wide = 0;
+    unsigned value = 0;
+
+    (void)e;
+    memset(out, 0, sizeof *out);
+    out->energy_j = out->power_w = out->temperature_c = out->clock_mhz = NAN;
+    if (!m || !m->device)
+        return 0;
+    const struct nvml *f = &m->nvml;
+    if (f->nvmlDeviceGetTotalEnergyConsumption &&
+        f->nvmlDeviceGetTotalEnergyConsumption(m->device, &wide) == NVML_SUCCESS)
+        out->energy_j = 1e-3 * (double)wide;
+    if (f->nvmlDeviceGetPowerUsage && f->nvmlDeviceGetPowerUsage(m->device, &value) == NVML_SUCCESS)
+        out->power_w = 1e-3 * value;
+    if (f->nvmlDeviceGetTemperature &&
+        f->nvmlDeviceGetTemperature(m->device, NVML_TEMPERATURE_GPU, &value) == NVML_SUCCESS)
+        out->temperature_c = value;
+    if (f->nvmlDeviceGetClockInfo &&
+        f->nvmlDeviceGetClockInfo(m->device, NVML_CLOCK_SM, &value) == NVML_SUCCESS)
+        out->clock_mhz = value;
+    if (f->nvmlDeviceGetCurrentClocksThrottleReasons &&
+        f->nvmlDeviceGetCurrentClocksThrottleReasons(m->device, &wide) == NVML_SUCCESS)
+        name_limits(wide, out->limits, sizeof out->limits);
+    return 0;
+}
+
+/* In a container NVML may number processes as the host does: then ours is not among them by number,
+ * but it is one of them. */
+int cuda_n_others(struct backend *b, int *out, struct err *e)
+{
+    const struct cuda_monitor *m = monitor_of(cuda_state_of(b));
+    struct nvml_process list[64];
+    unsigned n = sizeof list / sizeof *list;
+    bool found = false;
+
+    (void)e;
+    *out = -1;
+    if (!m || !m->device || !m->nvml.nvmlDeviceGetComputeRunningProcesses_v3)
+        return 0;
+    int rc = m->nvml.nvmlDeviceGetComputeRunningProcesses_v3(m->device, &n, list);
+    if (rc == NVML_INSUFFICIENT_SIZE)
+        *out = (int)n - 1;
+    if (rc != NVML_SUCCESS)
+        return 0;
+    for (unsigned i = 0; i < n; i++)
+        found = found || list[i].pid == (unsigned)getpid();
+    *out = found || n ? (int)n - 1 : 0;
+    return 0;
+}
