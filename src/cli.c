@@ -73,6 +73,9 @@ static const struct option_rule rules[] = {
       "settings" },
     { 0, "export", "csv|lm-eval", OPTION_EXPORT, AT(export_form),
       "the results file that follows as CSV tables, or as\nlm-eval's results JSON, beside it" },
+    { 0, "score-coqa", "PREDICTIONS.json", OPTION_TEXT, AT(score_coqa),
+      "score predictions ([{\"id\", \"turn_id\", \"answer\"}, ...])\nagainst the data file that "
+      "follows, by CoQA's official\nrule; prints its table of domains" },
     { 0, "tokenize", "FILE", OPTION_TEXT, AT(tokenize),
       "print the token ids of FILE as the tasks would see\nthem (one line) and exit" },
     { 'q', "quiet", NULL, OPTION_YES, AT(quiet),
@@ -333,6 +336,16 @@ static int check_export(const struct reading *line, struct err *e)
     return check_alone(line, "export", "", e);
 }
 
+static int check_score(const struct reading *line, struct err *e)
+{
+    const struct cli *c = line->cli;
+
+    if (c->n_files != 1)
+        return err_set(e, ERR_USAGE, "--score-coqa %s needs one data file, %d are given",
+                       c->score_coqa, c->n_files);
+    return check_alone(line, "score-coqa", "", e);
+}
+
 static int check_together(const struct reading *line, struct err *e)
 {
     const struct cli *c = line->cli;
@@ -347,6 +360,8 @@ static int check_together(const struct reading *line, struct err *e)
         return check_merge(line, e);
     if (c->export_form)
         return check_export(line, e);
+    if (c->score_coqa)
+        return check_score(line, e);
     if (c->n_files > 1)
         return err_set(e, ERR_USAGE, "one sweep file at a time, not both %s and %s", c->files[0],
                        c->files[1]);
@@ -436,7 +451,8 @@ char *cli_help(void)
     bytes_text(&text, "usage: mpirun -np N ./llq_sweep [options] SWEEP.toml\n"
                       "       ./llq_sweep --report RESULTS.h5 [--recommend EXPR]\n"
                       "       ./llq_sweep --merge OUT.h5 A.h5 B.h5 ...\n"
-                      "       ./llq_sweep --export csv|lm-eval RESULTS.h5\n\n"
+                      "       ./llq_sweep --export csv|lm-eval RESULTS.h5\n"
+                      "       ./llq_sweep --score-coqa PREDICTIONS.json COQA.json\n\n"
                       "Quantizes, evaluates and benchmarks a language model in every configuration "
                       "of a sweep\nfile, and writes one HDF5 file with confidence intervals.\n\n");
     for (int i = 0; i < N_RULES; i++)

@@ -25,6 +25,7 @@ struct cli {
     const char *recommend;   /* with report */
     const char *merge;       /* the file to make of `files` */
     const char *export_form; /* "csv", "lm-eval" of files[0] */
+    const char *score_coqa;  /* predictions for the data of files[0] */
     bool list_experiments, quiet, verbose, help, version;
     int engine_fd; /* >= 0: this process is the engine of a rank */
 

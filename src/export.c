@@ -86,15 +86,24 @@ static double standard_error(const struct js *items)
     return se;
 }
 
+/* CoQA by all turns is another task: the two are never to stand in one table. */
+static const char *task_of(const struct line *l, const struct js *record)
+{
+    const char *turns = js_text(js_get(record, "turns"));
+
+    return turns && strcmp(turns, "all") == 0 ? "coqa_all" : l->task;
+}
+
 static void add_number(struct js *all, const struct line *l, const struct js *record)
 {
     char key[80];
-    struct js *task = object_in(object_in(all, "results"), l->task);
-    struct js *better = object_in(object_in(all, "higher_is_better"), l->task);
+    const char *name = task_of(l, record);
+    struct js *task = object_in(object_in(all, "results"), name);
+    struct js *better = object_in(object_in(all, "higher_is_better"), name);
     const struct js *items = l->items ? js_get(record, l->items) : NULL;
     double se = items ? standard_error(items) : NAN;
 
-    js_set_text(task, "alias", l->task);
+    js_set_text(task, "alias", name);
     snprintf(key, sizeof key, "%s,none", l->name);
     js_set_real(task, key, js_real(js_get(record, l->member)));
     snprintf(key, sizeof key, "%s_stderr,none", l->name);
@@ -146,7 +155,7 @@ static int add_records(struct js *all, const char *path, const char *name, int64
         plain = scalars_of(record);
         const struct js *items = lines[i].items ? js_get(record, lines[i].items) : NULL;
         int64_t count = items ? (int64_t)js_count(items) : js_int(js_get(record, "n_documents"));
-        add_counts(all, lines[i].task, plain, count);
+        add_counts(all, task_of(&lines[i], record), plain, count);
         js_release(plain);
         n++;
     }

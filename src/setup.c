@@ -106,6 +106,7 @@ struct js *profile_to_js(const struct profile *p)
     js_set_text(j, "name", p->name);
     js_set_bool(j, "add_bos", p->add_bos);
     js_set_bool(j, "clean_up", p->clean_up);
+    js_set_bool(j, "all_golds", p->all_golds);
     js_set_int(j, "max_new_tokens", p->max_new_tokens);
     js_set_int(j, "max_length", p->max_length);
     return j;
@@ -118,6 +119,7 @@ int profile_from_js(const struct js *j, struct profile *out, struct err *e)
 
     if (js_want_text(j, "name", &name, e) < 0 || js_want_bool(j, "add_bos", &out->add_bos, e) < 0 ||
         js_want_bool(j, "clean_up", &out->clean_up, e) < 0 ||
+        js_bool_or(j, "all_golds", false, &out->all_golds, e) < 0 ||
         js_want_int(j, "max_new_tokens", &max_new_tokens, e) < 0 ||
         js_want_int(j, "max_length", &out->max_length, e) < 0)
         return err_in(e, "the profile");

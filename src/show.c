@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "dry_run.h"
+#include "eval/coqa.h"
 #include "export.h"
 #include "merge.h"
 #include "rebuild.h"
@@ -91,6 +92,28 @@ static int merge(const struct cli *c, struct err *e)
     return 0;
 }
 
+/* As the official script prints it: JSON, a line a number. */
+static int score_coqa(const struct cli *c, struct err *e)
+{
+    struct js_member row = JS_MEMBER_INIT;
+    int64_t n_missing;
+    struct js *table = coqa_official(c->score_coqa, c->files[0], &n_missing, e);
+    size_t n = js_count(table), i = 0;
+
+    if (!table)
+        return -1;
+    if (n_missing)
+        log_warn("%lld turns have no prediction and count 0", (long long)n_missing);
+    printf("{\n");
+    while (js_next(table, &row))
+        printf("  \"%s\": {\n    \"em\": %.1f,\n    \"f1\": %.1f,\n    \"turns\": %lld\n  }%s\n",
+               row.key, js_real(js_get(row.value, "em")), js_real(js_get(row.value, "f1")),
+               (long long)js_int(js_get(row.value, "turns")), ++i < n ? "," : "");
+    printf("}\n");
+    js_release(table);
+    return 0;
+}
+
 static int list_experiments(const struct cli *c, struct err *e)
 {
     struct sweep s = SWEEP_INIT;
@@ -141,7 +164,7 @@ out:
 
 bool show_wanted(const struct cli *c)
 {
-    return c->help || c->version || c->report || c->merge || c->export_form ||
+    return c->help || c->version || c->report || c->merge || c->export_form || c->score_coqa ||
            c->list_experiments || c->tokenize || c->dry_run;
 }
 
@@ -164,6 +187,8 @@ int show(const struct cli *c, struct err *e)
         return merge(c, e);
     if (c->export_form)
         return export_results(stdout, c->export_form, c->files[0], e);
+    if (c->score_coqa)
+        return score_coqa(c, e);
     if (c->list_experiments)
         return list_experiments(c, e);
     if (c->tokenize)

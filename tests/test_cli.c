@@ -135,6 +135,9 @@ static void every_mistake_has_its_line(void **state)
         { "--export csv", "--export csv needs one results file, 0 are given" },
         { "--export csv f g", "--export csv needs one results file, 2 are given" },
         { "--export xls f", "--export xls: must be one of csv, lm-eval" },
+        { "--score-coqa p.json", "--score-coqa p.json needs one data file, 0 are given" },
+        { "--score-coqa p.json d.json --limit 3",
+          "--score-coqa goes with -q and -v only, not with --limit" },
         { "--export csv f --limit 3", "--export goes with -q and -v only, not with --limit" },
     };
 
@@ -186,6 +189,7 @@ static void help_shows_what_is_there_and_nothing_else(void **state)
                                          "--recommend EXPR",
                                          "--merge OUT",
                                          "--export csv|lm-eval",
+                                         "--score-coqa PREDICTIONS.json",
                                          "--tokenize FILE",
                                          "-q, --quiet",
                                          "-v, --verbose",

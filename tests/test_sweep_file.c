@@ -80,7 +80,8 @@ static const struct {
     { SWEEP MODEL "[run]\nbatch_size = 1.0\n" BASE,
       "t.toml:6: run.batch_size = 1.0: must be an integer from 0 to 4096 (0 = from free memory)" },
     { SWEEP MODEL "[tasks]\nprofile = 'lm-eval'\n" BASE,
-      "t.toml:6: tasks.profile = \"lm-eval\": must be one of lm-eval-0.4.12, lm-eval-0.4.9" },
+      "t.toml:6: tasks.profile = \"lm-eval\": must be one of lm-eval-0.4.12, lm-eval-0.4.9, "
+      "official-coqa" },
     { SWEEP MODEL "[tasks.coqa]\nlimit = 3\n" BASE,
       "t.toml:5: tasks.coqa.path: is missing; it must be a file in CoQA's JSON form" },
     { SWEEP MODEL "[tasks.coqa]\npath = 'x'\nlimit = -3\n" BASE,
@@ -169,8 +170,6 @@ static const struct {
       "t.toml:5: tasks.divergence: divergence is not in this version" },
     { SWEEP MODEL "[tasks.multiple_choice.hellaswag]\npath = 'x'\n" BASE,
       "t.toml:5: tasks.multiple_choice: multiple_choice is not in this version" },
-    { SWEEP MODEL "[tasks.coqa]\npath = 'x'\nturns = 'all'\n" BASE,
-      "t.toml:7: tasks.coqa.turns = \"all\": \"all\" is not in this version" },
     { SWEEP MODEL "[tasks.perplexity]\npath = 'x'\nprotocol = 'lm_eval'\n" BASE,
       "t.toml:7: tasks.perplexity.protocol = \"lm_eval\": \"lm_eval\" is not in this version" },
     { SWEEP MODEL "[[experiment]]\nname = 'a'\nmethod = 'gptq'\n",

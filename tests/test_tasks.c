@@ -234,6 +234,215 @@ static void bad_stories_name_file_and_item(void **state)
     refused("coqa", "bad.json", "{\"data\":[{\"id\":\"\xFF\"}]}", "", "byte 0xff");
 }
 
+#define STORY2                                                                                   \
+    "{\"id\":\"s2\",\"source\":\"race\",\"story\":\"S.\",\"questions\":[{\"input_text\":\"A?\"," \
+    "\"turn_id\":1}],\"answers\":[{\"input_text\":\"a\",\"turn_id\":1}]}"
+
+static void every_turn_is_a_document(void **state)
+{
+    static const char official[] = "{\"data\":[" STORY "," STORY2 "]}";
+    static const char *const prompts[] = { "It is red.\n\nQ: What?\n\nA:", PROMPT,
+                                           "S.\n\nQ: A?\n\nA:" };
+    struct coqa_options o = { .all_turns = true };
+    struct bytes out = BYTES_INIT;
+    struct coqa_set set;
+    struct err e = ERR_INIT;
+    char options[512];
+    size_t n;
+
+    (void)state;
+    snprintf(options, sizeof options, "{\"path\":\"%s\",\"turns\":\"all\"}",
+             file_of("two.json", official, strlen(official)));
+    CHECK_OK(prepare("coqa", options, &config, &out, &e), e);
+    CHECK_OK(coqa_open(&set, out.data, out.n, &e), e);
+    CHECK(set.n == 3 && set.n_stories == 2 && set.first[1] == 2, "three turns of two stories");
+    for (size_t i = 0; i < 3; i++) {
+        const struct coqa_document *d = &set.at[i];
+        CHECK(d->n_prompt == strlen(prompts[i]) + 1 && d->turn == (i == 1 ? 2u : 1u),
+              "turn %u has its own history", d->turn);
+        for (size_t k = 0; k < strlen(prompts[i]); k++)
+            CHECK(d->prompt[k + 1] == (unsigned char)prompts[i][k], "id %zu of prompt %zu", k, i);
+    }
+    CHECK(set.at[0].n_golds == 3 && memcmp(set.at[0].golds[0].data, "it", 2) == 0 &&
+              memcmp(set.at[0].golds[1].data, "x", 1) == 0 &&
+              memcmp(set.at[0].golds[2].data, "y", 1) == 0,
+          "the golds are of the turn that is asked");
+    size_t *at = coqa_pick_turns(&set, &o, 0, &n);
+    CHECK(n == 3 && at[2] == 2, "all of them");
+    free(at);
+    o.limit = 1;
+    at = coqa_pick_turns(&set, &o, 0, &n);
+    CHECK(n == 2 && at[0] == 0 && at[1] == 1, "a limit counts stories");
+    free(at);
+    coqa_release(&set);
+    bytes_release(&out);
+    refused("coqa", "twice.json", "{\"data\":[" STORY "," STORY "]}", "",
+            "two stories have the id \"s1\"");
+    refused(
+        "coqa", "turn.json",
+        DATA("{\"id\":\"a\",\"story\":\"s\",\"questions\":[{\"input_text\":\"q\",\"turn_id\":1}],"
+             "\"answers\":[{\"input_text\":\"a\",\"turn_id\":2}]}"),
+        "", "questions[0] is turn 1, but answers[0] is turn 2");
+    refused("coqa", "few.json",
+            DATA("{\"id\":\"a\",\"story\":\"s\",\"questions\":[{\"input_text\":\"q\"},"
+                 "{\"input_text\":\"r\"}],\"answers\":[{\"input_text\":\"a\"},{\"input_text\":"
+                 "\"b\"}],\"additional_answers\":{\"0\":[{\"input_text\":\"a\"}]}}"),
+            ",\"turns\":\"all\"", "0[1].input_text is missing");
+}
+
+/* ---- the official evaluation ---- */
+
+/* One story of a question for every rule; four golds each, of which one is given here and the
+ * others are the same. */
+static const struct {
+    const char *source, *golds[4], *prediction;
+    double em, f1;
+} rules[] = {
+    { "mctest", { "white", "white", "White", "It was white" }, "white", 1, 1 },
+    { "mctest", { "white", "white", "white", "white" }, "The white.", 1, 1 },
+    { "gutenberg", { "a barn", "in a barn", "the barn" }, "barn", 1, 1 },
+    { "gutenberg", { "red and blue", "blue and red", "red, blue" }, "blue and red", 2.0 / 3, 1 },
+    { "race", { "the" }, "a", 1, 1 },
+    { "race", { "" }, "the", 1, 1 },
+    { "cnn", { "unknown" }, "", 0, 0 },
+    { "cnn", { "U.S.A." }, "usa", 1, 1 },
+    { "wikipedia", { "the-end" }, "the end", 0, 0 },
+    { "wikipedia", { "42" }, "42.0", 0, 0 },
+    { "reddit", { "It\xE2\x80\x99s red" }, "its red", 0, 0.5 },
+    { "reddit", { "an apple a day" }, "apple day apple", 0, 0.8 },
+    { "science", { "two  spaces" }, "two\xC2\xA0\xC2\xA0spaces", 1, 1 },
+    { "science", { "a\xCC\x81" }, "\xCC\x81", 1, 1 },
+    { "science", { "never answered" }, NULL, 0, 0 },
+};
+enum { N_RULES = sizeof rules / sizeof *rules };
+
+static char *official_data(void)
+{
+    struct js *all = js_new_object(), *data = js_new_array();
+
+    for (int i = 0; i < N_RULES; i++) {
+        struct js *story = js_new_object(), *q = js_new_array(), *a = js_new_array();
+        struct js *one = js_new_object(), *more = js_new_object();
+        char id[16];
+        snprintf(id, sizeof id, "r%d", i);
+        js_set_text(story, "id", id);
+        js_set_text(story, "source", rules[i].source);
+        js_set_text(story, "story", "s");
+        js_set_text(one, "input_text", "q?");
+        js_set_int(one, "turn_id", 1);
+        js_append(q, one);
+        one = js_new_object();
+        js_set_text(one, "input_text", rules[i].golds[0]);
+        js_set_int(one, "turn_id", 1);
+        js_append(a, one);
+        for (int k = 1; k < 4 && rules[i].golds[k]; k++) {
+            struct js *list = js_new_array();
+            one = js_new_object();
+            js_set_text(one, "input_text", rules[i].golds[k]);
+            js_append(list, one);
+            js_set(more, (const char *[]){ "0", "1", "2" }[k - 1], list);
+        }
+        js_set(story, "questions", q);
+        js_set(story, "answers", a);
+        js_set(story, "additional_answers", more);
+        js_append(data, story);
+    }
+    js_set(all, "data", data);
+    char *text = js_write(all, NULL);
+    js_release(all);
+    return text;
+}
+
+static char *official_predictions(void)
+{
+    struct js *all = js_new_array();
+
+    for (int i = N_RULES - 1; i >= 0; i--) { /* any order */
+        struct js *one = js_new_object();
+        char id[16];
+        snprintf(id, sizeof id, "r%d", i);
+        js_set_text(one, "id", id);
+        js_set_int(one, "turn_id", 1);
+        js_set_text(one, "answer", rules[i].prediction);
+        if (rules[i].prediction)
+            js_append(all, one);
+        else
+            js_release(one);
+    }
+    char *text = js_write(all, NULL);
+    js_release(all);
+    return text;
+}
+
+static void near_percent(const struct js *table, const char *domain, double em, double f1, int n)
+{
+    const struct js *row = js_get(table, domain);
+
+    CHECK(js_int(js_get(row, "turns")) == n && check_near(js_real(js_get(row, "em")), em, 1e-9) &&
+              check_near(js_real(js_get(row, "f1")), f1, 1e-9),
+          "%s: %g / %g of %d turns, got %g / %g", domain, em, f1, n, js_real(js_get(row, "em")),
+          js_real(js_get(row, "f1")));
+}
+
+static void official_scores_by_domain(void **state)
+{
+    (void)state;
+    struct err e = ERR_INIT;
+    int64_t n_missing;
+    char *data = official_data(), *predictions = official_predictions();
+
+    file_of("data.json", data, strlen(data));
+    file_of("said.json", predictions, strlen(predictions));
+    struct js *t = coqa_official(FOLDER "/said.json", FOLDER "/data.json", &n_missing, &e);
+    CHECK(t, "it is scored: %s", e.text);
+    CHECK(n_missing == 1, "one turn has no prediction");
+    near_percent(t, "children_stories", 100, 100, 2);
+    near_percent(t, "literature", 83.3, 100, 2);
+    near_percent(t, "mid-high_school", 100, 100, 2);
+    near_percent(t, "news", 50, 50, 2);
+    near_percent(t, "wikipedia", 0, 0, 2);
+    near_percent(t, "reddit", 0, 65, 2);
+    near_percent(t, "science", 66.7, 66.7, 3);
+    near_percent(t, "in_domain", 66.7, 70, 10);
+    near_percent(t, "out_domain", 40, 66, 5);
+    near_percent(t, "overall", 57.8, 68.7, 15);
+    js_release(t);
+    free(data);
+    free(predictions);
+}
+
+static void official_refuses(const char *predictions, const char *reason)
+{
+    struct err e = ERR_INIT;
+    int64_t n_missing;
+
+    file_of("said.json", predictions, strlen(predictions));
+    CHECK(!coqa_official(FOLDER "/said.json", FOLDER "/two.json", &n_missing, &e) &&
+              strstr(e.text, reason),
+          "%s: %s", reason, e.text);
+}
+
+static void bad_predictions_are_refused(void **state)
+{
+    (void)state;
+    static const char official[] = "{\"data\":[" STORY "," STORY2 "]}";
+
+    file_of("two.json", official, strlen(official));
+    official_refuses("{\"id\":\"s1\"}", "should be a list of objects");
+    official_refuses("[5]", "[0]");
+    official_refuses("[{\"id\":\"s1\",\"turn_id\":1}]", "answer is missing");
+    official_refuses("[{\"id\":\"s1\",\"turn_id\":\"1\",\"answer\":\"x\"}]", "turn_id");
+    official_refuses("[{\"id\":\"s1\",\"turn_id\":1,\"answer\":\"x\"},"
+                     "{\"id\":\"s1\",\"turn_id\":1,\"answer\":\"y\"}]",
+                     "two predictions for turn 1");
+    official_refuses("[", "JSON");
+    static const char strange[] = "{\"data\":[{\"id\":\"a\",\"source\":\"blog\",\"story\":\"s\","
+                                  "\"questions\":[{\"input_text\":\"q\"}],\"answers\":[{"
+                                  "\"input_text\":\"a\"}]}]}";
+    file_of("two.json", strange, strlen(strange));
+    official_refuses("[]", "\"blog\" belongs to no domain of CoQA");
+}
+
 static void bad_options_are_refused(void **state)
 {
     struct bytes out = BYTES_INIT;
@@ -242,7 +451,7 @@ static void bad_options_are_refused(void **state)
     (void)state;
     refused("coqa", "one.json", "", ",\"limit\":-1", "limit is -1");
     refused("coqa", "one.json", "", ",\"subset\":\"some\"", "some");
-    refused("coqa", "one.json", "", ",\"turns\":\"all\"", "not in this version");
+    refused("coqa", "one.json", "", ",\"turns\":\"first\"", "should be last or all");
     refused("coqa", "one.json", "", ",\"num_fewshot\":1", "num_fewshot");
     refused("perplexity", "one.txt", "", ",\"protocol\":\"lm_eval\"", "not in this version");
     CHECK(prepare("coqa", "{\"path\":\"" FOLDER "/none.json\"}", &config, &out, &e) < 0 &&
@@ -426,6 +635,9 @@ int main(void)
         cmocka_unit_test(bos_is_not_doubled),
         cmocka_unit_test(long_prompts_lose_their_left),
         cmocka_unit_test(bad_stories_name_file_and_item),
+        cmocka_unit_test(every_turn_is_a_document),
+        cmocka_unit_test(official_scores_by_domain),
+        cmocka_unit_test(bad_predictions_are_refused),
         cmocka_unit_test(bad_options_are_refused),
         cmocka_unit_test(documents_are_drawn_without_replacement),
         cmocka_unit_test(windows_take_whole_ones),

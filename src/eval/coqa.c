@@ -5,6 +5,7 @@
  * as its score is decided.  Version: eval-and-model facts, section 4.  */
 #include "eval/coqa.h"
 
+#include "base/log.h"
 #include "base/rng.h"
 #include "eval/profile.h"
 #include "eval/score_answer.h"
@@ -86,7 +87,8 @@ static int score_document(const struct task_context *c, const struct coqa_docume
     struct text answer = answer_of_generated(text, n, tokenizer_eos_text(c->tokenizer));
     out->official = answer_score_all(d->golds, d->n_golds, answer);
     memcpy(golds, d->golds, sizeof golds);
-    out->score = answer_score_all(golds, answer_distinct(golds, d->n_golds), answer);
+    size_t n_golds = c->profile->all_golds ? d->n_golds : answer_distinct(golds, d->n_golds);
+    out->score = answer_score_all(golds, n_golds, answer);
     out->prediction = mem_textn(answer.data, answer.n);
     out->prediction_bytes = answer.n;
     free(text);
@@ -152,14 +154,21 @@ static int answer_all(const struct task_context *c, const struct coqa_set *set,
 
 /* ---- the record ---- */
 
+static double value_at(const struct coqa_item *item, size_t offset)
+{
+    double value;
+
+    memcpy(&value, (const char *)item + offset, sizeof value);
+    return value;
+}
+
 static struct js *column(const struct coqa_item *items, size_t n, size_t offset, double *mean)
 {
     struct js *list = js_new_array();
     double sum = 0;
 
     for (size_t i = 0; i < n; i++) {
-        double value;
-        memcpy(&value, (const char *)&items[i] + offset, sizeof value);
+        double value = value_at(&items[i], offset);
         sum += value;
         js_append(list, js_new_real(value));
     }
@@ -178,39 +187,64 @@ static int by_name(const void *a, const void *b)
 static struct js *by_source(const struct coqa_set *set, const size_t *picked,
                             const struct coqa_item *items, size_t n)
 {
+    static const struct {
+        const char *name;
+        size_t offset;
+    } means[] = { { "f1", offsetof(struct coqa_item, score.f1) },
+                  { "em", offsetof(struct coqa_item, score.em) },
+                  { "f1_official", offsetof(struct coqa_item, official.f1) },
+                  { "em_official", offsetof(struct coqa_item, official.em) } };
+    enum { N_MEANS = sizeof means / sizeof *means };
     struct text *names = mem_array(n, sizeof *names);
     struct js *table = js_new_object(), *source = js_new_array(), *count = js_new_array();
-    struct js *f1 = js_new_array(), *em = js_new_array();
+    struct js *list[N_MEANS];
 
     for (size_t i = 0; i < n; i++)
         names[i] = set->at[picked[i]].source;
     qsort(names, n, sizeof *names, by_name);
+    for (int k = 0; k < N_MEANS; k++)
+        list[k] = js_new_array();
     for (size_t k = 0; k < n; k++) {
-        double f1_sum = 0, em_sum = 0;
+        double sum[N_MEANS] = { 0 };
         int64_t n_of = 0;
         if (k > 0 && by_name(&names[k], &names[k - 1]) == 0)
             continue;
-        for (size_t i = 0; i < n; i++)
-            if (by_name(&set->at[picked[i]].source, &names[k]) == 0) {
-                f1_sum += items[i].score.f1;
-                em_sum += items[i].score.em;
-                n_of++;
-            }
+        for (size_t i = 0; i < n; i++) {
+            if (by_name(&set->at[picked[i]].source, &names[k]) != 0)
+                continue;
+            for (int m = 0; m < N_MEANS; m++)
+                sum[m] += value_at(&items[i], means[m].offset);
+            n_of++;
+        }
         js_append(source, js_new_textn(names[k].data, names[k].n));
         js_append(count, js_new_int(n_of));
-        js_append(f1, js_new_real(f1_sum / (double)n_of));
-        js_append(em, js_new_real(em_sum / (double)n_of));
+        for (int m = 0; m < N_MEANS; m++)
+            js_append(list[m], js_new_real(sum[m] / (double)n_of));
     }
     free(names);
     js_set(table, "source", source);
     js_set(table, "n", count);
-    js_set(table, "f1", f1);
-    js_set(table, "em", em);
+    for (int m = 0; m < N_MEANS; m++)
+        js_set(table, means[m].name, list[m]);
     return table;
 }
 
+/* Models that answer nothing score 0 without an error anywhere. */
+static void warn_of_empty(const struct coqa_item *items, size_t n, struct js *out)
+{
+    size_t n_empty = 0;
+
+    for (size_t i = 0; i < n; i++)
+        n_empty += items[i].prediction_bytes == 0;
+    js_set_int(out, "n_empty", (int64_t)n_empty);
+    if (2 * n_empty > n)
+        log_warn("coqa: %zu of %zu answers are empty: the model, its prompt format or its "
+                 "tokenizer may be wrong",
+                 n_empty, n);
+}
+
 static void record(const struct coqa_set *set, const size_t *picked, const struct coqa_item *items,
-                   size_t n, struct js *out)
+                   size_t n, bool all_turns, struct js *out)
 {
     static const struct {
         const char *mean, *items;
@@ -242,30 +276,30 @@ static void record(const struct coqa_set *set, const size_t *picked, const struc
         js_append(prediction, js_new_textn(items[i].prediction, items[i].prediction_bytes));
     }
     js_set_int(out, "n", (int64_t)n);
-    js_set_text(out, "turns", "last");
+    js_set_text(out, "turns", all_turns ? "all" : "last");
     js_set_int(out, "truncated", n_truncated);
     js_set(out, "document_id", id);
     js_set(out, "turn", turn);
     js_set(out, "source", source);
     js_set(out, "prediction", prediction);
     js_set(out, "by_source", by_source(set, picked, items, n));
+    warn_of_empty(items, n, out);
 }
 
 static int coqa_run(const struct task_context *c, const struct js *options, const void *prepared,
                     size_t n_bytes, struct js *out, struct err *e)
 {
     struct coqa_set set;
-    int64_t limit;
-    bool random;
+    struct coqa_options o;
     size_t n;
 
-    if (coqa_limits(options, &limit, &random, e) < 0 || coqa_open(&set, prepared, n_bytes, e) < 0)
+    if (coqa_options(options, &o, e) < 0 || coqa_open(&set, prepared, n_bytes, e) < 0)
         return -1;
-    size_t *picked = coqa_pick(set.n, limit, random, c->seed, &n);
+    size_t *picked = coqa_pick_turns(&set, &o, c->seed, &n);
     struct coqa_item *items = mem_array(n, sizeof *items);
     int rc = answer_all(c, &set, picked, n, items, e);
     if (rc == 0)
-        record(&set, picked, items, n, out);
+        record(&set, picked, items, n, o.all_turns, out);
     for (size_t i = 0; i < n; i++)
         free(items[i].prediction);
     free(items);
@@ -281,13 +315,14 @@ static int coqa_work(const struct js *options, const void *prepared, size_t n_by
                      int64_t *prompt_tokens, int64_t *new_tokens, struct err *e)
 {
     struct coqa_set set;
-    int64_t limit, sum = 0;
-    bool random;
+    struct coqa_options o;
+    int64_t sum = 0;
     size_t n;
 
-    if (coqa_limits(options, &limit, &random, e) < 0 || coqa_open(&set, prepared, n_bytes, e) < 0)
+    if (coqa_options(options, &o, e) < 0 || coqa_open(&set, prepared, n_bytes, e) < 0)
         return -1;
-    free(coqa_pick(set.n, limit, false, 0, &n));
+    o.random = false;
+    free(coqa_pick_turns(&set, &o, 0, &n));
     for (size_t i = 0; i < set.n; i++)
         sum += (int64_t)set.at[i].n_prompt;
     *prompt_tokens = set.n ? (int64_t)((double)sum * (double)n / (double)set.n) : 0;

@@ -1,5 +1,8 @@
-/* coqa_data.c - CoQA's stories as prompts and gold answers (lm-evaluation-harness, task version
- * 3.0: the last question of each story, after all earlier ones with their gold answers).  */
+/* coqa_data.c - CoQA's stories as prompts and gold answers.
+ *
+ * turns = "last": the last question of each story, after all earlier ones with their gold answers
+ * (lm-evaluation-harness, task version 3.0).  turns = "all": the same for every question, which is
+ * what the official evaluation asks.  */
 #include "eval/coqa.h"
 
 #include "base/rng.h"
@@ -56,6 +59,19 @@ static int prompt_text(const struct js *story, size_t turn, struct bytes *out, s
     return 0;
 }
 
+/* The official file numbers its turns; question and answer must agree on the number. */
+static int turn_number(const struct js *story, size_t turn, uint32_t *out, struct err *e)
+{
+    const struct js *q = js_get(js_at(js_get(story, "questions"), turn), "turn_id");
+    const struct js *a = js_get(js_at(js_get(story, "answers"), turn), "turn_id");
+
+    *out = (uint32_t)turn + 1;
+    if (q && a && js_int(q) != js_int(a))
+        return err_set(e, ERR_INPUT, "questions[%zu] is turn %lld, but answers[%zu] is turn %lld",
+                       turn, (long long)js_int(q), turn, (long long)js_int(a));
+    return 0;
+}
+
 static int golds_of(const struct js *story, size_t turn, struct coqa_document *d, struct err *e)
 {
     static const char *const annotators[] = { "0", "1", "2" };
@@ -75,26 +91,64 @@ static int golds_of(const struct js *story, size_t turn, struct coqa_document *d
     return 0;
 }
 
-static int story_document(const struct js *story, struct coqa_document *d, struct bytes *prompt,
-                          struct err *e)
+static int story_turns(const struct js *story, size_t *n, struct err *e)
 {
-    size_t n_questions, n_answers;
-    const char *id, *source;
+    size_t n_answers;
 
     if (js_kind(story) != JS_OBJECT)
         return err_set(e, ERR_INPUT, "a story should be an object");
-    if (js_want_text(story, "id", &id, e) < 0 || js_text_or(story, "source", "", &source, e) < 0 ||
-        list_of(story, "questions", &n_questions, e) < 0 ||
+    const char *id;
+    if (js_want_text(story, "id", &id, e) < 0 || list_of(story, "questions", n, e) < 0 ||
         list_of(story, "answers", &n_answers, e) < 0)
         return -1;
-    if (n_questions != n_answers)
-        return err_set(e, ERR_INPUT, "%zu questions, but %zu answers", n_questions, n_answers);
+    if (*n != n_answers)
+        return err_set(e, ERR_INPUT, "%zu questions, but %zu answers", *n, n_answers);
+    return 0;
+}
+
+int coqa_turn(const struct js *story, size_t turn, struct coqa_document *d, struct err *e)
+{
+    const char *id, *source;
+
+    if (js_want_text(story, "id", &id, e) < 0 || js_text_or(story, "source", "", &source, e) < 0 ||
+        turn_number(story, turn, &d->turn, e) < 0)
+        return -1;
     d->id = (struct text){ id, js_text_bytes(js_get(story, "id")) };
     d->source = (struct text){ source, js_text_bytes(js_get(story, "source")) };
-    d->turn = (uint32_t)n_questions;
-    if (golds_of(story, n_questions - 1, d, e) < 0)
+    return golds_of(story, turn, d, e);
+}
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+int coqa_stories(const char *path, struct stories *out, size_t **n_turns, struct err *e)
+{
+    if (dataset_stories(path, out, e) < 0)
         return -1;
-    return prompt_text(story, n_questions - 1, prompt, e);
+    const char **ids = mem_array(out->n, sizeof *ids);
+    int rc = 0;
+
+    *n_turns = mem_array(out->n, sizeof **n_turns);
+    for (size_t i = 0; i < out->n && rc == 0; i++) {
+        if (story_turns(out->at[i], &(*n_turns)[i], e) < 0)
+            rc = err_in(e, "%s of %s", out->where[i], path);
+        else
+            ids[i] = js_text(js_get(out->at[i], "id"));
+    }
+    if (rc == 0)
+        qsort(ids, out->n, sizeof *ids, by_text);
+    for (size_t i = 1; i < out->n && rc == 0; i++)
+        if (strcmp(ids[i], ids[i - 1]) == 0)
+            rc = err_set(e, ERR_INPUT, "%s: two stories have the id \"%.64s\"", path, ids[i]);
+    free(ids);
+    if (rc < 0) {
+        stories_release(out);
+        free(*n_turns);
+        *n_turns = NULL;
+    }
+    return rc;
 }
 
 /* ---- stories -> bytes ---- */
@@ -111,15 +165,18 @@ static void pack_document(const struct coqa_document *d, struct bytes *out)
         pack_text(out, d->golds[i].data, d->golds[i].n);
 }
 
-static int add_story(const struct js *story, const struct tokenizer *t, const struct profile *p,
-                     const struct config *c, struct bytes *out, struct err *e)
+static int add_turn(const struct js *story, size_t turn, const struct tokenizer *t,
+                    const struct profile *p, const struct config *c, struct bytes *out,
+                    struct err *e)
 {
     struct coqa_document d = { 0 };
     struct bytes prompt = BYTES_INIT;
     struct token_ids ids = TOKEN_IDS_INIT;
     int64_t room = p->max_length - p->max_new_tokens;
 
-    int rc = story_document(story, &d, &prompt, e);
+    int rc = coqa_turn(story, turn, &d, e);
+    if (rc == 0)
+        rc = prompt_text(story, turn, &prompt, e);
     if (rc == 0)
         rc = profile_encode(p, t, c, prompt.data, prompt.n, &ids, e);
     if (rc == 0 && ids.n == 0)
@@ -135,25 +192,25 @@ static int add_story(const struct js *story, const struct tokenizer *t, const st
     return rc;
 }
 
-int coqa_limits(const struct js *options, int64_t *limit, bool *random, struct err *e)
+int coqa_options(const struct js *options, struct coqa_options *o, struct err *e)
 {
     const char *subset, *turns;
     int64_t n_fewshot;
 
-    if (js_int_or(options, "limit", 0, limit, e) < 0 ||
+    if (js_int_or(options, "limit", 0, &o->limit, e) < 0 ||
         js_text_or(options, "subset", "first", &subset, e) < 0 ||
         js_text_or(options, "turns", "last", &turns, e) < 0 ||
         js_int_or(options, "num_fewshot", 0, &n_fewshot, e) < 0)
         return -1;
-    *random = strcmp(subset, "random") == 0;
-    if (*limit < 0)
+    o->random = strcmp(subset, "random") == 0;
+    o->all_turns = strcmp(turns, "all") == 0;
+    if (o->limit < 0)
         return err_set(e, ERR_USAGE, "coqa: limit is %lld, should be 0 (all) or more",
-                       (long long)*limit);
-    if (!*random && strcmp(subset, "first") != 0)
+                       (long long)o->limit);
+    if (!o->random && strcmp(subset, "first") != 0)
         return err_set(e, ERR_USAGE, "coqa: subset \"%.32s\", should be first or random", subset);
-    if (strcmp(turns, "last") != 0)
-        return err_set(e, ERR_USAGE, "coqa: turns \"%.32s\" is not in this version, only last",
-                       turns);
+    if (!o->all_turns && strcmp(turns, "last") != 0)
+        return err_set(e, ERR_USAGE, "coqa: turns \"%.32s\", should be last or all", turns);
     if (n_fewshot != 0)
         return err_set(e, ERR_USAGE, "coqa: num_fewshot %lld, only 0 is allowed",
                        (long long)n_fewshot);
@@ -164,30 +221,46 @@ int coqa_prepare(const struct js *options, const struct tokenizer *t, const stru
                  const struct config *c, struct bytes *out, struct err *e)
 {
     struct stories stories;
+    struct coqa_options o;
+    size_t *n_turns, n = 0;
     const char *path;
-    int64_t limit;
-    bool random;
 
-    if (coqa_limits(options, &limit, &random, e) < 0 || js_want_text(options, "path", &path, e) < 0)
+    if (coqa_options(options, &o, e) < 0 || js_want_text(options, "path", &path, e) < 0)
         return err_in(e, "[tasks.coqa]");
     if (p->max_length <= p->max_new_tokens)
         return err_set(e, ERR_INPUT,
                        "coqa generates %d tokens, but the model has only %lld positions",
                        p->max_new_tokens, (long long)p->max_length);
-    if (dataset_stories(path, &stories, e) < 0)
+    if (coqa_stories(path, &stories, &n_turns, e) < 0)
         return -1;
+    for (size_t i = 0; i < stories.n; i++)
+        n += o.all_turns ? n_turns[i] : 1;
     int rc = 0;
     pack_u32(out, MAGIC);
     pack_u32(out, (uint32_t)p->max_new_tokens);
-    pack_u32(out, (uint32_t)stories.n);
-    for (size_t i = 0; i < stories.n && rc == 0; i++)
-        if (add_story(stories.at[i], t, p, c, out, e) < 0)
-            rc = err_in(e, "%s of %s", stories.where[i], path);
+    pack_u32(out, (uint32_t)n);
+    for (size_t i = 0; i < stories.n; i++)
+        for (size_t turn = o.all_turns ? 0 : n_turns[i] - 1; turn < n_turns[i] && rc == 0; turn++)
+            if (add_turn(stories.at[i], turn, t, p, c, out, e) < 0)
+                rc = err_in(e, "%s of %s", stories.where[i], path);
+    free(n_turns);
     stories_release(&stories);
     return rc;
 }
 
 /* ---- bytes -> documents ---- */
+
+/* The turns of a story stand together, and no two stories have one id. */
+static void find_stories(struct coqa_set *s)
+{
+    s->first = mem_array(s->n + 1, sizeof *s->first);
+    for (size_t i = 0; i < s->n; i++) {
+        const struct text *id = &s->at[i].id, *before = i ? &s->at[i - 1].id : id;
+        if (i == 0 || id->n != before->n || memcmp(id->data, before->data, id->n) != 0)
+            s->first[s->n_stories++] = i;
+    }
+    s->first[s->n_stories] = s->n;
+}
 
 int coqa_open(struct coqa_set *s, const void *prepared, size_t n_bytes, struct err *e)
 {
@@ -216,6 +289,7 @@ int coqa_open(struct coqa_set *s, const void *prepared, size_t n_bytes, struct e
         coqa_release(s);
         return -1;
     }
+    find_stories(s);
     return 0;
 }
 
@@ -224,6 +298,7 @@ void coqa_release(struct coqa_set *s)
     for (size_t i = 0; i < s->n && s->at; i++)
         free(s->at[i].prompt);
     free(s->at);
+    free(s->first);
     *s = (struct coqa_set){ 0 };
 }
 
@@ -249,5 +324,20 @@ size_t *coqa_pick(size_t n, int64_t limit, bool random, int64_t seed, size_t *n_
         at[k] = x;
     }
     qsort(at, *n_picked, sizeof *at, ascending);
+    return at;
+}
+
+size_t *coqa_pick_turns(const struct coqa_set *s, const struct coqa_options *o, int64_t seed,
+                        size_t *n_picked)
+{
+    size_t n_stories, n = 0,
+                      *story = coqa_pick(s->n_stories, o->limit, o->random, seed, &n_stories);
+    size_t *at = mem_array(s->n, sizeof *at);
+
+    for (size_t i = 0; i < n_stories; i++)
+        for (size_t k = s->first[story[i]]; k < s->first[story[i] + 1]; k++)
+            at[n++] = k;
+    free(story);
+    *n_picked = n;
     return at;
 }

@@ -7,10 +7,11 @@
 
 static const struct {
     const char *name;
-    bool add_bos;
+    bool add_bos, all_golds;
 } profiles[] = {
-    { "lm-eval-0.4.12", true },
-    { "lm-eval-0.4.9", false }, /* and older: no BOS for causal models unless asked for */
+    { "lm-eval-0.4.12", true, false },
+    { "lm-eval-0.4.9", false, false }, /* and older: no BOS for causal models unless asked for */
+    { "official-coqa", true, true },   /* and [tasks.coqa] turns = "all" unless said otherwise */
 };
 
 int profile_find(const char *name, const struct tokenizer *t, const struct config *c,
@@ -21,12 +22,14 @@ int profile_find(const char *name, const struct tokenizer *t, const struct confi
             continue;
         *out = (struct profile){ .add_bos = profiles[i].add_bos,
                                  .clean_up = !t || tokenizer_cleans_up(t),
+                                 .all_golds = profiles[i].all_golds,
                                  .max_new_tokens = 256,
                                  .max_length = c->max_position };
         memcpy(out->name, name, strlen(name) + 1);
         return 0;
     }
-    return err_set(e, ERR_USAGE, "profile \"%.64s\": known are lm-eval-0.4.12, lm-eval-0.4.9",
+    return err_set(e, ERR_USAGE,
+                   "profile \"%.64s\": known are lm-eval-0.4.12, lm-eval-0.4.9, official-coqa",
                    name);
 }
 

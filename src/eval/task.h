@@ -16,6 +16,7 @@ struct profile {
     char name[32];      /* "lm-eval-0.4.12" */
     bool add_bos;       /* the tokenizer's own BOS is used */
     bool clean_up;      /* decode clean-up as tokenizer_config.json says */
+    bool all_golds;     /* CoQA's F1 and EM keep equal gold answers, as the official rule does */
     int max_new_tokens; /* 256 */
     int64_t max_length; /* config.max_position; contexts keep their last max_length - 256 ids */
 };

@@ -62,8 +62,8 @@ static const struct key_rule run[] = {
 };
 
 static const struct key_rule tasks[] = {
-    { "profile", KEY_TEXT, "one of lm-eval-0.4.12, lm-eval-0.4.9", "\"lm-eval-0.4.12\"",
-      .choices = "lm-eval-0.4.12 lm-eval-0.4.9", .later = "official-coqa" },
+    { "profile", KEY_TEXT, "one of lm-eval-0.4.12, lm-eval-0.4.9, official-coqa",
+      "\"lm-eval-0.4.12\"", .choices = "lm-eval-0.4.12 lm-eval-0.4.9 official-coqa" },
     { "coqa", KEY_TABLE, .allowed = "a table" },
     { "perplexity", KEY_TABLE, .allowed = "a table" },
     { "sanity", KEY_TABLE, .allowed = "a table" },
@@ -76,7 +76,7 @@ static const struct key_rule tasks_coqa[] = {
     { "path", KEY_TEXT, "a file in CoQA's JSON form", .required = true },
     { "limit", KEY_INT, "an integer of at least 0 (0 = all)", "0", .most = INT_MOST },
     { "subset", KEY_TEXT, "one of first, random", "\"first\"", .choices = "first random" },
-    { "turns", KEY_TEXT, "\"last\"", "\"last\"", .choices = "last", .later = "all" },
+    { "turns", KEY_TEXT, "one of last, all", "\"last\"", .choices = "last all" },
     { "num_fewshot", KEY_INT, "0", .standard = "0" },
     { 0 },
 };

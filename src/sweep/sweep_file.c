@@ -184,6 +184,9 @@ static int read_task(struct sweep *s, const struct toml_value *tasks, const char
         js_set_text(task, "path", absolute);
         free(absolute);
     }
+    if (strcmp(name, "coqa") == 0 && strcmp(s->profile, "official-coqa") == 0 &&
+        !toml_get(table, "turns"))
+        js_set_text(task, "turns", "all");
     if (limit >= 0 && js_get(task, "limit"))
         js_set_int(task, "limit", limit);
     js_set(s->tasks, name, task);

@@ -11,7 +11,7 @@ said() { # said PATTERN: in what the last run printed
 "$program" --help >out 2>&1
 ok "--help answers"
 for option in --output --resume --force --dry-run --experiment --limit --seeds --backend --set \
-              --fail-fast --time-limit --share-gpu --no-isolate --report --recommend --merge --export --tokenize --quiet --verbose \
+              --fail-fast --time-limit --share-gpu --no-isolate --report --recommend --merge --export --score-coqa --tokenize --quiet --verbose \
               --version --list-experiments; do
     grep -q -- "$option" out
     ok "--help knows $option"

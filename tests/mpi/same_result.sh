@@ -37,4 +37,15 @@ same many
 run 1 --no-isolate -o "$work/inside.h5" "$work/small.toml"
 ok "a run in the rank's own process finishes"
 same inside
+
+# Every turn of a story: prompts that begin alike share what they begin with.
+run 1 -o "$work/turns.h5" --set tasks.coqa.turns=all --set run.batch_size=1 "$work/small.toml"
+ok "all turns, one sequence at a time, finish"
+items "$work/turns.h5" >"$work/reference"
+h5dump -a /experiments/rtn_4bit/seeds/0/coqa/n "$work/turns.h5" | grep -qE '\(0\): [3-9][0-9]'
+ok "ten stories have dozens of turns"
+run 4 -o "$work/turns4.h5" --set tasks.coqa.turns=all --set run.batch_size=64 "$work/small.toml"
+same turns4
+LLQ_TEST_SHUFFLE=1 run 2 -o "$work/turns_shuffled.h5" --set tasks.coqa.turns=all --set run.batch_size=7 "$work/small.toml"
+same turns_shuffled
 end
