@@ -9,7 +9,11 @@
  *
  * An output sees its row of x, its row of W and the order of k, never the tile it is in or the
  * rows beside it.  So tiles may be chosen by the number of rows, and the bits stay: tests compare
- * batches with memcmp.  */
+ * batches with memcmp.
+ *
+ * The decode phase has kernels of its own (linear_decode.cuh), for the weights and shapes they
+ * know. */
+#include "linear_decode.cuh"
 #include "tile.cuh"
 
 #define SCRATCH_W_BYTES ((int64_t)256 << 20) /* of dequantized weights at a time */
@@ -233,14 +237,55 @@ static int product(struct cuda_state *s, const struct linear_args *a, const stru
     return a->compute == DTYPE_BF16 ? start_mma<true>(s, &job, e) : start_mma<false>(s, &job, e);
 }
 
+/* ---- the decode phase ---- */
+
+static bool decode_fits(const struct linear_args *a, struct decode_linear *out)
+{
+    memset(out, 0, sizeof *out);
+    out->epilogue = a->y->dtype == DTYPE_F32 ? DECODE_LOGITS : DECODE_STORE;
+    out->n_parts = 1;
+    out->w[0] = a->w;
+    out->bias[0] = a->bias;
+    out->model = a->x->dtype;
+    out->compute = a->compute;
+    return a->phase == PHASE_DECODE && (a->y->dtype == DTYPE_F32 || a->y->dtype == a->x->dtype) &&
+           cuda_linear_decode_fits(out);
+}
+
+/* As many rows at a time as the kernels take. */
+static int decode_rows(struct cuda_state *s, const struct linear_args *a, struct decode_linear *d,
+                       struct err *e)
+{
+    const size_t x_bytes = (size_t)a->w->n_in * dtype_bytes(a->x->dtype);
+    const size_t y_bytes = (size_t)a->w->n_out * dtype_bytes(a->y->dtype);
+    void *x = a->x->data;
+
+    if ((uintptr_t)x % 16 &&
+        (cuda_scratch(s, SCRATCH_ROWS, (size_t)a->n_rows * x_bytes, &x, e) < 0 ||
+         cuda_copy_rows(s, a->x->data, a->x->dtype, a->n_rows, a->w->n_in, x, a->x->dtype,
+                        a->w->n_in, e) < 0))
+        return -1;
+    for (int64_t at = 0; at < a->n_rows; at += DECODE_ROWS_MAX) {
+        d->n_rows = a->n_rows - at < DECODE_ROWS_MAX ? a->n_rows - at : DECODE_ROWS_MAX;
+        d->x = (const char *)x + (size_t)at * x_bytes;
+        d->y[0] = (char *)a->y->data + (size_t)at * y_bytes;
+        if (cuda_linear_decode(s, d, e) < 0)
+            return -1;
+    }
+    return 0;
+}
+
 int cuda_linear(struct backend *b, const struct linear_args *a, struct err *e)
 {
     struct cuda_state *s = cuda_state_of(b);
     const struct weight *w = a->w;
+    struct decode_linear decode;
     struct operand x, rows;
 
     if (!a->n_rows)
         return 0;
+    if (decode_fits(a, &decode))
+        return decode_rows(s, a, &decode, e);
     if (w->form == WEIGHT_INT8)
         return cuda_linear_int8(b, a, e);
 

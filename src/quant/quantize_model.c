@@ -301,10 +301,16 @@ static int measure_all(struct making *k, struct err *e)
     return rc;
 }
 
+/* Measured in the order they were packed in; multiplied in the one that the device likes. */
+static int arrange(struct making *k, const struct place *p, struct err *e)
+{
+    return k->b->ops->arrange ? k->b->ops->arrange(k->b, p->to, e) : 0;
+}
+
 static int make_linears(struct making *k, struct err *e)
 {
     struct err ignored = ERR_INIT;
-    int rc = make_weights(k, e) < 0 || measure_all(k, e) < 0 ? -1 : 0;
+    int rc = make_weights(k, e) < 0 || measure_all(k, e) < 0 ? -1 : each(k, true, arrange, e);
 
     /* What is under way writes to the weights and the sums. */
     if (rc < 0)

@@ -1,0 +1,100 @@
+/* linear_decode.cuh - products of the decode phase: y = x W^T + bias for 1 to 64 rows of x, with
+ * what comes before (the norm) and after (residual, SwiGLU, the greedy id) in the same launch.
+ *
+ * A row has the same bits in any batch, in any of these epilogues and whichever kernel runs:
+ * K is cut into eight parts of whole chunks, each part is one chain of m16n8k16 products over
+ * k = 0, 32, 64, ... (in each step elements 8 t .. 8 t + 3 of t = 0 .. 3, then 8 t + 4 .. 8 t + 7),
+ * and the eight sums are added in order.  */
+#pragma once
+
+#if defined(__CUDACC__)
+#include "common.cuh"
+#else
+#include "backend/backend.h"
+#endif
+
+#define DECODE_ROWS_MAX 64
+
+enum decode_epilogue {
+    DECODE_STORE,  /* y = T(sum + bias) */
+    DECODE_ADD,    /* residual = T(residual + T(sum + bias)) */
+    DECODE_SWIGLU, /* y[0] = T(T(silu(gate)) * up) of parts gate and up */
+    DECODE_LOGITS, /* y = sum + bias in fp32 */
+    DECODE_ARGMAX  /* the best of the logits that a block has seen */
+};
+
+/* Ids of decode_best that are none. */
+#define DECODE_NONE -1 /* nothing was allowed */
+#define DECODE_NAN  -2 /* a NaN was seen */
+
+struct decode_best {
+    float value;
+    int32_t id;
+};
+
+/* Memory that the launches behind this one read: on its way to the L2 meanwhile (sm_90). */
+struct decode_ahead {
+    const void *p; /* 16-aligned */
+    int64_t n_bytes;
+};
+
+#define DECODE_N_AHEAD 4
+
+struct decode_linear {
+    enum decode_epilogue epilogue;
+    int n_parts; /* products of one x: q, k, v: 3; gate, up: 2 */
+    const struct weight *w[3];
+    const struct tensor *bias[3];     /* NULL: none */
+    void *y[3];                       /* [n_rows, n_out of the part], model dtype; LOGITS: fp32 */
+    const void *x;                    /* [n_rows, K], model dtype, 16-aligned */
+    const struct tensor *norm_weight; /* not NULL: x is normed first */
+    float eps;
+    void *residual;           /* ADD: [n_rows, n_out], model dtype, in place */
+    struct decode_best *best; /* ARGMAX: [cuda_linear_decode_blocks()][n_rows] */
+    const int32_t *forbidden; /* device */
+    int n_forbidden;
+    enum dtype model, compute;
+    int64_t n_rows;
+    void *room; /* cuda_linear_decode_room() bytes, 16-aligned; NULL: the state's scratch, which may
+                   move: not for a launch that is captured */
+    struct decode_ahead ahead[DECODE_N_AHEAD];
+};
+
+struct cuda_state; /* a backend's `state` */
+
+#if defined(__cplusplus)
+extern "C" {
+#endif
+/* Whether the kernels know these weights and shapes (n_rows of 1 to 64 does not matter); else the
+ * general path. */
+bool cuda_linear_decode_fits(const struct decode_linear *a);
+/* Of working memory; may be 0. */
+size_t cuda_linear_decode_room(const struct decode_linear *a);
+/* Of the grid: how many candidates a row has after ARGMAX. */
+int cuda_linear_decode_blocks(struct cuda_state *s, const struct decode_linear *a);
+/* On s->stream; may be captured. */
+int cuda_linear_decode(struct cuda_state *s, const struct decode_linear *a, struct err *e);
+/* The stream, for programs that capture launches. */
+void *cuda_stream_of(struct cuda_state *s);
+#if defined(__cplusplus)
+}
+#endif
+
+#if defined(__CUDACC__)
+/* Launches in a row overlap (programmatic dependent launch, sm_90): the next one starts once every
+ * block of this one did, and may read what never changes before wait_for_previous(), which every
+ * block passes.  Elsewhere launches just follow one another. */
+__device__ inline void let_next_start(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ inline void wait_for_previous(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+#endif
