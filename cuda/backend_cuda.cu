@@ -248,5 +248,6 @@ const struct backend_ops backend_cuda = {
     .stage = cuda_stage,
     .send = cuda_send,
     .share = &cuda_share,
+    .quantizes = cuda_quantizes,
 };
 }

@@ -74,6 +74,8 @@ __device__ static float value_of(const struct weight &w, int64_t row, int64_t co
         return int8_value(((const int8_t *)codes)[col], ((const float *)w.scales)[row]);
     struct scale_zero g = numbers_of(w, row, group_of(w, row, col), map);
     unsigned code = code_at(w, row, col);
+    if (w.form == WEIGHT_E4M3)
+        return e4m3_value((uint8_t)code) * g.scale;
     return (w.form == WEIGHT_TABLE ? w.table[code] : (float)code - g.zero) * g.scale;
 }
 

@@ -365,6 +365,11 @@ static int refuse(struct backend *b, const struct quantize_args *a, int64_t firs
                    (long long)(first / w->n_cols));
 }
 
+extern "C" bool cuda_quantizes(const struct quantize_args *a)
+{
+    return a->rule <= QUANTIZE_GRID_AWQ && a->scale_dtype == DTYPE_F32;
+}
+
 extern "C" int cuda_quantize(struct backend *b, const struct quantize_args *a, struct err *e)
 {
     struct weight w;

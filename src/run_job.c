@@ -130,10 +130,14 @@ int spec_of_experiment(const struct experiment *x, struct quant_spec *out, struc
 
     if (compute < 0)
         return err_set(e, ERR_USAGE, "compute_dtype = %s is not known", x->compute_dtype);
+    int scales = *x->scale_dtype ? dtype_from_name(x->scale_dtype) : DTYPE_F32;
+    if (scales < 0)
+        return err_set(e, ERR_USAGE, "scale_dtype = %s is not known", x->scale_dtype);
     *out = (struct quant_spec){ .bits = x->bits,
                                 .group_size = x->group_size,
                                 .double_quant = x->double_quant,
                                 .compute = (enum dtype)compute,
+                                .scale_dtype = (enum dtype)scales,
                                 .sym = x->sym,
                                 .outlier_threshold = x->outlier_threshold,
                                 .n_skip = x->n_skip };
@@ -195,6 +199,7 @@ static int stage_quantize(struct run *run, const void *unused, struct err *e)
     js_set_real(q, "hf_footprint_bytes", report.sizes.hf_footprint_bytes);
     js_set_real(q, "seconds", report.seconds);
     js_set_text(q, "model_dtype", dtype_name(run->model.dtype));
+    js_set_text(q, "quantized_on", report.on_host ? "cpu" : run->r->backend.ops->name);
     js_set(q, "modules", modules_to_js(&report));
     js_set(run->record, "quantization", q);
     js_set_real(m, "model_size_mb", report.sizes.hf_footprint_bytes / MIB);

@@ -36,6 +36,8 @@ static const struct form forms[] = {
     { "int6", WEIGHT_AFFINE, 0, 6, 0, false, SCALE_F32, ZERO_U8, false },
     { "int7", WEIGHT_AFFINE, 0, 7, 32, false, SCALE_U8, ZERO_U8, true },
     { "int8", WEIGHT_AFFINE, 0, 8, 64, false, SCALE_F32, ZERO_CONSTANT, false },
+    { "fp8", WEIGHT_E4M3, 0, 8, 16, false, SCALE_F32, ZERO_CONSTANT, false },
+    { "fp8 per row", WEIGHT_E4M3, 0, 8, 0, false, SCALE_U8, ZERO_CONSTANT, false },
     { "LLM.int8", WEIGHT_INT8, 0, 8, 0, false, SCALE_F32, ZERO_CONSTANT, false },
 };
 #define N_FORMS (sizeof forms / sizeof *forms)
@@ -76,6 +78,8 @@ static inline struct weight random_weight(const struct form *f, int64_t n_out, i
 
     CHECK_OK(weight_alloc(&isas[0], MEM_SCRATCH, &w, &e), e);
     fill_random(w.codes, weight_codes_bytes(&w));
+    for (size_t i = 0; f->form == WEIGHT_E4M3 && i < weight_codes_bytes(&w); i++)
+        ((uint8_t *)w.codes)[i] &= 0xF7; /* no NaN */
     fill_random(w.scales, weight_scales_bytes(&w));
     fill_random(w.zeros, weight_zeros_bytes(&w));
     if (f->form == WEIGHT_PLAIN)

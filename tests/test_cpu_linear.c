@@ -9,8 +9,9 @@ static float e4m3(uint8_t byte)
 {
     int exponent = byte >> 3 & 15;
 
-    return exponent ? ldexpf(1 + (float)(byte & 7) / 8, exponent - 7)
-                    : ldexpf((float)(byte & 7) / 8, -6);
+    float size = exponent ? ldexpf(1 + (float)(byte & 7) / 8, exponent - 7)
+                          : ldexpf((float)(byte & 7) / 8, -6);
+    return byte & 0x80 ? -size : size;
 }
 
 static float value_of(const struct weight *w, int64_t row, int64_t col, enum dtype t)
@@ -76,7 +77,9 @@ static float value_of(const struct weight *w, int64_t row, int64_t col, enum dty
         zero = dtype_f16_to_f32(((uint16_t *)w->zeros)[group]);
         break;
     }
-    scaled = w->form == WEIGHT_TABLE ? w->table[code] : (float)code - zero;
+    scaled = w->form == WEIGHT_TABLE  ? w->table[code]
+             : w->form == WEIGHT_E4M3 ? e4m3((uint8_t)code)
+                                      : (float)code - zero;
     scaled = scaled * scale;
     return round_to(t, scaled);
 }

@@ -423,10 +423,14 @@ static void every_method_is_listed_with_its_defaults(void **state)
         "  quant_type         nf4, fp4 (default nf4)\n"
         "  double_quant       true, false (default true)\n",
         "  group_size         any divisor, -1 = one a row (default 128)\n"
-        "  quant_type         int (default int)\n"
+        "  quant_type         int, nf2, nf3, nf4, fp4, mxfp4, nvfp4, fp8_e4m3 (default int)\n"
         "  double_quant       true, false (default false)\n"
         "  sym                true, false (default true)\n"
-        "  grid               absmax, gptq, awq (default absmax)\n",
+        "  grid               absmax, gptq, awq (default absmax)\n"
+        "  scale_dtype        fp32, fp16 (default fp32)\n",
+        "hqq\n  bits               2, 3, 4, 5, 6, 7, 8 (default 4)\n"
+        "  group_size         any divisor, -1 = one a row (default 64)\n",
+        "  scale_dtype        fp32, fp16 (default fp16)\n",
     };
     char *text = method_list_text();
     const char *at = text;

@@ -17,6 +17,18 @@ static void settings_refused(void **state)
                                     .grid = "absmax",
                                     .compute = DTYPE_F16,
                                     LM_HEAD };
+    const struct quant_spec nvfp4 = { .method = "rtn",
+                                      .bits = 4,
+                                      .group_size = 16,
+                                      .quant_type = "nvfp4",
+                                      .compute = DTYPE_F16,
+                                      LM_HEAD };
+    const struct quant_spec hqq = { .method = "hqq",
+                                    .bits = 4,
+                                    .group_size = 64,
+                                    .quant_type = "int",
+                                    .compute = DTYPE_F16,
+                                    LM_HEAD };
     const struct quant_spec nf4 = { .method = "bnb_4bit",
                                     .bits = 4,
                                     .group_size = 64,
@@ -31,16 +43,16 @@ static void settings_refused(void **state)
     struct err e = ERR_INIT;
 
     (void)state;
-#define REFUSED(base, n_in, sentence, ...)                                                         \
-    do {                                                                                           \
-        struct quant_spec s = base;                                                                \
-        err_clear(&e);                                                                             \
-        CHECK(quant_spec_check(&s, n_in, &e) == 0, "the settings are allowed before: %s", e.text); \
-        __VA_ARGS__;                                                                               \
-        err_clear(&e);                                                                             \
-        CHECK(quant_spec_check(&s, n_in, &e) == -1, "refused: %s", sentence);                      \
-        CHECK(e.code == ERR_USAGE, "%s: a mistake of the user", sentence);                         \
-        CHECK(strstr(e.text, sentence), "\"%s\" says \"%s\"", e.text, sentence);                   \
+#define REFUSED(base, n_in, sentence, ...)                                                      \
+    do {                                                                                        \
+        struct quant_spec s = base;                                                             \
+        err_clear(&e);                                                                          \
+        CHECK(quant_spec_check(&s, 0, &e) == 0, "the settings are allowed before: %s", e.text); \
+        __VA_ARGS__;                                                                            \
+        err_clear(&e);                                                                          \
+        CHECK(quant_spec_check(&s, n_in, &e) == -1, "refused: %s", sentence);                   \
+        CHECK(e.code == ERR_USAGE, "%s: a mistake of the user", sentence);                      \
+        CHECK(strstr(e.text, sentence), "\"%s\" says \"%s\"", e.text, sentence);                \
     } while (0)
 
     REFUSED(rtn, 0, "rtn allows 2, 3, 4, 5, 6, 7, 8", s.bits = 9);
@@ -61,9 +73,20 @@ static void settings_refused(void **state)
     REFUSED(int8, 0, "bnb_8bit has no groups", s.group_size = 64);
     REFUSED(none, 0, "none has no groups", s.group_size = -1);
     REFUSED(nf4, 0, "quant_type = \"int\": bnb_4bit allows nf4, fp4", strcpy(s.quant_type, "int"));
-    REFUSED(rtn, 0, "quant_type = \"nf3\" of rtn is not in this version",
-            strcpy(s.quant_type, "nf3"));
+    REFUSED(rtn, 0, "quant_type = \"nf5\": rtn allows int, nf2, nf3, nf4, fp4, mxfp4, nvfp4, fp8",
+            strcpy(s.quant_type, "nf5"));
     REFUSED(rtn, 0, "quant_type = \"\": rtn allows int", strcpy(s.quant_type, ""));
+    REFUSED(rtn, 0, "bits = 4: nf3 has 3", strcpy(s.quant_type, "nf3"));
+    REFUSED(rtn, 0, "bits = 4: fp8_e4m3 has 8", strcpy(s.quant_type, "fp8_e4m3"));
+    REFUSED(rtn, 0, "group_size = 128: mxfp4 has groups of 32", strcpy(s.quant_type, "mxfp4"));
+    REFUSED(nvfp4, 0, "group_size = 32: nvfp4 has groups of 16", s.group_size = 32);
+    REFUSED(nvfp4, 0, "the scales of nvfp4 have 8 bits already", s.double_quant = true);
+    REFUSED(nvfp4, 40, "group_size = 16 does not divide 40 inputs", (void)s);
+    REFUSED(rtn, 0, "scale_dtype = \"bf16\": fp32 and fp16", s.scale_dtype = DTYPE_BF16);
+    REFUSED(hqq, 0, "hqq allows 2, 3, 4, 5, 6, 7, 8", s.bits = 1);
+    REFUSED(hqq, 0, "quant_type = \"nf4\": hqq allows int", strcpy(s.quant_type, "nf4"));
+    REFUSED(hqq, 96, "group_size = 64 does not divide 96 inputs", (void)s);
+    REFUSED(hqq, 0, "group_size = 0: hqq allows", s.group_size = 0);
     REFUSED(int8, 0, "bnb_8bit has no types", strcpy(s.quant_type, "int"));
     REFUSED(int8, 0, "bnb_8bit has no scales to quantize again", s.double_quant = true);
     REFUSED(none, 0, "none has no scales", s.double_quant = true);
@@ -72,7 +95,7 @@ static void settings_refused(void **state)
     REFUSED(int8, 0, "outlier_threshold = -1", s.outlier_threshold = -1);
     REFUSED(int8, 0, "outlier_threshold = nan", s.outlier_threshold = NAN);
     REFUSED(rtn, 0, "method \"gptq\" is not in this version", strcpy(s.method, "gptq"));
-    REFUSED(rtn, 0, "known are none, bnb_8bit, bnb_4bit, rtn", strcpy(s.method, "rtm"));
+    REFUSED(rtn, 0, "known are none, bnb_8bit, bnb_4bit, rtn, hqq", strcpy(s.method, "rtm"));
     REFUSED(nf4, 0, "a quantized head and embedding, which is not in this version", s.n_skip = 0);
     REFUSED(nf4, 0, "a quantized head, which is not in this version",
             strcpy(s.skip[0], "down_proj"));

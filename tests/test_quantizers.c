@@ -2,6 +2,7 @@
  * weights are refused, and the codes' way into memory. */
 #include "vectors.h"
 
+#include "base/distribution.h"
 #include "base/rng.h"
 #include "cpu/quantize.h"
 #include "quant/method.h"
@@ -21,6 +22,17 @@ static struct backend backend = BACKEND_INIT;
     {                                                                                             \
         .method = "rtn", .bits = n_bits, .group_size = group, .quant_type = "int", .sym = is_sym, \
         .grid = which, .double_quant = twice, .compute = DTYPE_F16, LM_HEAD                       \
+    }
+
+#define TYPED(type, n_bits, group, scales, twice)                                   \
+    {                                                                               \
+        .method = "rtn", .bits = n_bits, .group_size = group, .quant_type = type,   \
+        .scale_dtype = scales, .double_quant = twice, .compute = DTYPE_F16, LM_HEAD \
+    }
+#define HQQ(n_bits, group, scales, twice)                                           \
+    {                                                                               \
+        .method = "hqq", .bits = n_bits, .group_size = group, .quant_type = "int",  \
+        .scale_dtype = scales, .double_quant = twice, .compute = DTYPE_F16, LM_HEAD \
     }
 
 /* `bound`: largest error allowed, in units of the largest magnitude that shares the scale.  Half
@@ -54,6 +66,20 @@ static const struct setting {
     { RTN(8, 128, false, "gptq", false), 2.0 / 255 },
     { RTN(4, -1, false, "awq", false), 2.0 / 15 },
     { RTN(4, 64, true, "awq", false), 0.5 / 7 },
+    { TYPED("nf2", 2, -1, DTYPE_F32, false), 0.5 },
+    { TYPED("nf3", 3, 13, DTYPE_F32, false), 0.2607 },
+    { TYPED("nf3", 3, -1, DTYPE_F16, false), 0.2607 + 0x1p-11 },
+    { TYPED("nf4", 4, 32, DTYPE_F32, false), 0.1520 },
+    { TYPED("fp4", 4, -1, DTYPE_F32, false), 0.1667 },
+    { TYPED("mxfp4", 4, 32, DTYPE_F32, false), 0.25 }, /* 7.99 becomes 6 */
+    { TYPED("nvfp4", 4, 16, DTYPE_F32, false), 1.0 / 6 + 1.0 / 16 },
+    { TYPED("fp8_e4m3", 8, -1, DTYPE_F32, false), 1.0 / 28 },
+    { TYPED("fp8_e4m3", 8, 64, DTYPE_F16, false), 1.0 / 28 + 0x1p-11 },
+    { TYPED("fp8_e4m3", 8, 0, DTYPE_F32, false), INFINITY }, /* the range is the matrix' */
+    { HQQ(2, -1, DTYPE_F32, false), INFINITY },
+    { HQQ(3, 13, DTYPE_F16, false), INFINITY },
+    { HQQ(4, 64, DTYPE_F16, false), INFINITY },
+    { HQQ(8, 64, DTYPE_F32, false), INFINITY },
 };
 #define N_SETTINGS ((int)(sizeof settings / sizeof *settings))
 
@@ -121,6 +147,11 @@ static bool applies(const struct quant_spec *s, int64_t n_cols)
     return quant_spec_check(s, n_cols, &e) == 0;
 }
 
+static bool takes_double_quant(const struct quant_spec *s)
+{
+    return quantizer_find(s->method)->allowed.double_quant && !quant_type_group_of(s->quant_type);
+}
+
 static void every_method_is_a_row(void **state)
 {
     (void)state;
@@ -132,6 +163,7 @@ static void every_method_is_a_row(void **state)
               z->name);
         CHECK(quantizer_find(z->name) == z, "%s: no earlier row has this name", z->name);
         CHECK(z->allowed.bits[0] && !z->allowed.bits[7], "%s lists its bits", z->name);
+        CHECK(!z->allowed.quant_types[8], "%s lists its types", z->name);
         for (int k = 0; k < N_SETTINGS; k++)
             tried = tried || !strcmp(settings[k].spec.method, z->name);
         CHECK(tried, "%s is tested below", z->name);
@@ -151,7 +183,7 @@ static void zeros_stay_zeros(void **state)
                 struct weight w;
                 char name[128];
 
-                s.double_quant = twice && quantizer_find(s.method)->allowed.double_quant;
+                s.double_quant = twice && takes_double_quant(&s);
                 describe(&s, name, sizeof name);
                 if (!applies(&s, shapes[i].n_cols))
                     continue;
@@ -191,7 +223,7 @@ static void values_come_back(void **state)
             char name[128];
 
             describe(s, name, sizeof name);
-            if (!applies(s, n_cols))
+            if (!applies(s, n_cols) || isinf(settings[k].bound))
                 continue;
             float *x = numbers((uint64_t)(100 * k + i), n_rows, n_cols);
             float *values = run(s, x, n_rows, n_cols, &w);
@@ -226,7 +258,7 @@ static void bytes_match_the_shape(void **state)
                 struct err e = ERR_INIT;
                 char name[128];
 
-                s.double_quant = twice && z->allowed.double_quant;
+                s.double_quant = twice && takes_double_quant(&s);
                 describe(&s, name, sizeof name);
                 if (!applies(&s, shapes[i].n_cols))
                     continue;
@@ -264,6 +296,14 @@ static void bits_per_weight(void **state)
         { RTN(4, 64, true, "absmax", true), 4 + 8.0 / 64 + 32.0 / (64 * 256) },
         { RTN(3, 128, true, "absmax", false), 3.25 },
         { RTN(4, 128, false, "gptq", false), 4 + 40.0 / 128 },
+        { TYPED("nf3", 3, 64, DTYPE_F16, false), 3.25 },
+        { TYPED("mxfp4", 4, 32, DTYPE_F32, false), 4.25 },
+        { TYPED("nvfp4", 4, 16, DTYPE_F32, false), 4.5 },
+        { TYPED("fp8_e4m3", 8, -1, DTYPE_F32, false), 8 + 32.0 / 2048 },
+        { TYPED("fp8_e4m3", 8, 0, DTYPE_F32, false), 8 + 32.0 / (1024 * 2048) },
+        { HQQ(4, 64, DTYPE_F16, false), 4.5 },
+        { HQQ(4, 64, DTYPE_F32, false), 5 },
+        { HQQ(4, 64, DTYPE_F16, true), 4 + 24.0 / 64 + 32.0 / (64 * 256) },
     };
 
     (void)state;
@@ -290,7 +330,7 @@ static void any_number_of_threads(void **state)
         char name[128];
 
         describe(&s, name, sizeof name);
-        s.double_quant = quantizer_find(s.method)->allowed.double_quant;
+        s.double_quant = takes_double_quant(&s);
         if (applies(&s, 260)) {
             omp_set_num_threads(1);
             free(run(&s, x, 65, 260, &one));
@@ -391,6 +431,148 @@ static void subnormal_weights(void **state)
             free(values);
             weight_release(&backend, &w);
         }
+}
+
+/* ---- floats of few bits ---- */
+
+/* A half of the range on each side, ties to the even code, saturation, signs. */
+static void e2m1_by_hand(void **state)
+{
+    static const struct {
+        float x, value;
+    } cases[] = {
+        { 0.25f, 0 },  { 0.26f, 0.5f }, { 0.75f, 1 }, { 1.25f, 1 }, { 1.75f, 2 },
+        { 2.5f, 2 },   { 2.51f, 3 },    { 3.5f, 4 },  { 5.0f, 4 },  { 5.01f, 6 },
+        { -2.5f, -2 }, { -0.2f, 0 },    { 4.0f, 4 },  { 7.9f, 6 },  { -7.9f, -6 },
+    };
+    const struct quant_spec s = TYPED("mxfp4", 4, 32, DTYPE_F32, false);
+    struct weight w;
+    float x[32] = { 0 };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        x[i] = cases[i].x * 0.125f;
+    float *values = run(&s, x, 1, 32, &w);
+    CHECK(((uint8_t *)w.scales)[0] == 127 - 3, "7.9 / 8 needs 2^-3: its exponent less e2m1's 2");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        CHECK(values[i] == cases[i].value * 0.125f, "%g is nearest to %g, got %g",
+              (double)cases[i].x, (double)cases[i].value, (double)values[i] * 8);
+    CHECK(code_at(&w, 0, 11) == 8, "a small negative number keeps its sign");
+    free(values);
+    weight_release(&backend, &w);
+}
+
+static void nvfp4_by_hand(void **state)
+{
+    const struct quant_spec s = TYPED("nvfp4", 4, 16, DTYPE_F32, false);
+    struct weight w;
+    float x[48] = { 0 };
+
+    (void)state;
+    x[0] = 2688.0f; /* p = 1, and the first block's scale is the largest, 448 */
+    x[1] = 448.0f * 2.5f;
+    x[16] = 6.0f; /* scale 1 */
+    x[17] = -1.75f;
+    x[32] = 6.0f / 128; /* below the smallest normal scale, 2^-6 */
+    float *values = run(&s, x, 1, 48, &w);
+    const uint8_t *scales = w.scales;
+    CHECK(w.nested_offset == 1.0f && scales[0] == 0x7E && scales[1] == 0x38 && scales[2] == 0x08,
+          "p %g, scales %02x %02x %02x", (double)w.nested_offset, scales[0], scales[1], scales[2]);
+    CHECK(values[0] == 2688.0f && values[1] == 896.0f && values[16] == 6.0f &&
+              values[17] == -2.0f && values[32] == 3.0f / 64,
+          "the values follow");
+    free(values);
+    weight_release(&backend, &w);
+}
+
+static void fp8_scales(void **state)
+{
+    const struct quant_spec by_row = TYPED("fp8_e4m3", 8, -1, DTYPE_F32, false);
+    const struct quant_spec whole = TYPED("fp8_e4m3", 8, 0, DTYPE_F32, false);
+    const float x[6] = { 448, 1, 0.3f, -4.48f, 0.01f, 0 };
+    struct weight w;
+
+    (void)state;
+    float *values = run(&by_row, x, 2, 3, &w);
+    CHECK(w.n_groups == 2 && ((float *)w.scales)[0] == 1.0f, "a scale a row, 448 / 448 the first");
+    CHECK(values[0] == 448 && values[1] == 1 && values[2] == 0.3125f, "steps of 1/32 near 0.3");
+    CHECK(check_near((double)values[3], -4.48, 1e-6), "the row's largest comes back");
+    free(values);
+    weight_release(&backend, &w);
+    values = run(&whole, x, 2, 3, &w);
+    CHECK(w.n_groups == 1 && values[0] == 448 && values[3] == -4.5f && values[4] == 0x1.4p-7f,
+          "one scale for the matrix: %g %g", (double)values[3], (double)values[4]);
+    free(values);
+    weight_release(&backend, &w);
+}
+
+/* QLoRA's construction: quantiles of the normal distribution at even steps, 0, scaled to 1. */
+static void normal_floats_by_construction(void **state)
+{
+    static const enum code_table ids[] = { 0, 0, TABLE_NF2, TABLE_NF3, TABLE_NF4 };
+    const double offset = 0.9677083;
+
+    (void)state;
+    for (int bits = 2; bits <= 4; bits++) {
+        int n = 1 << bits, n_values = 0;
+        double want[16], most = normal_quantile(offset);
+        float table[16];
+
+        for (int i = 0; i < n / 2 - 1; i++)
+            want[n_values++] = -normal_quantile(offset + (0.5 - offset) * i / (n / 2 - 1));
+        want[n_values++] = 0;
+        for (int i = n / 2 - 1; i >= 0; i--)
+            want[n_values++] = normal_quantile(offset + (0.5 - offset) * i / (n / 2));
+        CHECK(n_values == n, "%d values", n);
+        weight_code_table(ids[bits], table);
+        for (int i = 0; i < n; i++)
+            CHECK(check_near((double)table[i], want[i] / most, bits == 4 ? 2e-7 : 6e-8),
+                  "nf%d %d: %.9g is %.9g", bits, i, (double)table[i], want[i] / most);
+    }
+}
+
+/* ---- a device that knows less ---- */
+
+static bool knows_no_hqq(const struct quantize_args *a)
+{
+    return a->rule != QUANTIZE_HQQ;
+}
+
+static void what_a_device_lacks_is_done_on_the_host(void **state)
+{
+    const struct quant_spec hqq = HQQ(4, 64, DTYPE_F16, true);
+    const struct quant_spec nf3 = TYPED("nf3", 3, 64, DTYPE_F32, false);
+    struct backend_ops ops = *backend.ops;
+    struct backend other = BACKEND_INIT;
+    struct weight here, there;
+    struct err e = ERR_INIT;
+    float *x = numbers(13, 16, 256);
+    struct tensor plain = tensor_over(x, DTYPE_F32, 16, 256);
+
+    (void)state;
+    CHECK_OK(backend_open(&other, "cpu", 0, NULL, &e), e);
+    ops.quantizes = knows_no_hqq;
+    other.ops = &ops;
+    CHECK(quant_on_host(&other, &hqq) && !quant_on_host(&other, &nf3) &&
+              !quant_on_host(&backend, &hqq),
+          "which methods that is, is known before");
+    free(run(&hqq, x, 16, 256, &here));
+    CHECK_OK(quantizer_hqq.run(&other, &hqq, &plain, &there, &e), e);
+    CHECK(!memcmp(here.codes, there.codes, weight_codes_bytes(&here)) &&
+              !memcmp(here.scales, there.scales, weight_scales_bytes(&here)) &&
+              !memcmp(here.scales2, there.scales2, weight_scales2_bytes(&here)) &&
+              !memcmp(here.zeros, there.zeros, weight_zeros_bytes(&here)),
+          "the same bytes");
+    CHECK(other.mem.now[MEM_WEIGHTS] > 0, "in the device's memory");
+    weight_release(&other, &there);
+    x[70] = NAN;
+    CHECK(quantizer_hqq.run(&other, &hqq, &plain, &there, &e) == -1 &&
+              strstr(e.text, "weight [0, 70] is nan"),
+          "errors come through: %s", e.text);
+    CHECK(other.mem.now[MEM_WEIGHTS] == 0, "and nothing stays behind");
+    weight_release(&backend, &here);
+    backend_close(&other);
+    free(x);
 }
 
 /* ---- refusals ---- */
@@ -539,6 +721,11 @@ int main(void)
         cmocka_unit_test(zero_groups_spare_their_neighbours),
         cmocka_unit_test(equal_scales_nest),
         cmocka_unit_test(subnormal_weights),
+        cmocka_unit_test(e2m1_by_hand),
+        cmocka_unit_test(nvfp4_by_hand),
+        cmocka_unit_test(fp8_scales),
+        cmocka_unit_test(normal_floats_by_construction),
+        cmocka_unit_test(what_a_device_lacks_is_done_on_the_host),
         cmocka_unit_test(weights_refused),
         cmocka_unit_test(the_limits_of_fp16_and_fp32),
         cmocka_unit_test(codes_of_every_width),

@@ -118,9 +118,10 @@ static const struct {
       "t.toml:6: experiment.name = \"a/b\": must be 1 to 64 letters, digits, `_`, `.` or `-`" },
     { SWEEP MODEL "[[experiment]]\nname = 'a'\n",
       "t.toml:5: experiment.a.method: is missing; it must be one of none, bnb_8bit, bnb_4bit, "
-      "rtn" },
+      "rtn, hqq" },
     { SWEEP MODEL "[[experiment]]\nname = 'a'\nmethod = 'rnt'\n",
-      "t.toml:7: experiment.a.method = \"rnt\": must be one of none, bnb_8bit, bnb_4bit, rtn" },
+      "t.toml:7: experiment.a.method = \"rnt\": must be one of none, bnb_8bit, bnb_4bit, rtn, "
+      "hqq" },
     { SWEEP MODEL "[[experiment]]\nname = 'a'\nmethod = 'rtn'\nbits = []\n",
       "t.toml:8: experiment.a.bits = []: the list is empty; each of its values must be an integer "
       "from 2 to 32" },
@@ -151,10 +152,10 @@ static const struct {
       "t.toml:8: experiment.a.grid = \"awq\": method bnb_8bit has no grid" },
     { SWEEP MODEL "[[experiment]]\nname = 'a'\nmethod = 'rtn'\ngroup_size = 0\n",
       "t.toml:8: experiment.a.group_size = 0: rtn allows every divisor of the layers' widths, and "
-      "-1 (one group per row)" },
+      "-1 (one group per row); 0 (one for the whole matrix) goes with fp8_e4m3" },
     { SWEEP MODEL "[[experiment]]\nname = 'a'\nmethod = 'rtn'\ngroup_size = -2\n",
-      "t.toml:8: experiment.a.group_size = -2: must be an integer of at least 1, or -1 (one group "
-      "per row)" },
+      "t.toml:8: experiment.a.group_size = -2: must be an integer of at least 1, -1 (one group "
+      "per row), or 0 (fp8_e4m3: the matrix)" },
     /* names of the contract that this version does not have */
     { SWEEP MODEL "tensor_parallel = 1\n" BASE,
       "t.toml:5: model.tensor_parallel = 1: tensor_parallel is not in this version" },
@@ -176,11 +177,16 @@ static const struct {
       "t.toml:7: experiment.a.method = \"gptq\": \"gptq\" is not in this version" },
     { SWEEP MODEL BASE "preset = 'ist'\n",
       "t.toml:8: experiment.preset = \"ist\": preset is not in this version" },
-    { SWEEP MODEL "[[experiment]]\nname = 'a'\nmethod = 'rtn'\nquant_type = ['int', 'nf4']\n",
-      "t.toml:8: experiment.a.quant_type = [\"int\", \"nf4\"]: rtn with nf4 is not in this "
-      "version" },
-    { SWEEP MODEL "[[experiment]]\nname = 'a'\nmethod = 'rtn'\nquant_type = 'mxfp4'\n",
-      "t.toml:8: experiment.a.quant_type = \"mxfp4\": \"mxfp4\" is not in this version" },
+    { SWEEP MODEL "[[experiment]]\nname = 'a'\nmethod = 'rtn'\nquant_type = 'mxfp4'\nsym = true\n",
+      "t.toml:9: experiment.a.sym = true: mxfp4 has no sym" },
+    { SWEEP MODEL
+      "[[experiment]]\nname = 'a'\nmethod = 'rtn'\nquant_type = 'mxfp4'\ngroup_size = 64\n",
+      "t.toml:9: experiment.a.group_size = 64: mxfp4 has groups of 32" },
+    { SWEEP MODEL "[[experiment]]\nname = 'a'\nmethod = 'rtn'\nquant_type = 'nf3'\nbits = 4\n",
+      "t.toml:9: experiment.a.bits = 4: nf3 has 3 bits" },
+    { SWEEP MODEL
+      "[[experiment]]\nname = 'a'\nmethod = 'rtn'\nquant_type = 'nvfp4'\ndouble_quant = true\n",
+      "t.toml:9: experiment.a.double_quant = true: the scales of nvfp4 have 8 bits already" },
     { SWEEP MODEL "[[experiment]]\nname = 'a'\nmethod = 'rtn'\nbits = [3, 4]\nskip_modules = []\n",
       "t.toml:9: experiment.a.skip_modules = []: a list without \"lm_head\" is not in this "
       "version" },

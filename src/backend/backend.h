@@ -168,7 +168,12 @@ enum quantize_rule {
     QUANTIZE_INT8_ROW,    /* 4.1: LLM.int8 rows; the input is rounded to fp16      */
     QUANTIZE_GRID_ABSMAX, /* 7.0: sym absmax/(2^(b-1)-1); asym = 5.3               */
     QUANTIZE_GRID_GPTQ,   /* 5.3                                                   */
-    QUANTIZE_GRID_AWQ     /* 6.6                                                   */
+    QUANTIZE_GRID_AWQ,    /* 6.6                                                   */
+    QUANTIZE_TABLE,       /* 7.6: groups of a row, absmax, nearest value of `table` */
+    QUANTIZE_MXFP4,       /* 7.3: e2m1, 2^e of 32; FLOOR, elements to nearest even */
+    QUANTIZE_NVFP4,       /* 7.4: e2m1, e4m3 of 16 by fp32 of the matrix, torchao's */
+    QUANTIZE_E4M3,        /* 7.5: fp8, absmax / 448 a group                        */
+    QUANTIZE_HQQ          /* 7.2: half-quadratic, zero points are numbers          */
 };
 
 struct quantize_args {
@@ -176,9 +181,14 @@ struct quantize_args {
     enum dtype source;      /* its values are rounded to this first; F32, OTHER: not */
     enum quantize_rule rule;
     int bits;
-    int64_t group_size; /* K for one group a row; a bnb block size may exceed K */
+    int64_t group_size; /* K for one group a row; a bnb block size may exceed K; fp8: N * K for one
+                           group of the whole matrix */
     bool sym;
     bool double_quant;
+    enum dtype scale_dtype; /* of scales that are not quantized again: F32, or F16, and then the
+                               codes go by the rounded scale; of hqq's zero points, too */
+    enum code_table table;  /* QUANTIZE_TABLE */
+    bool round_zero;        /* QUANTIZE_HQQ: starts from whole zero points */
     /* Shape fields, forms and device memory are filled in; owned.  nested_offset, and the refusal
      * of weights that cannot be quantized, may come with the next sync(): until then the structure
      * and the plain weights stay in their places.  Refused that late, *out is still the caller's
@@ -328,6 +338,9 @@ struct backend_ops {
     int (*stage)(struct backend *b, void **out, struct err *e);
     int (*send)(struct backend *b, void *to, void *staged, size_t n_bytes, struct err *e);
     const struct share_ops *share;
+    /* Does quantize() know the rule with these settings?  NULL: all of them.  What it does not
+     * know the caller has quantized by the CPU backend. */
+    bool (*quantizes)(const struct quantize_args *a);
 };
 
 struct backend {

@@ -20,6 +20,31 @@ const float codebook_fp4_threshold[7] = {
 
 const uint8_t codebook_fp4_code[8] = { 0, 1, 6, 7, 4, 5, 2, 3 };
 
+struct codebook codebook_of_table(enum code_table id)
+{
+    struct codebook out = { .bits = id == TABLE_NF2 ? 2 : id == TABLE_NF3 ? 3 : 4 };
+    float value[16], table[16];
+
+    weight_code_table(id, table);
+    for (int code = 0; code < 1 << out.bits; code++) {
+        int at = out.n;
+
+        while (at > 0 && value[at - 1] > table[code])
+            at--;
+        if (at > 0 && value[at - 1] == table[code])
+            continue;
+        for (int i = out.n++; i > at; i--) {
+            value[i] = value[i - 1];
+            out.code[i] = out.code[i - 1];
+        }
+        value[at] = table[code];
+        out.code[at] = (uint8_t)code;
+    }
+    for (int i = 0; i + 1 < out.n; i++)
+        out.threshold[i] = (float)(((double)value[i] + (double)value[i + 1]) / 2);
+    return out;
+}
+
 /* torch.linspace(0.1, 1, n)[i]: counted from the nearer end, multiply and add fused. */
 static float boundary(int i, int n)
 {

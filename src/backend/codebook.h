@@ -6,6 +6,8 @@
  * literals, which for FP4 lie up to 14 ulp off the true midpoints.  */
 #pragma once
 
+#include "backend/weight.h"
+
 #include <stdint.h>
 
 /* NF4: code = number of thresholds strictly below x, x in [-1, 1]. */
@@ -15,6 +17,16 @@ extern const float codebook_nf4_threshold[15];
  * codebook_fp4_code[number of thresholds strictly below |x|] are those three bits. */
 extern const float codebook_fp4_threshold[7];
 extern const uint8_t codebook_fp4_code[8];
+
+/* Any table of weight.h by nearest value: code[number of thresholds strictly below x], so a tie
+ * takes the lower value.  The thresholds are the fp32 midpoints of neighbouring values; of a zero
+ * that has two codes the positive one is taken. */
+struct codebook {
+    int bits, n; /* n different values, n - 1 thresholds */
+    float threshold[15];
+    uint8_t code[16];
+};
+struct codebook codebook_of_table(enum code_table id);
 
 /* The recipe of the dynamic maps, with torch's fused multiply-adds; all values are bit-exact.
  * Signed: weight_dynamic_map, 0 at index 127, 1 at 255.  Unsigned: 0 at index 0, 1 at 255. */

@@ -4,6 +4,7 @@
  * where the processor has F16C (asked at run time), NaN payloads included.  */
 #include "backend/dtype.h"
 
+#include <math.h>
 #include <stdbool.h>
 
 #if defined(__x86_64__)
@@ -210,6 +211,31 @@ __attribute__((target("avx2"))) static void round_bf16_avx2(float *values, int64
         values[i] = dtype_bf16_to_f32(dtype_f32_to_bf16(values[i]));
 }
 #endif
+
+/* Exponent and mantissa are at the top of a float's; 2^120 makes up for the bias, exactly. */
+float dtype_e4m3_to_f32(uint8_t byte)
+{
+    uint32_t u = (uint32_t)(byte & 0x80) << 24 | (uint32_t)(byte & 0x7F) << 20;
+    float x;
+
+    memcpy(&x, &u, sizeof x);
+    return (byte & 0x7F) == 0x7F ? NAN : x * 0x1p120f;
+}
+
+uint8_t dtype_f32_to_e4m3(float x)
+{
+    uint32_t u, magnitude;
+
+    memcpy(&u, &x, sizeof u);
+    uint8_t sign = (uint8_t)(u >> 24 & 0x80);
+    magnitude = u & 0x7FFFFFFFu;
+    if (magnitude > 0x43E80000u) /* 464, half a step above 448 */
+        return sign | 0x7F;
+    if (magnitude < 0x3C800000u) /* 2^-6: below it steps of 2^-9 */
+        return sign | (uint8_t)rintf(fabsf(x) * 512.0f);
+    magnitude += 0x7FFFFu + (magnitude >> 20 & 1);
+    return sign | (uint8_t)((magnitude >> 20) - (120u << 3));
+}
 
 void dtype_to_f32(enum dtype t, const void *from, float *to, int64_t n)
 {

@@ -43,6 +43,12 @@ void dtype_round(enum dtype t, float *values, int64_t n);
 float dtype_f16_to_f32(uint16_t h);
 uint16_t dtype_f32_to_f16(float x);
 
+/* e4m3fn: 1 sign, 4 exponent and 3 mantissa bits, no infinities, largest 448.  To e4m3: to nearest
+ * even; a magnitude above 464 and a NaN become NaN (callers clamp first where that is not meant).
+ */
+float dtype_e4m3_to_f32(uint8_t byte);
+uint8_t dtype_f32_to_e4m3(float x);
+
 static inline float dtype_bf16_to_f32(uint16_t h)
 {
     uint32_t u = (uint32_t)h << 16;

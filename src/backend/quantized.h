@@ -6,6 +6,6 @@
 #include "backend/backend.h"
 
 /* Fills shape, forms and code table of *out for a matrix [n_out, n_in]; allocates nothing.
- * Reads a's rule, bits, group_size, sym and double_quant. */
+ * Reads every setting of a, not its tensors. */
 void quantized_shape(const struct quantize_args *a, int64_t n_out, int64_t n_in,
                      struct weight *out);

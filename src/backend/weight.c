@@ -16,6 +16,15 @@ static const float fp4_magnitude[8] = {
     0x1.555556p-2f, 0x1p-1f,        0x1.555556p-3f, 0x1p-2f,
 };
 
+static const float nf2[4] = { -1.0f, 0.0f, 0x1.5a067p-2f, 1.0f };
+static const float nf3[8] = {
+    -1.0f,          -0x1.ea1dc4p-2f, -0x1.bcb4dap-3f, 0.0f,
+    0x1.4995c2p-3f, 0x1.5a067p-2f,   0x1.200f54p-1f,  1.0f,
+};
+
+/* sign * 8 + k */
+static const float e2m1_magnitude[8] = { 0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f };
+
 const float weight_dynamic_map[256] = {
     -0x1.fc6666p-1f,  -0x1.f53334p-1f,  -0x1.eep-1f,      -0x1.e6ccccp-1f,  -0x1.df999ap-1f,
     -0x1.d86666p-1f,  -0x1.d13334p-1f,  -0x1.cap-1f,      -0x1.c2ccccp-1f,  -0x1.bb999ap-1f,
@@ -76,9 +85,16 @@ void weight_code_table(enum code_table id, float out[16])
     memset(out, 0, 16 * sizeof *out);
     if (id == TABLE_NF4)
         memcpy(out, nf4, sizeof nf4);
-    if (id == TABLE_FP4)
+    if (id == TABLE_NF2)
+        memcpy(out, nf2, sizeof nf2);
+    if (id == TABLE_NF3)
+        memcpy(out, nf3, sizeof nf3);
+    if (id == TABLE_FP4 || id == TABLE_E2M1) {
+        const float *magnitude = id == TABLE_FP4 ? fp4_magnitude : e2m1_magnitude;
+
         for (int i = 0; i < 16; i++)
-            out[i] = i < 8 ? fp4_magnitude[i] : -fp4_magnitude[i - 8];
+            out[i] = i < 8 ? magnitude[i] : -magnitude[i - 8];
+    }
 }
 
 size_t weight_codes_bytes(const struct weight *w)

@@ -5,7 +5,8 @@
  *
  *   WEIGHT_PLAIN    the stored element
  *   WEIGHT_AFFINE   fl((code - zero) * scale)         rtn, gptq, awq, hqq, int formats
- *   WEIGHT_TABLE    fl(table[code] * scale)           nf4, fp4, mxfp4, nvfp4
+ *   WEIGHT_TABLE    fl(table[code] * scale)           nf2, nf3, nf4, fp4, mxfp4, nvfp4
+ *   WEIGHT_E4M3     fl(e4m3(code) * scale)            fp8: a code is an e4m3fn byte
  *   WEIGHT_INT8     fl(fl(code * scale) * fl(1/127))  LLM.int8: codes are signed bytes, scale is
  *                                                     the row's absmax (SCB); the activations
  *                                                     are quantized too (linear() does it)
@@ -42,7 +43,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum weight_form { WEIGHT_PLAIN, WEIGHT_AFFINE, WEIGHT_TABLE, WEIGHT_INT8 };
+enum weight_form { WEIGHT_PLAIN, WEIGHT_AFFINE, WEIGHT_TABLE, WEIGHT_INT8, WEIGHT_E4M3 };
 enum scale_form {
     SCALE_NONE,
     SCALE_F32,
@@ -84,7 +85,8 @@ struct weight {
 
 enum code_table { TABLE_NONE, TABLE_NF4, TABLE_FP4, TABLE_NF2, TABLE_NF3, TABLE_E2M1 };
 
-/* The values of bitsandbytes' code tables (quantizers.md 1.1, 1.3); other ids give zeros. */
+/* The values of a code table (quantizers.md 1.1, 1.3, 7.3, 7.6); TABLE_NONE gives zeros.  NF2 and
+ * NF3 are QLoRA's construction for 2 and 3 bits. */
 void weight_code_table(enum code_table id, float out[16]);
 /* bitsandbytes' signed dynamic map (quantizers.md 2.2), ascending: the 256 values of the 8-bit
  * codes of SCALE_NESTED. */

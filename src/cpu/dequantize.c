@@ -22,14 +22,6 @@ static float float_of(uint32_t u)
     return x;
 }
 
-/* Exponent and mantissa are at the top of a float's; 2^120 makes up for the bias, exactly. */
-static float e4m3_to_f32(uint8_t byte)
-{
-    if ((byte & 0x7F) == 0x7F)
-        return NAN;
-    return float_of((uint32_t)(byte & 0x80) << 24 | (uint32_t)(byte & 0x7F) << 20) * 0x1p120f;
-}
-
 /* 2^(byte - 127) */
 static float e8m0_to_f32(uint8_t byte)
 {
@@ -68,7 +60,7 @@ static const float *scales_of(const struct weight *w, int64_t first, int64_t n, 
         break;
     case SCALE_E4M3:
         for (int64_t i = 0; i < n; i++)
-            room[i] = e4m3_to_f32(bytes[i]) * w->nested_offset;
+            room[i] = dtype_e4m3_to_f32(bytes[i]) * w->nested_offset;
         break;
     }
     return room;
@@ -141,6 +133,33 @@ static void scattered_values(const struct cpu_kernels *k, const struct weight *w
     k->scattered(r, out);
 }
 
+/* The scale of (row, col) where there are groups without an order. */
+static float scale_at(const struct weight *w, int64_t row, int64_t col)
+{
+    int64_t group = w->flat_groups ? (row * w->n_in + col) / w->group_size
+                                   : row * (w->n_groups / w->n_out) + col / w->group_size;
+    float room;
+
+    return *scales_of(w, group, 1, &room);
+}
+
+static void e4m3_values(const struct weight *w, int64_t row, int64_t first_col, int64_t n_cols,
+                        enum dtype compute, float *out)
+{
+    const uint8_t *codes = (const uint8_t *)w->codes + row * w->row_bytes;
+    int64_t at = w->flat_groups ? row * w->n_in : 0;
+
+    for (int64_t col = first_col, end; col < first_col + n_cols; col = end) {
+        float scale = scale_at(w, row, col);
+
+        end = ((at + col) / w->group_size + 1) * w->group_size - at;
+        end = end < first_col + n_cols ? end : first_col + n_cols;
+        for (int64_t i = col; i < end; i++)
+            out[i - first_col] = dtype_e4m3_to_f32(codes[i]) * scale;
+    }
+    dtype_round(compute, out, n_cols);
+}
+
 static void coded_values(const struct cpu_kernels *k, const struct weight *w, int64_t row,
                          int64_t first_col, int64_t n_cols, enum dtype compute, float *out)
 {
@@ -183,6 +202,8 @@ void cpu_weight_block(const struct cpu_kernels *k, const struct weight *w, int64
             k->signed8((const int8_t *)w->codes + row * w->row_bytes + first_col, n_cols,
                        ((const float *)w->scales)[row], 0x1.020408p-7f /* fl(1/127) */, compute,
                        values);
+        } else if (w->form == WEIGHT_E4M3) {
+            e4m3_values(w, row, first_col, n_cols, compute, values);
         } else {
             coded_values(k, w, row, first_col, n_cols, compute, values);
         }

@@ -3,7 +3,6 @@
 #include "backend/dtype.h"
 #include "cpu/quantize.h"
 
-#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -133,6 +132,6 @@ void pack_scales(const float *scales, struct weight *w)
     case SCALE_NONE:
     case SCALE_E8M0:
     case SCALE_E4M3:
-        assert(!"scales of this form are written by their own rule");
+        break; /* written by their own rule */
     }
 }

@@ -4,6 +4,28 @@
 
 #include "backend/backend.h"
 
+/* One call of cpu_quantize(). */
+struct quantize_work {
+    const struct quantize_args *a;
+    struct weight *out;
+    float *scales;        /* [n_groups] */
+    int64_t refused_from; /* first element of a block that cannot be quantized; INT64_MAX: none */
+};
+
+/* max|x| of n consecutive elements; infinity when one of them is infinite or NaN. */
+float quantize_absmax(const struct tensor *w, int64_t first, int64_t n);
+void quantize_widen_row(const struct tensor *w, int64_t row, float *out);
+void quantize_store_row(struct weight *w, int64_t row, const uint8_t *codes);
+/* Least and greatest of n >= 1 numbers. */
+void quantize_range(const float *x, int64_t n, float *least, float *greatest);
+
+/* The rules that have a file of their own: codes and k->scales (or the scale bytes). */
+void quantize_table_rows(struct quantize_work *k);
+void quantize_mxfp4_rows(struct quantize_work *k);
+void quantize_nvfp4_rows(struct quantize_work *k);
+void quantize_e4m3_rows(struct quantize_work *k);
+void quantize_hqq_rows(struct quantize_work *k);
+
 /* An affine grid of 2^b codes: value = (code - zero) * scale. */
 struct grid {
     float scale; /* 0: every value of the group is zero */
@@ -15,6 +37,9 @@ struct grid grid_of(enum quantize_rule rule, int bits, bool sym, float least, fl
 
 /* codes[i] = clamp(rn(x[i] / scale) + zero, 0, 2^bits - 1); `zero` where scale is 0. */
 void grid_codes(struct grid g, int bits, const float *x, int64_t n, uint8_t *codes);
+
+/* A scale as it will be stored: rounded to fp16 where that is its form. */
+float grid_stored_scale(float scale, const struct weight *w);
 
 /* The number stored as the scale of an all-zero group.  Its codes all say zero, so any number
  * gives the same values; 0 keeps it from shrinking its neighbours in a double quantization. */

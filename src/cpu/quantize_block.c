@@ -21,16 +21,9 @@
 
 #define F16_MAX 65504.0f
 
-struct work {
-    const struct quantize_args *a;
-    struct weight *out;
-    float *scales;        /* [n_groups] */
-    int64_t refused_from; /* first element of a block that cannot be quantized; INT64_MAX: none */
-};
-
 /* max|x| of n consecutive elements; infinity when one of them is infinite or NaN.  Magnitudes
  * order like their bits, so 16-bit elements need no widening. */
-static float absmax(const struct tensor *w, int64_t first, int64_t n)
+float quantize_absmax(const struct tensor *w, int64_t first, int64_t n)
 {
     if (w->dtype == DTYPE_F32) {
         const uint32_t *x = (const uint32_t *)w->data + first;
@@ -56,7 +49,7 @@ static float absmax(const struct tensor *w, int64_t first, int64_t n)
     return largest < 0x7F80 ? dtype_bf16_to_f32((uint16_t)largest) : INFINITY;
 }
 
-static void widen_row(const struct tensor *w, int64_t row, float *out)
+void quantize_widen_row(const struct tensor *w, int64_t row, float *out)
 {
     const char *from = w->data;
 
@@ -64,7 +57,7 @@ static void widen_row(const struct tensor *w, int64_t row, float *out)
                  w->n_cols);
 }
 
-static void store_row(struct weight *w, int64_t row, const uint8_t *codes)
+void quantize_store_row(struct weight *w, int64_t row, const uint8_t *codes)
 {
     pack_codes(codes, w->n_in, w->bits, (uint8_t *)w->codes + row * w->row_bytes, w->row_bytes);
 }
@@ -106,7 +99,7 @@ static void fp4_codes(const float *x, int64_t n, float r, uint8_t *codes)
         codes[i] = (uint8_t)((codes[i] & 8) | codebook_fp4_code[codes[i] & 7]);
 }
 
-static void block_scales(struct work *k)
+static void block_scales(struct quantize_work *k)
 {
     const struct tensor *w = k->a->w;
     int64_t n = w->n_rows * w->n_cols, size = k->out->group_size, refused = INT64_MAX;
@@ -115,7 +108,7 @@ static void block_scales(struct work *k)
     for (int64_t g = 0; g < k->out->n_groups; g++) {
         int64_t first = g * size;
 
-        k->scales[g] = absmax(w, first, n - first < size ? n - first : size);
+        k->scales[g] = quantize_absmax(w, first, n - first < size ? n - first : size);
         if (!(k->scales[g] < INFINITY) && first < refused)
             refused = first;
     }
@@ -123,7 +116,7 @@ static void block_scales(struct work *k)
 }
 
 /* A row at a time, so that no two threads write one byte; blocks may begin in the row above. */
-static void block_codes(const struct work *k)
+static void block_codes(const struct quantize_work *k)
 {
     struct weight *w = k->out;
     int64_t size = w->group_size;
@@ -135,7 +128,7 @@ static void block_codes(const struct work *k)
 
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < w->n_out; row++) {
-            widen_row(k->a->w, row, x);
+            quantize_widen_row(k->a->w, row, x);
             for (int64_t col = 0, n; col < w->n_in; col += n) {
                 int64_t at = row * w->n_in + col, block = at / size;
                 float r = 1.0f / k->scales[block];
@@ -147,7 +140,7 @@ static void block_codes(const struct work *k)
                 else
                     fp4_codes(x + col, n, r, codes + col);
             }
-            store_row(w, row, codes);
+            quantize_store_row(w, row, codes);
         }
         free(codes);
         free(x);
@@ -158,7 +151,7 @@ static void block_codes(const struct work *k)
 
 /* s = fl(127 * fl(1 / absmax)), code = rn(fl(w * s)) on weights rounded to fp16; absmax is the
  * stored scale.  A row of zeros has codes 0. */
-static void int8_rows(struct work *k)
+static void int8_rows(struct quantize_work *k)
 {
     struct weight *w = k->out;
     int64_t refused = INT64_MAX;
@@ -170,7 +163,7 @@ static void int8_rows(struct work *k)
 
 #pragma omp for schedule(static) reduction(min : refused)
         for (int64_t row = 0; row < w->n_out; row++) {
-            float largest = absmax(k->a->w, row * w->n_in, w->n_in);
+            float largest = quantize_absmax(k->a->w, row * w->n_in, w->n_in);
 
             dtype_round(DTYPE_F16, &largest, 1);
             if (!(largest <= F16_MAX)) {
@@ -178,7 +171,7 @@ static void int8_rows(struct work *k)
                 continue;
             }
             k->scales[row] = largest;
-            widen_row(k->a->w, row, x);
+            quantize_widen_row(k->a->w, row, x);
             dtype_round(DTYPE_F16, x, w->n_in);
             float s = largest > 0.0f ? 127.0f * (1.0f / largest) : 0.0f;
 #pragma omp simd
@@ -189,7 +182,7 @@ static void int8_rows(struct work *k)
 #pragma omp simd
             for (int64_t i = 0; i < w->n_in; i++)
                 codes[i] ^= 0x80;
-            store_row(w, row, codes);
+            quantize_store_row(w, row, codes);
         }
         free(codes);
         free(x);
@@ -199,7 +192,7 @@ static void int8_rows(struct work *k)
 
 /* ---- affine grids: groups inside a row ---- */
 
-static void range_of(const float *x, int64_t n, float *least, float *greatest)
+void quantize_range(const float *x, int64_t n, float *least, float *greatest)
 {
     float low = x[0], high = x[0];
 
@@ -212,7 +205,7 @@ static void range_of(const float *x, int64_t n, float *least, float *greatest)
     *greatest = high;
 }
 
-static void grid_rows(struct work *k)
+static void grid_rows(struct quantize_work *k)
 {
     const struct quantize_args *a = k->a;
     struct weight *w = k->out;
@@ -225,19 +218,20 @@ static void grid_rows(struct work *k)
 
 #pragma omp for schedule(static) reduction(min : refused)
         for (int64_t row = 0; row < w->n_out; row++) {
-            bool finite = absmax(a->w, row * w->n_in, w->n_in) < INFINITY;
+            bool finite = quantize_absmax(a->w, row * w->n_in, w->n_in) < INFINITY;
 
             if (!finite) {
                 refused = row * w->n_in < refused ? row * w->n_in : refused;
                 continue;
             }
-            widen_row(a->w, row, x);
+            quantize_widen_row(a->w, row, x);
             for (int64_t i = 0; i < per_row; i++) {
                 int64_t group = row * per_row + i, first = i * w->group_size;
                 float least, greatest;
 
-                range_of(x + first, w->group_size, &least, &greatest);
+                quantize_range(x + first, w->group_size, &least, &greatest);
                 struct grid g = grid_of(a->rule, a->bits, a->sym, least, greatest);
+                g.scale = grid_stored_scale(g.scale, w);
                 finite = finite && g.scale < INFINITY;
                 grid_codes(g, a->bits, x + first, w->group_size, codes + first);
                 if (!(g.scale > 0.0f))
@@ -246,7 +240,7 @@ static void grid_rows(struct work *k)
                 if (w->zero_form == ZERO_U8)
                     ((uint8_t *)w->zeros)[group] = (uint8_t)g.zero;
             }
-            store_row(w, row, codes);
+            quantize_store_row(w, row, codes);
             if (!finite && row * w->n_in < refused)
                 refused = row * w->n_in;
         }
@@ -259,7 +253,7 @@ static void grid_rows(struct work *k)
 /* ---- entry ---- */
 
 /* The cold path: which element of the refused block is it? */
-static int refuse(const struct work *k, struct err *e)
+static int refuse(const struct quantize_work *k, struct err *e)
 {
     const struct tensor *w = k->a->w;
     int64_t n = w->n_rows * w->n_cols;
@@ -279,8 +273,10 @@ static int refuse(const struct work *k, struct err *e)
                            isfinite(x) ? "beyond the largest fp16 number, 65504"
                                        : "only finite weights can be quantized");
     }
-    return err_set(e, ERR_INPUT, "the range of the weights of row %lld is too wide for fp32",
-                   (long long)(k->refused_from / w->n_cols));
+    bool half = k->out->scale_form == SCALE_F16 || k->out->zero_form == ZERO_F16;
+
+    return err_set(e, ERR_INPUT, "the range of the weights of row %lld is too wide for %s",
+                   (long long)(k->refused_from / w->n_cols), half ? "fp16" : "fp32");
 }
 
 /* Weights in their source dtype. */
@@ -302,7 +298,7 @@ static int quantize_rounded(struct backend *b, const struct quantize_args *a, st
 int cpu_quantize(struct backend *b, const struct quantize_args *a, struct err *e)
 {
     struct weight w;
-    struct work k = { .a = a, .out = &w, .refused_from = INT64_MAX };
+    struct quantize_work k = { .a = a, .out = &w, .refused_from = INT64_MAX };
     int rc = -1;
 
     assert(a->w->dtype == DTYPE_F32 || dtype_is_16bit(a->w->dtype));
@@ -327,6 +323,21 @@ int cpu_quantize(struct backend *b, const struct quantize_args *a, struct err *e
     case QUANTIZE_GRID_GPTQ:
     case QUANTIZE_GRID_AWQ:
         grid_rows(&k);
+        break;
+    case QUANTIZE_TABLE:
+        quantize_table_rows(&k);
+        break;
+    case QUANTIZE_MXFP4:
+        quantize_mxfp4_rows(&k);
+        break;
+    case QUANTIZE_NVFP4:
+        quantize_nvfp4_rows(&k);
+        break;
+    case QUANTIZE_E4M3:
+        quantize_e4m3_rows(&k);
+        break;
+    case QUANTIZE_HQQ:
+        quantize_hqq_rows(&k);
         break;
     }
     if (k.refused_from != INT64_MAX) {

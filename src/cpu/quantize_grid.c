@@ -63,6 +63,13 @@ struct grid grid_of(enum quantize_rule rule, int bits, bool sym, float least, fl
     return gptq_grid(bits, sym, least, greatest);
 }
 
+float grid_stored_scale(float scale, const struct weight *w)
+{
+    if (w->scale_form == SCALE_F16)
+        dtype_round(DTYPE_F16, &scale, 1);
+    return scale;
+}
+
 float grid_zero_scale(enum quantize_rule rule, int bits, bool double_quant)
 {
     if (double_quant)

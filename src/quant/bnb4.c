@@ -1,13 +1,13 @@
 /* bnb4.c - NF4 and FP4 in flat blocks, with or without nested scales.  Dettmers, Pagnoni,
  * Holtzman, Zettlemoyer, "QLoRA: efficient finetuning of quantized LLMs" (2023), as
  * bitsandbytes 0.50 computes it. */
-#include "backend/quantized.h"
 #include "quant/method.h"
 
 #include <string.h>
 
-static struct quantize_args args_of(const struct quant_spec *s)
+static struct quantize_args args_of(const struct quant_spec *s, int64_t n_out, int64_t n_in)
 {
+    (void)n_out, (void)n_in;
     return (struct quantize_args){
         .source = s->source,
         .rule = strcmp(s->quant_type, "fp4") ? QUANTIZE_BNB_NF4 : QUANTIZE_BNB_FP4,
@@ -15,26 +15,6 @@ static struct quantize_args args_of(const struct quant_spec *s)
         .group_size = s->group_size,
         .double_quant = s->double_quant,
     };
-}
-
-static int run(struct backend *b, const struct quant_spec *s, const struct tensor *w,
-               struct weight *out, struct err *e)
-{
-    struct quantize_args a = args_of(s);
-
-    a.w = w;
-    a.out = out;
-    return b->ops->quantize(b, &a, e);
-}
-
-static int shape(const struct quant_spec *s, int64_t n_out, int64_t n_in, struct weight *out,
-                 struct err *e)
-{
-    struct quantize_args a = args_of(s);
-
-    (void)e;
-    quantized_shape(&a, n_out, n_in, out);
-    return 0;
 }
 
 static double hf_bytes(const struct weight *w)
@@ -51,7 +31,8 @@ const struct quantizer quantizer_bnb_4bit = {
         .quant_types = { "nf4", "fp4" },
         .double_quant = true,
     },
-    .run = run,
-    .shape = shape,
+    .run = quant_run_args,
+    .shape = quant_shape_args,
+    .args = args_of,
     .hf_bytes = hf_bytes,
 };

@@ -7,6 +7,23 @@ extern const struct quantizer quantizer_none;
 extern const struct quantizer quantizer_bnb_8bit;
 extern const struct quantizer quantizer_bnb_4bit;
 extern const struct quantizer quantizer_rtn;
+extern const struct quantizer quantizer_hqq;
+
+/* run() and shape() of methods that are one call of quantize(), from their args(). */
+int quant_run_args(struct backend *b, const struct quant_spec *s, const struct tensor *w,
+                   struct weight *out, struct err *e);
+int quant_shape_args(const struct quant_spec *s, int64_t n_out, int64_t n_in, struct weight *out,
+                     struct err *e);
+
+/* Has the CPU backend to do it, because b knows no kernel for the method? */
+bool quant_on_host(const struct backend *b, const struct quant_spec *s);
+
+/* Bits of a code that its type fixes ("nf4": 4); 0: "int" and types not known. */
+int quant_type_bits_of(const char *quant_type);
+/* Group size that the type fixes ("mxfp4": 32), or 0. */
+int64_t quant_type_group_of(const char *quant_type);
+/* TABLE_NONE where the type is no code table. */
+enum code_table quant_type_table(const char *quant_type);
 
 /* The method does not quantize: its weights are plain, in the compute dtype. */
 bool quant_is_plain(const struct quant_spec *s);

@@ -9,14 +9,16 @@
 
 /* What a job asks for, resolved (no defaults left). */
 struct quant_spec {
-    char method[16]; /* "none", "bnb_8bit", "bnb_4bit", "rtn" */
+    char method[16]; /* "none", "bnb_8bit", "bnb_4bit", "rtn", "hqq" */
     int bits;
-    int64_t group_size;  /* -1: one group a row; bnb_4bit: block size; 0: the method has none */
-    char quant_type[16]; /* "nf4", "fp4", "int", "" */
+    int64_t group_size;  /* -1: one group a row; bnb_4bit: block size; 0: the method has none, or
+                            fp8_e4m3: one scale for the matrix */
+    char quant_type[16]; /* "nf4", "fp4", "int", "mxfp4", ..., "" */
     bool double_quant;
     enum dtype compute;
+    enum dtype scale_dtype; /* F32 or F16, where scales are not quantized again */
     bool sym;
-    char grid[16]; /* rtn: "absmax", "gptq", "awq" */
+    char grid[16]; /* rtn with "int": "absmax", "gptq", "awq" */
     double outlier_threshold;
     enum dtype source; /* one weight's values are rounded to it first (quantize_args.source); set by
                           quantize_model() */
@@ -30,10 +32,9 @@ struct quant_allowed {
     int bits[8];                /* ends with 0 */
     int64_t group_sizes[12];    /* ends with 0; empty: no group size, or any_group */
     bool any_group;             /* any divisor of the inputs, or -1: one group a row */
-    const char *quant_types[4]; /* ends with NULL; empty: the method has none */
-    const char *later_types[8]; /* known to the contract, not in this version */
+    const char *quant_types[9]; /* ends with NULL; empty: the method has none */
     bool double_quant;          /* may be true */
-    bool grid;                  /* sym and grid mean something */
+    bool grid;                  /* sym and grid mean something, with "int" */
 };
 
 struct quantizer {
@@ -48,6 +49,8 @@ struct quantizer {
     /* Bits a weight and bytes of a [N, K] matrix without making it: for --dry-run. */
     int (*shape)(const struct quant_spec *s, int64_t n_out, int64_t n_in, struct weight *out,
                  struct err *e);
+    /* What quantize() is asked for, where that is all the method does; else NULL. */
+    struct quantize_args (*args)(const struct quant_spec *s, int64_t n_out, int64_t n_in);
     /* Bytes of a weight in Hugging Face's get_memory_footprint; NULL: it has no such form. */
     double (*hf_bytes)(const struct weight *w);
 };
@@ -81,6 +84,7 @@ struct quant_report {
     struct quant_module *modules; /* malloc'ed */
     struct quant_sizes sizes;
     double seconds; /* quantization alone, without measuring the errors */
+    bool on_host;   /* quantized by the CPU backend, because the device has no kernel for it */
 };
 void quant_report_release(struct quant_report *r);
 

@@ -355,6 +355,7 @@ int quantize_model(const struct model *base, const struct quant_spec *s, enum dt
         return err_in(e, "quantizing with %s", s->method);
     }
     size_count_finish(&k.sizes, &out->config, &report->sizes);
+    report->on_host = quant_on_host(k.b, s);
     return 0;
 }
 

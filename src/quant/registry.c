@@ -4,7 +4,7 @@
 #include <string.h>
 
 const struct quantizer *const quantizers[] = {
-    &quantizer_none, &quantizer_bnb_8bit, &quantizer_bnb_4bit, &quantizer_rtn, NULL,
+    &quantizer_none, &quantizer_bnb_8bit, &quantizer_bnb_4bit, &quantizer_rtn, &quantizer_hqq, NULL,
 };
 
 const struct quantizer *quantizer_find(const char *name)

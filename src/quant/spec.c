@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const later_methods[] = { "gptq", "awq", "hqq", NULL };
+static const char *const later_methods[] = { "gptq", "awq", NULL };
 
 static bool listed(const char *const *names, const char *name)
 {
@@ -52,6 +52,23 @@ static int check_bits(const struct quantizer *z, const struct quant_spec *s, str
     return -1;
 }
 
+/* Types that carry their bits and their groups. */
+static int check_fixed(const struct quant_spec *s, struct err *e)
+{
+    int bits = quant_type_bits_of(s->quant_type);
+    int64_t group = quant_type_group_of(s->quant_type);
+
+    if (bits && s->bits != bits)
+        return err_set(e, ERR_USAGE, "bits = %d: %s has %d", s->bits, s->quant_type, bits);
+    if (group && s->group_size != group)
+        return err_set(e, ERR_USAGE, "group_size = %lld: %s has groups of %lld",
+                       (long long)s->group_size, s->quant_type, (long long)group);
+    if (group && s->double_quant)
+        return err_set(e, ERR_USAGE, "double_quant = true: the scales of %s have 8 bits already",
+                       s->quant_type);
+    return 0;
+}
+
 static int check_group(const struct quantizer *z, const struct quant_spec *s, int64_t n_in,
                        struct err *e)
 {
@@ -59,6 +76,8 @@ static int check_group(const struct quantizer *z, const struct quant_spec *s, in
     long long size = s->group_size;
     struct bytes allowed = BYTES_INIT;
 
+    if (size == 0 && !strcmp(s->quant_type, "fp8_e4m3"))
+        return 0;
     if (a->any_group) {
         if (size == -1 || (size > 0 && (n_in == 0 || n_in % size == 0)))
             return 0;
@@ -96,9 +115,6 @@ static int check_type(const struct quantizer *z, const struct quant_spec *s, str
                                            s->quant_type, z->name);
     if (listed(a->quant_types, s->quant_type))
         return 0;
-    if (listed(a->later_types, s->quant_type))
-        return err_set(e, ERR_USAGE, "quant_type = \"%s\" of %s is not in this version",
-                       s->quant_type, z->name);
     for (int i = 0; a->quant_types[i]; i++)
         bytes_printf(&allowed, "%s%s", i ? ", " : "", a->quant_types[i]);
     err_set(e, ERR_USAGE, "quant_type = \"%s\": %s allows %s", s->quant_type, z->name,
@@ -114,9 +130,12 @@ static int check_rest(const struct quantizer *z, const struct quant_spec *s, str
     if (s->double_quant && !z->allowed.double_quant)
         return err_set(e, ERR_USAGE, "double_quant = true: %s has no scales to quantize again",
                        z->name);
-    if (z->allowed.grid && !listed(grids, s->grid))
+    if (z->allowed.grid && !strcmp(s->quant_type, "int") && !listed(grids, s->grid))
         return err_set(e, ERR_USAGE, "grid = \"%s\": %s allows absmax, gptq, awq", s->grid,
                        z->name);
+    if (s->scale_dtype != DTYPE_F32 && s->scale_dtype != DTYPE_F16)
+        return err_set(e, ERR_USAGE, "scale_dtype = \"%s\": fp32 and fp16 are allowed",
+                       dtype_name(s->scale_dtype));
     if (s->compute != DTYPE_F32 && !dtype_is_16bit(s->compute))
         return err_set(e, ERR_USAGE, "compute_dtype = \"%s\": fp16, bf16 and fp32 are allowed",
                        dtype_name(s->compute));
@@ -140,7 +159,8 @@ int quant_spec_check(const struct quant_spec *s, int64_t n_in, struct err *e)
 
     if (!z)
         return unknown_method(s, e);
-    if (check_bits(z, s, e) < 0 || check_group(z, s, n_in, e) < 0 || check_type(z, s, e) < 0)
+    if (check_bits(z, s, e) < 0 || check_group(z, s, n_in, e) < 0 || check_type(z, s, e) < 0 ||
+        check_fixed(s, e) < 0)
         return -1;
     return check_rest(z, s, e);
 }

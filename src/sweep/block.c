@@ -178,6 +178,8 @@ void block_cell_name(const struct experiment_block *b, const struct cell *c, str
         case AXIS_GROUP_SIZE:
             if (v->integer == -1)
                 bytes_text(out, "_grow");
+            else if (v->integer == 0)
+                bytes_text(out, "_gmatrix");
             else
                 bytes_printf(out, "_g%lld", (long long)v->integer);
             break;

@@ -10,8 +10,7 @@
 
 struct js *experiment_to_js(const struct experiment *x)
 {
-    const struct method_rule *m = method_find(x->method);
-    unsigned keys = m ? m->keys : 0;
+    unsigned keys = experiment_keys(x);
     struct js *out = js_new_object();
 
     js_set_text(out, "method", x->method);

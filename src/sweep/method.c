@@ -45,11 +45,21 @@ const struct method_rule method_rules[] = {
       .standard_bits = 4,
       .group_sizes = "",
       .standard_group_size = 128,
-      .quant_types = "int",
-      .quant_types_later = "nf2 nf3 nf4 fp4 mxfp4 nvfp4 fp8_e4m3",
+      .quant_types = "int nf2 nf3 nf4 fp4 mxfp4 nvfp4 fp8_e4m3",
       .has_double_quant = true,
+      .scale_dtype = "fp32",
       .keys = AXIS_BIT(AXIS_SYM) | AXIS_BIT(AXIS_GRID) | AXIS_BIT(AXIS_SCALE_DTYPE) |
               AXIS_BIT(AXIS_SKIP_MODULES) },
+    { .name = "hqq",
+      .data_free = true,
+      .bits = "2 3 4 5 6 7 8",
+      .standard_bits = 4,
+      .group_sizes = "",
+      .standard_group_size = 64,
+      .quant_types = "int",
+      .has_double_quant = true,
+      .scale_dtype = "fp16",
+      .keys = AXIS_BIT(AXIS_SCALE_DTYPE) | AXIS_BIT(AXIS_SKIP_MODULES) },
     { 0 },
 };
 
@@ -93,7 +103,7 @@ char *method_list_text(void)
         { AXIS_SYM, "true false", "true" },
         { AXIS_GRID, "absmax gptq awq", "absmax" },
         { AXIS_OUTLIER_THRESHOLD, "0...1000", "6.0" },
-        { AXIS_SCALE_DTYPE, "fp32", "fp32" },
+        { AXIS_SCALE_DTYPE, "fp32 fp16", NULL },
     };
     struct bytes text = BYTES_INIT;
     char number[24];
@@ -118,14 +128,38 @@ char *method_list_text(void)
                         m->standard_double_quant ? "true" : "false");
         for (size_t i = 0; i < sizeof others / sizeof *others; i++)
             if (m->keys & AXIS_BIT(others[i].key))
-                add_allowed(&text, axis_keys[others[i].key], others[i].words, others[i].standard);
+                add_allowed(&text, axis_keys[others[i].key], others[i].words,
+                            others[i].standard ? others[i].standard : m->scale_dtype);
     }
     return text.data;
 }
 
 int quant_type_bits(const char *quant_type)
 {
-    return word_in(quant_type, "nf4 fp4") ? 4 : 0;
+    if (word_in(quant_type, "nf4 fp4 mxfp4 nvfp4"))
+        return 4;
+    return word_in(quant_type, "nf2")        ? 2
+           : word_in(quant_type, "nf3")      ? 3
+           : word_in(quant_type, "fp8_e4m3") ? 8
+                                             : 0;
+}
+
+int64_t quant_type_group_size(const char *quant_type)
+{
+    return word_in(quant_type, "mxfp4") ? 32 : word_in(quant_type, "nvfp4") ? 16 : 0;
+}
+
+static bool is_int(const struct experiment *x)
+{
+    return strcmp(x->quant_type, "int") == 0;
+}
+
+unsigned experiment_keys(const struct experiment *x)
+{
+    const struct method_rule *m = method_find(x->method);
+    unsigned keys = m ? m->keys : 0;
+
+    return is_int(x) ? keys : keys & ~(AXIS_BIT(AXIS_SYM) | AXIS_BIT(AXIS_GRID));
 }
 
 static int refuse(struct refusal *r, enum axis_id at, unsigned axes, const char *fmt, ...)
@@ -182,8 +216,6 @@ static int resolve_quant_type(const struct method_rule *m, const struct toml_val
 
     if (!m->quant_types)
         return 0;
-    if (v && word_in(v->text, m->quant_types_later))
-        return refuse(r, AXIS_QUANT_TYPE, 0, "%s with %s is not in this version", m->name, v->text);
     if (v && !word_in(v->text, m->quant_types))
         return refuse(r, AXIS_QUANT_TYPE, AXIS_BIT(AXIS_QUANT_TYPE) | AXIS_BIT(AXIS_METHOD),
                       "%s allows %s", m->name, listed(m->quant_types, all, sizeof all));
@@ -225,14 +257,41 @@ static int resolve_group_size(const struct method_rule *m, const struct toml_val
 
     if (!m->group_sizes)
         return 0;
-    x->group_size = v ? v->integer : m->standard_group_size;
+    int64_t fixed = quant_type_group_size(x->quant_type);
+    bool fp8 = strcmp(x->quant_type, "fp8_e4m3") == 0;
+
+    x->group_size = v ? v->integer : fixed ? fixed : fp8 ? -1 : m->standard_group_size;
+    if (fixed && x->group_size != fixed)
+        return refuse(r, AXIS_GROUP_SIZE, AXIS_BIT(AXIS_GROUP_SIZE) | AXIS_BIT(AXIS_QUANT_TYPE),
+                      "%s has groups of %lld", x->quant_type, (long long)fixed);
+    if (fp8 && x->group_size == 0)
+        return 0;
     if (*m->group_sizes && !number_in(x->group_size, m->group_sizes))
         return refuse(r, AXIS_GROUP_SIZE, axes, "%s allows %s", m->name,
                       listed(m->group_sizes, all, sizeof all));
     if (!*m->group_sizes && x->group_size != -1 && x->group_size < 1)
         return refuse(r, AXIS_GROUP_SIZE, axes,
-                      "%s allows every divisor of the layers' widths, and -1 (one group per row)",
-                      m->name);
+                      "%s allows every divisor of the layers' widths, and -1 (one group per row)%s",
+                      m->name,
+                      word_in("fp8_e4m3", m->quant_types)
+                          ? "; 0 (one for the whole matrix) goes with fp8_e4m3"
+                          : "");
+    return 0;
+}
+
+/* Keys that another key's value makes meaningless. */
+static int check_pairs(const struct cell *c, const struct experiment *x, struct refusal *r)
+{
+    static const enum axis_id of_int[] = { AXIS_SYM, AXIS_GRID };
+    const struct toml_value *again = c->value[AXIS_DOUBLE_QUANT];
+
+    for (size_t i = 0; i < sizeof of_int / sizeof *of_int; i++)
+        if (*x->quant_type && !is_int(x) && c->value[of_int[i]])
+            return refuse(r, of_int[i], AXIS_BIT(of_int[i]) | AXIS_BIT(AXIS_QUANT_TYPE),
+                          "%s has no %s", x->quant_type, axis_keys[of_int[i]]);
+    if (quant_type_group_size(x->quant_type) && again && again->boolean)
+        return refuse(r, AXIS_DOUBLE_QUANT, AXIS_BIT(AXIS_DOUBLE_QUANT) | AXIS_BIT(AXIS_QUANT_TYPE),
+                      "the scales of %s have 8 bits already", x->quant_type);
     return 0;
 }
 
@@ -240,14 +299,15 @@ static int resolve_group_size(const struct method_rule *m, const struct toml_val
 static void resolve_rest(const struct method_rule *m, const struct cell *c, struct experiment *x)
 {
     const struct toml_value *v = c->value[AXIS_DOUBLE_QUANT];
+    unsigned keys = experiment_keys(x);
 
     x->double_quant = v ? v->boolean : m->standard_double_quant;
-    if (m->keys & AXIS_BIT(AXIS_SYM))
+    if (keys & AXIS_BIT(AXIS_SYM))
         x->sym = c->value[AXIS_SYM] ? c->value[AXIS_SYM]->boolean : true;
-    if (m->keys & AXIS_BIT(AXIS_GRID))
+    if (keys & AXIS_BIT(AXIS_GRID))
         put_text(x->grid, sizeof x->grid, c->value[AXIS_GRID], "absmax");
     if (m->keys & AXIS_BIT(AXIS_SCALE_DTYPE))
-        put_text(x->scale_dtype, sizeof x->scale_dtype, c->value[AXIS_SCALE_DTYPE], "fp32");
+        put_text(x->scale_dtype, sizeof x->scale_dtype, c->value[AXIS_SCALE_DTYPE], m->scale_dtype);
     if (m->keys & AXIS_BIT(AXIS_OUTLIER_THRESHOLD)) {
         v = c->value[AXIS_OUTLIER_THRESHOLD];
         x->outlier_threshold = !v ? 6.0 : v->kind == TOML_KIND_INT ? (double)v->integer : v->real;
@@ -284,7 +344,7 @@ int method_resolve(const struct cell *c, struct experiment *out, struct refusal 
         resolve_quant_type(m, c->value[AXIS_QUANT_TYPE], out, why) < 0 ||
         resolve_bits(m, c->value[AXIS_BITS], out, why) < 0 ||
         resolve_group_size(m, c->value[AXIS_GROUP_SIZE], out, why) < 0 ||
-        resolve_skip(m, c->value[AXIS_SKIP_MODULES], out, why) < 0)
+        check_pairs(c, out, why) < 0 || resolve_skip(m, c->value[AXIS_SKIP_MODULES], out, why) < 0)
         return -1;
     resolve_rest(m, c, out);
     return 0;

@@ -39,9 +39,9 @@ struct method_rule {
     const char *group_sizes; /* allowed; "": any divisor and -1; NULL: the method has none */
     int64_t standard_group_size;
     const char *quant_types; /* allowed, the default first; NULL: none */
-    const char *quant_types_later;
     bool has_double_quant, standard_double_quant;
-    unsigned keys; /* AXIS_BITs of the other keys it takes */
+    const char *scale_dtype; /* the default; NULL: no choice */
+    unsigned keys;           /* AXIS_BITs of the other keys it takes */
 };
 
 extern const struct method_rule method_rules[]; /* ends with name NULL */
@@ -65,5 +65,10 @@ struct refusal {
 /* Fills every setting but name and line; -1 and *why where the table has no such row. */
 int method_resolve(const struct cell *c, struct experiment *out, struct refusal *why);
 
-/* Bits of a code that its type fixes ("nf4" is 4), or 0. */
+/* Bits of a code that its type fixes ("nf4" is 4), or 0; the same of the group size. */
 int quant_type_bits(const char *quant_type);
+int64_t quant_type_group_size(const char *quant_type);
+
+/* AXIS_BITs of the other keys that mean something for x: its method's, but those of the integer
+ * grid where it has another type. */
+unsigned experiment_keys(const struct experiment *x);
