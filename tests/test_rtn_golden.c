@@ -7,44 +7,10 @@
 static struct backend backend = BACKEND_INIT;
 static struct js *vectors;
 
-/* mean((X W^T - X Q^T)^2), in fp64. */
-static double output_mse(const float *x, int64_t n_rows, const struct tensor *w, const float *q)
-{
-    const float *plain = w->data;
-    double sum = 0;
-
-    for (int64_t t = 0; t < n_rows; t++)
-        for (int64_t r = 0; r < w->n_rows; r++) {
-            double d = 0;
-
-            for (int64_t c = 0; c < w->n_cols; c++) {
-                int64_t at = r * w->n_cols + c;
-                d += x[t * w->n_cols + c] * ((double)plain[at] - (double)q[at]);
-            }
-            sum += d * d;
-        }
-    return sum / (double)(n_rows * w->n_rows);
-}
-
-/* X of the solvers' cases: columns of different size, one of them dead. */
-static float *calibration_rows(struct drawn d)
-{
-    const char *dead_at = strstr(vector_input(vectors, "gptq"), "X[:,");
-    float *x = drawn_numbers(d);
-    long dead = -1;
-
-    CHECK(!dead_at || sscanf(dead_at, "X[:,%ld]=0", &dead) == 1, "which column is dead");
-    for (int64_t i = 0; i < d.n_rows * d.n_cols; i++) {
-        int64_t column = i % d.n_cols;
-        x[i] = column == dead ? 0.0f : x[i] * (float)(1 + column % 7);
-    }
-    return x;
-}
-
 static void rtn(void **state)
 {
     struct drawn of_w = vector_drawn(vectors, "gptq", 0), of_x = vector_drawn(vectors, "gptq", 1);
-    float *numbers = drawn_numbers(of_w), *x = calibration_rows(of_x);
+    float *numbers = drawn_numbers(of_w), *x = vector_rows(vectors, of_x);
     struct tensor w = tensor_over(numbers, DTYPE_F32, of_w.n_rows, of_w.n_cols);
     struct js_member m = JS_MEMBER_INIT;
     long n_values = 0;
@@ -64,7 +30,7 @@ static void rtn(void **state)
         struct weight got = vector_weight(&backend, &w, a);
         struct tensor values = vector_values(&backend, &got, DTYPE_F32);
         CHECK(tensor_has_sha256(&values, text_of(m.value, "sha")), "%s: every value", m.key);
-        double off = fabs(output_mse(x, of_x.n_rows, &w, values.data) / mse - 1);
+        double off = fabs(vector_output_mse(x, of_x.n_rows, &w, values.data) / mse - 1);
         CHECK(off <= 1e-5, "%s: output error, off by %g", m.key, off);
         largest = fmax(largest, off);
         n_values += w.n_rows * w.n_cols + 1;

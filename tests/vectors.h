@@ -267,3 +267,38 @@ static inline long check_floats(const float *got, const struct js *hex, int64_t 
               "%s %zu: %a is the reference's number", what, i, got[i]);
     return (long)n;
 }
+
+/* mean((X W^T - X Q^T)^2), in fp64. */
+static inline double vector_output_mse(const float *x, int64_t n_rows, const struct tensor *w,
+                                       const float *q)
+{
+    const float *plain = w->data;
+    double sum = 0;
+
+    for (int64_t t = 0; t < n_rows; t++)
+        for (int64_t r = 0; r < w->n_rows; r++) {
+            double d = 0;
+
+            for (int64_t c = 0; c < w->n_cols; c++) {
+                int64_t at = r * w->n_cols + c;
+                d += x[t * w->n_cols + c] * ((double)plain[at] - (double)q[at]);
+            }
+            sum += d * d;
+        }
+    return sum / (double)(n_rows * w->n_rows);
+}
+
+/* X of the solvers' cases: columns of different size, one of them dead. */
+static inline float *vector_rows(const struct js *vectors, struct drawn d)
+{
+    const char *dead_at = strstr(vector_input(vectors, "gptq"), "X[:,");
+    float *x = drawn_numbers(d);
+    long dead = -1;
+
+    CHECK(!dead_at || sscanf(dead_at, "X[:,%ld]=0", &dead) == 1, "which column is dead");
+    for (int64_t i = 0; i < d.n_rows * d.n_cols; i++) {
+        int64_t column = i % d.n_cols;
+        x[i] = column == dead ? 0.0f : x[i] * (float)(1 + column % 7);
+    }
+    return x;
+}

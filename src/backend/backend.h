@@ -196,6 +196,52 @@ struct quantize_args {
     struct weight *out;
 };
 
+/* ---- solvers that look at activations ---- */
+
+struct gram_args {
+    /* h = h + x^T x.  The sum over the rows of a call is rounded once to fp32 and added (a backend
+     * may accumulate in fp32); both halves are written.  The order of the sum is fixed by the
+     * shape. */
+    const struct tensor *x; /* [T, K]: F32, F16 or BF16 */
+    struct tensor *h;       /* F32 [K, K] */
+    int64_t n_rows;
+};
+
+/* In which order GPTQ's columns are settled: as they stand, by falling diagonal of H, or sorted
+ * inside their groups with the groups by their largest (group-aware reordering). */
+enum gptq_order { GPTQ_AS_IT_STANDS, GPTQ_DESC_ACT, GPTQ_GROUP_AWARE };
+
+struct gptq_result {
+    double loss;       /* half the sum of (w - q)^2 / U_cc^2 (5.11) */
+    double output_mse; /* mean of (x W^T - x Q^T)^2 over the calibration rows: from H */
+    double output_ms;  /* mean of (x W^T)^2 */
+    double damp;       /* finally used, relative to the mean diagonal */
+    double floor;      /* added to the diagonal beyond it, relative to the largest; 0: nothing */
+    int n_raised;      /* failed factorisations */
+};
+
+struct gptq_args {
+    /* quantizers.md 5.2 - 5.7.  H = factor * h, damped; a factorisation that fails is tried again
+     * with damp + damp_step while that is below 1, then with floors of 10^-6 ... 10^-1 of the
+     * largest diagonal element; then it is an error. */
+    const struct tensor *w; /* plain [N, K], F32, F16 or BF16, already in the source dtype */
+    const struct tensor *h; /* F32 [K, K]: sum of x^T x over the calibration rows */
+    int64_t n_rows;         /* of the calibration */
+    double factor;
+    int bits;
+    int64_t group_size; /* K for one group a row */
+    bool sym;
+    enum code_table table; /* TABLE_NONE: integers */
+    enum gptq_order order;
+    bool static_groups;
+    double damp, damp_step;
+    double mse; /* exponent of the search for a smaller range; 0: no search */
+    bool double_quant;
+    enum dtype scale_dtype;
+    struct weight *out;         /* as in quantize_args; g_idx where the order leaves the groups */
+    struct gptq_result *result; /* host; there on return */
+};
+
 struct dequantize_args {
     const struct weight *w;
     struct tensor *out; /* [N, K]: F32, F16 or BF16 (one rounding, quantizers.md 1.6) */
@@ -341,6 +387,9 @@ struct backend_ops {
     /* Does quantize() know the rule with these settings?  NULL: all of them.  What it does not
      * know the caller has quantized by the CPU backend. */
     bool (*quantizes)(const struct quantize_args *a);
+    /* NULL: the caller has them done by the CPU backend. */
+    int (*gram)(struct backend *b, const struct gram_args *a, struct err *e);
+    int (*gptq_columns)(struct backend *b, const struct gptq_args *a, struct err *e);
 };
 
 struct backend {

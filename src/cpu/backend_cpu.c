@@ -103,4 +103,6 @@ const struct backend_ops backend_cpu = {
     .convert = cpu_convert,
     .quantize = cpu_quantize,
     .dequantize = cpu_dequantize,
+    .gram = cpu_gram,
+    .gptq_columns = cpu_gptq_columns,
 };

@@ -63,6 +63,65 @@ struct grid grid_of(enum quantize_rule rule, int bits, bool sym, float least, fl
     return gptq_grid(bits, sym, least, greatest);
 }
 
+static double shrink_error(struct grid g, float most, double mse, const float *x, int64_t n)
+{
+    double sum = 0.0;
+
+    for (int64_t i = 0; i < n; i++) {
+        float q = clamp(rintf(x[i] / g.scale) + (float)g.zero, 0.0f, most);
+
+        sum += pow(fabs((double)(g.scale * (q - (float)g.zero) - x[i])), mse);
+    }
+    return sum;
+}
+
+/* 5.3: the first of the ranges p * (low, high), p = 1, 0.99 ... 0.21, with the least error. */
+static struct grid shrunk_grid(struct grid g, int bits, bool sym, double mse, const float *x,
+                               int64_t n, float low, float high)
+{
+    float most = (float)((1 << bits) - 1);
+    double best = INFINITY;
+    struct grid found = g;
+
+    for (int i = 0; i < 80; i++) {
+        float p = (float)(1.0 - (double)i / 100.0);
+        struct grid tried = { (p * high - p * low) / most, g.zero };
+
+        if (!(tried.scale > 0.0f))
+            break;
+        if (!sym)
+            tried.zero = (int)clamp(rintf(-(p * low) / tried.scale), 0.0f, most);
+        double error = shrink_error(tried, most, mse, x, n);
+        if (error < best) {
+            best = error;
+            found = tried;
+        }
+    }
+    return found;
+}
+
+struct grid grid_of_weights(int bits, bool sym, double mse, const float *x, int64_t n)
+{
+    float least, greatest, most = (float)((1 << bits) - 1);
+
+    quantize_range(x, n, &least, &greatest);
+    struct grid g = gptq_grid(bits, sym, least, greatest);
+    if (!(g.scale > 0.0f)) {
+        g.scale = 2.0f / most;
+        return g;
+    }
+    if (mse > 0.0) {
+        float low = fminf(least, 0.0f), high = fmaxf(greatest, 0.0f);
+
+        if (sym) {
+            high = fmaxf(-low, high);
+            low = low < 0.0f ? -high : low;
+        }
+        g = shrunk_grid(g, bits, sym, mse, x, n, low, high);
+    }
+    return g;
+}
+
 float grid_stored_scale(float scale, const struct weight *w)
 {
     if (w->scale_form == SCALE_F16)
