@@ -249,5 +249,7 @@ const struct backend_ops backend_cuda = {
     .send = cuda_send,
     .share = &cuda_share,
     .quantizes = cuda_quantizes,
+    .gram = NULL,
+    .gptq_columns = NULL,
 };
 }
