@@ -307,6 +307,8 @@ static bool eights(const struct weight *w, const struct target *to)
 
     if (w->form == WEIGHT_PLAIN)
         return aligned && (uintptr_t)w->codes % 16 == 0 && w->row_bytes % 16 == 0;
+    if (w->form == WEIGHT_E4M3)
+        return false;
     return aligned && !w->g_idx && (w->form == WEIGHT_INT8 || w->group_size % 8 == 0);
 }
 
