@@ -8,6 +8,7 @@
  * Ends behind the row's own position.  Only positions that the row sees are added: the CPU adds
  * the others with weight 0, which leaves a chain as it is.  */
 #include "attention_decode.cuh"
+#include "attention_prompt.cuh"
 #include "common.cuh"
 
 #define N_THREADS 128
@@ -198,5 +199,7 @@ int cuda_attention(struct backend *b, const struct attention_args *a, struct err
     if (a->phase == PHASE_DECODE &&
         cuda_attention_decode_fits(a->q->dtype, a->n_heads, a->n_kv_heads, a->head_dim, 0))
         return decode(s, a, e);
+    if (a->phase == PHASE_PROMPT && cuda_attention_prompt_fits(a))
+        return cuda_attention_prompt(s, a, e);
     return general(s, a, e);
 }

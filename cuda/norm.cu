@@ -2,8 +2,9 @@
  *
  * One block makes one row.  The sum of squares has the CPU's order: element i belongs to sum
  * i % 16, each sum goes through its elements in order, the 16 are added up by halves.  So 16
- * threads add what all have brought to shared memory.  */
-#include "common.cuh"
+ * threads add what all have brought to shared memory.  Rows of up to 8192 elements are read once,
+ * in pieces of 16 bytes, and wait in registers. */
+#include "eight.cuh"
 
 #define N_THREADS 256
 #define LANES     16
@@ -43,15 +44,101 @@ __global__ static void norm(enum dtype t, const void *x, enum dtype weight_t, co
     }
 }
 
+/* 1 / sqrt(mean + eps) of the n squares in shared memory. */
+__device__ static inline float factor_of(const float *square, int n, float eps, float *factor)
+{
+    if (threadIdx.x < LANES) {
+        float sum = 0;
+
+#pragma unroll 16
+        for (int i = threadIdx.x; i < n; i += LANES)
+            sum += square[i];
+        for (int half = LANES / 2; half; half /= 2)
+            sum += __shfl_down_sync(0xFFFFu, sum, half, LANES);
+        if (threadIdx.x == 0)
+            *factor = 1.0f / sqrtf(sum / (float)n + eps);
+    }
+    __syncthreads();
+    return *factor;
+}
+
+/* N eights a thread at most; n is a multiple of 8. */
+template <enum dtype T, int N>
+__global__ static void __launch_bounds__(N_THREADS)
+    norm_eights(const void *x, const void *weight, void *out, int n, float eps)
+{
+    extern __shared__ __align__(16) float square[];
+    __shared__ float factor;
+    const int n_eights = n / 8;
+    const int64_t first = (int64_t)blockIdx.x * n_eights;
+    struct raw_eight<T> own[N], by[N];
+
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+        const int i = threadIdx.x + k * N_THREADS;
+
+        if (i >= n_eights)
+            continue;
+        own[k] = load_raw<T>(x, first + i);
+        by[k] = load_raw<T>(weight, i);
+    }
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+        const int i = threadIdx.x + k * N_THREADS;
+
+        if (i >= n_eights)
+            continue;
+        struct eight v = values_of(own[k]);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            v.x[j] *= v.x[j];
+        store_eight<DTYPE_F32>(square, i, v);
+    }
+    __syncthreads();
+    const float by_all = factor_of(square, n, eps, &factor);
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+        const int i = threadIdx.x + k * N_THREADS;
+
+        if (i >= n_eights)
+            continue;
+        struct eight v = values_of(own[k]), w = values_of(by[k]);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            v.x[j] = round_value(T, v.x[j] * by_all) * w.x[j];
+        store_eight<T>(out, first + i, v);
+    }
+}
+
+template <enum dtype T> static void start_eights(struct cuda_state *s, const struct norm_args *a)
+{
+    const int n = (int)a->x->n_cols;
+    auto *kernel = n <= 8 * N_THREADS    ? norm_eights<T, 1>
+                   : n <= 16 * N_THREADS ? norm_eights<T, 2>
+                                         : norm_eights<T, 4>;
+
+    kernel<<<(unsigned)a->n_rows, N_THREADS, (size_t)n * sizeof(float), s->stream>>>(
+        a->x->data, a->weight->data, a->out->data, n, a->eps);
+}
+
 int cuda_norm(struct backend *b, const struct norm_args *a, struct err *e)
 {
     struct cuda_state *s = cuda_state_of(b);
 
     if (!a->n_rows)
         return 0;
-    norm<<<(unsigned)a->n_rows, N_THREADS, 0, s->stream>>>(a->x->dtype, a->x->data,
-                                                           a->weight->dtype, a->weight->data,
-                                                           a->out->data, a->x->n_cols, a->eps);
+    if (a->x->n_cols % 8 == 0 && a->x->n_cols <= 32 * N_THREADS &&
+        a->weight->dtype == a->x->dtype && dtype_is_16bit(a->x->dtype) && aligned_16(a->x->data) &&
+        aligned_16(a->weight->data) && aligned_16(a->out->data)) {
+        if (a->x->dtype == DTYPE_F16)
+            start_eights<DTYPE_F16>(s, a);
+        else
+            start_eights<DTYPE_BF16>(s, a);
+    } else {
+        norm<<<(unsigned)a->n_rows, N_THREADS, 0, s->stream>>>(a->x->dtype, a->x->data,
+                                                               a->weight->dtype, a->weight->data,
+                                                               a->out->data, a->x->n_cols, a->eps);
+    }
     CUDA_LAUNCHED(s, "norm");
     return 0;
 }

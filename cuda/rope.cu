@@ -2,8 +2,9 @@
  * values into the cache; twin of src/cpu/rope.c, to the bit.
  *
  * One block makes one row: a thread turns the pairs (j, j + half) of its heads, puts the turned
- * key into the cache as it goes, and copies its part of the value.  */
-#include "common.cuh"
+ * key into the cache as it goes, and copies its part of the value.  Where all of a head turns, in
+ * eights of 16 bits, a thread turns eight pairs. */
+#include "eight.cuh"
 
 #define N_THREADS 256
 
@@ -51,6 +52,59 @@ __global__ static void rope(struct rope_row r)
     }
 }
 
+/* Eights i and i + n_half of x, turned in place, and to `copy` if there is one. */
+template <enum dtype T>
+__device__ static inline void turn_eights(void *x, int64_t i, int n_half, const struct eight &c,
+                                          const struct eight &s, void *copy, int64_t to)
+{
+    const struct eight a = load_eight<T>(x, i), b = load_eight<T>(x, i + n_half);
+    struct eight first, second;
+
+#pragma unroll
+    for (int k = 0; k < 8; k++) {
+        first.x[k] = round_value(T, a.x[k] * c.x[k]) + round_value(T, -b.x[k] * s.x[k]);
+        second.x[k] = round_value(T, b.x[k] * c.x[k]) + round_value(T, a.x[k] * s.x[k]);
+    }
+    store_eight<T>(x, i, first);
+    store_eight<T>(x, i + n_half, second);
+    if (!copy)
+        return;
+    store_eight<T>(copy, to, first);
+    store_eight<T>(copy, to + n_half, second);
+}
+
+template <enum dtype T> __global__ static void rope_eights(struct rope_row r)
+{
+    const int64_t row = blockIdx.x;
+    const int n_half = r.half / 8, n_head = 2 * n_half; /* eights of half a head, of a head */
+    const int64_t angles = r.table_row[row] * (int64_t)n_half;
+    const int n_pairs = (r.n_heads + r.n_kv_heads) * n_half, n_kv = r.n_kv_heads * n_head;
+    const int64_t place = (r.slot[row] * r.capacity + r.position[row]) * n_kv;
+
+    for (int i = threadIdx.x; i < n_pairs + n_kv; i += N_THREADS) {
+        const int head = i / n_half, j = i % n_half, kv = (head - r.n_heads) * n_head + j;
+
+        if (i >= n_pairs) {
+            store_raw<T>(r.v_cache, place + i - n_pairs,
+                         load_raw<T>(r.v, row * n_kv + i - n_pairs));
+            continue;
+        }
+        const struct eight c = load_eight<DTYPE_F32>(r.cos_table, angles + j);
+        const struct eight s = load_eight<DTYPE_F32>(r.sin_table, angles + j);
+        if (head < r.n_heads)
+            turn_eights<T>(r.q, (row * r.n_heads + head) * n_head + j, n_half, c, s, NULL, 0);
+        else
+            turn_eights<T>(r.k, row * n_kv + kv, n_half, c, s, r.k_cache, place + kv);
+    }
+}
+
+static bool in_eights(const struct rope_row *r)
+{
+    return dtype_is_16bit(r->t) && r->half % 8 == 0 && 2 * r->half == r->head_dim &&
+           aligned_16(r->q) && aligned_16(r->k) && aligned_16(r->v) && aligned_16(r->k_cache) &&
+           aligned_16(r->v_cache) && aligned_16(r->cos_table) && aligned_16(r->sin_table);
+}
+
 int cuda_rope(struct backend *b, const struct rope_args *a, struct err *e)
 {
     struct cuda_state *s = cuda_state_of(b);
@@ -73,7 +127,10 @@ int cuda_rope(struct backend *b, const struct rope_args *a, struct err *e)
 
     if (!a->n_rows)
         return 0;
-    rope<<<(unsigned)a->n_rows, N_THREADS, 0, s->stream>>>(r);
+    auto *kernel = !in_eights(&r)     ? rope
+                   : r.t == DTYPE_F16 ? rope_eights<DTYPE_F16>
+                                      : rope_eights<DTYPE_BF16>;
+    kernel<<<(unsigned)a->n_rows, N_THREADS, 0, s->stream>>>(r);
     CUDA_LAUNCHED(s, "rope");
     return 0;
 }

@@ -358,6 +358,188 @@ static void fused(void **state)
     }
 }
 
+/* ---- prompts ---- */
+
+/* Rows of a slot from position `from` on. */
+struct run {
+    int slot, from, n;
+};
+
+#define RUNS_MAX 640
+
+/* Attention of the runs, one after the other, over rows of dq in that order: on the host. */
+static struct tensor attend_runs(const struct world *w, const struct tensor *dq,
+                                 const struct run *runs, int n_runs)
+{
+    int32_t first_row[RUNS_MAX + 1], *numbers = malloc((size_t)dq->n_rows * 2 * sizeof *numbers);
+    struct tensor out = device_result(w->t, dq->n_rows, dq->n_cols);
+    struct err e = ERR_INIT;
+    int32_t n = 0;
+
+    for (int i = 0; i < n_runs; i++) {
+        first_row[i] = n;
+        for (int k = 0; k < runs[i].n; k++, n++) {
+            numbers[n] = runs[i].slot;
+            numbers[dq->n_rows + n] = runs[i].from + k;
+        }
+    }
+    first_row[n_runs] = n;
+    CHECK(n == dq->n_rows, "%d rows of %lld", n, (long long)dq->n_rows);
+    int32_t *dn = to_device(numbers, (size_t)n * 2 * sizeof *numbers);
+    struct attention_args a = { .q = dq,
+                                .k_cache = &w->dk,
+                                .v_cache = &w->dv,
+                                .slot = dn,
+                                .position = dn + n,
+                                .out = &out,
+                                .n_rows = n,
+                                .capacity = w->capacity,
+                                .window = w->window,
+                                .max_position = w->capacity - 1,
+                                .n_heads = w->heads.n,
+                                .n_kv_heads = w->heads.n_kv,
+                                .head_dim = w->heads.dim,
+                                .phase = PHASE_PROMPT,
+                                .segments = { .n = n_runs, .first_row = first_row } };
+    CHECK_OK(gpu.ops->attention(&gpu, &a, &e), e);
+    struct tensor got = host_tensor(&out);
+    device_free(out.data);
+    device_free(dn);
+    free(numbers);
+    return got;
+}
+
+static const struct run prompt_runs[] = { { 0, 0, 513 }, { 1, 0, 1 },   { 2, 0, 2 },
+                                          { 3, 0, 63 },  { 0, 0, 64 },  { 1, 0, 65 },
+                                          { 2, 0, 127 }, { 3, 0, 128 }, { 0, 100, 129 },
+                                          { 1, 0, 511 }, { 2, 0, 512 }, { 3, 7, 200 },
+                                          { 0, 512, 1 }, { 1, 511, 1 }, { 2, 63, 66 } };
+#define N_RUNS ((int)(sizeof prompt_runs / sizeof *prompt_runs))
+
+/* A run by itself, and cut into pieces. */
+static void prompt_alone(const struct world *w, const struct tensor *dq, const struct run *run,
+                         const struct tensor *want)
+{
+    static const int cuts[] = { 1, 17, 64, 100 };
+    struct run pieces[RUNS_MAX];
+    struct tensor got = attend_runs(w, dq, run, 1);
+
+    check_bits("a prompt alone", &got, want);
+    free_tensor(&got);
+    for (size_t c = run->n > 130 ? 1 : 0; c < sizeof cuts / sizeof *cuts; c++) {
+        int n = 0;
+
+        for (int at = 0; at < run->n; at += cuts[c])
+            pieces[n++] = (struct run){ run->slot, run->from + at,
+                                        run->n - at < cuts[c] ? run->n - at : cuts[c] };
+        got = attend_runs(w, dq, pieces, n);
+        check_bits("a prompt in pieces", &got, want);
+        free_tensor(&got);
+    }
+}
+
+static void prompt_case(enum dtype t, struct heads heads, int64_t window)
+{
+    static const int filled[] = { 513, 512, 512, 207 };
+    struct world w = new_world(t, heads, 4, 600, filled);
+    int64_t n_rows = 0, row = 0;
+
+    w.window = window;
+    for (int i = 0; i < N_RUNS; i++)
+        n_rows += prompt_runs[i].n;
+    struct tensor q = random_tensor(t, n_rows, (int64_t)heads.n * heads.dim, 1);
+    struct tensor dq = device_tensor(&q);
+    struct tensor all = attend_runs(&w, &dq, prompt_runs, N_RUNS);
+    for (int i = 0; i < N_RUNS; i++) {
+        const struct run *r = &prompt_runs[i];
+        struct tensor one = rows_of(&dq, row, r->n), want = rows_of(&all, row, r->n);
+
+        for (int k = 0; k < r->n; k += 1 + r->n / 3)
+            check_row("a prompt", &w, &q, &all, row + k, r->slot, r->from + k);
+        check_row("a prompt", &w, &q, &all, row + r->n - 1, r->slot, r->from + r->n - 1);
+        if (i % 4 == 0 || r->from)
+            prompt_alone(&w, &one, r, &want);
+        row += r->n;
+    }
+    free_tensor(&all);
+    free_tensor(&q);
+    free_world(&w);
+    device_free(dq.data);
+}
+
+static void prompt(void **state)
+{
+    (void)state;
+    for (size_t d = 0; d < N_TYPES; d++) {
+        prompt_case(types[d], (struct heads){ 32, 8, 64 }, 0);
+        prompt_case(types[d], (struct heads){ 8, 8, 64 }, 100);
+        prompt_case(types[d], (struct heads){ 14, 2, 64 }, 0);
+        prompt_case(types[d], (struct heads){ 8, 8, 96 }, 0);
+        prompt_case(types[d], (struct heads){ 24, 8, 128 }, 0);
+        prompt_case(types[d], (struct heads){ 8, 1, 128 }, 64);
+        prompt_case(types[d], (struct heads){ 4, 4, 256 }, 0);
+        prompt_case(types[d], (struct heads){ 8, 1, 256 }, 1);
+        prompt_case(types[d], (struct heads){ 20, 1, 64 }, 65);
+    }
+}
+
+/* More tiles than a launch takes. */
+static void many_prompts(void **state)
+{
+    static const int filled[] = { 40 };
+    struct heads heads = { 4, 1, 64 };
+    struct world w = new_world(DTYPE_F16, heads, 1, 40, filled);
+    struct tensor q = random_tensor(DTYPE_F16, RUNS_MAX, 256, 1), dq = device_tensor(&q);
+    struct run runs[RUNS_MAX];
+
+    (void)state;
+    for (int i = 0; i < RUNS_MAX; i++)
+        runs[i] = (struct run){ 0, i % 40, 1 };
+    struct tensor got = attend_runs(&w, &dq, runs, RUNS_MAX);
+    for (int i = 0; i < RUNS_MAX; i++)
+        check_row("many prompts", &w, &q, &got, i, 0, i % 40);
+    free_tensor(&got);
+    free_tensor(&q);
+    free_world(&w);
+    device_free(dq.data);
+}
+
+/* A sequence that holds NaN spoils no other. */
+static void bad_prompt(void **state)
+{
+    static const int filled[] = { 200, 200, 200 };
+    static const struct run runs[] = { { 0, 0, 150 }, { 1, 0, 200 }, { 2, 20, 100 } };
+    struct heads heads = { 8, 2, 64 };
+
+    (void)state;
+    for (size_t d = 0; d < N_TYPES; d++) {
+        struct world w = new_world(types[d], heads, 3, 220, filled);
+        struct tensor q = random_tensor(types[d], 450, 512, 1), dq = device_tensor(&q);
+        struct tensor before = attend_runs(&w, &dq, runs, 3);
+        struct err e = ERR_INIT;
+
+        for (int64_t c = 0; c < w.v.n_cols; c++) {
+            set_element(&w.v, 220 + 3, c, NAN);
+            set_element(&w.k, 220 + 7, c, INFINITY);
+        }
+        CHECK_OK(gpu.ops->upload(&gpu, w.dv.data, w.v.data, tensor_bytes(&w.v), &e), e);
+        CHECK_OK(gpu.ops->upload(&gpu, w.dk.data, w.k.data, tensor_bytes(&w.k), &e), e);
+        struct tensor after = attend_runs(&w, &dq, runs, 3);
+        for (int i = 0; i < 3; i += 2) {
+            struct tensor a = rows_of(&before, i ? 350 : 0, i ? 100 : 150);
+            struct tensor b = rows_of(&after, i ? 350 : 0, i ? 100 : 150);
+            check_bits("beside a bad prompt", &a, &b);
+        }
+        for (int64_t row = 160; row < 350; row++)
+            CHECK(isnan(element(&after, row, 0)), "row %lld saw NaN", (long long)row);
+        free_tensor(&before);
+        free_tensor(&after);
+        free_tensor(&q);
+        free_world(&w);
+        device_free(dq.data);
+    }
+}
+
 /* A sequence whose keys and values are NaN spoils its own row alone. */
 static void bad_neighbour(void **state)
 {
@@ -400,8 +582,10 @@ static void nothing_is_left(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(decode),        cmocka_unit_test(decode_long),     cmocka_unit_test(fused),
-        cmocka_unit_test(bad_neighbour), cmocka_unit_test(nothing_is_left),
+        cmocka_unit_test(decode),     cmocka_unit_test(decode_long),
+        cmocka_unit_test(fused),      cmocka_unit_test(bad_neighbour),
+        cmocka_unit_test(prompt),     cmocka_unit_test(many_prompts),
+        cmocka_unit_test(bad_prompt), cmocka_unit_test(nothing_is_left),
     };
 
     return open_device() ? cmocka_run_group_tests(tests, open_twins, close_twins) : 1;
