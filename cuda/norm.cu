@@ -3,8 +3,13 @@
  * One block makes one row.  The sum of squares has the CPU's order: element i belongs to sum
  * i % 16, each sum goes through its elements in order, the 16 are added up by halves.  So 16
  * threads add what all have brought to shared memory.  Rows of up to 8192 elements are read once,
- * in pieces of 16 bytes, and wait in registers. */
+ * in pieces of 16 bytes, and wait in registers.
+ *
+ * In the decode phase products norm their input themselves; norms that stand alone then have the
+ * order of theirs (linear_decode_strip.cuh), so that a step has the same bits however it is put
+ * together.  */
 #include "eight.cuh"
+#include "linear_decode_strip.cuh"
 
 #define N_THREADS 256
 #define LANES     16
@@ -121,15 +126,48 @@ template <enum dtype T> static void start_eights(struct cuda_state *s, const str
         a->x->data, a->weight->data, a->out->data, n, a->eps);
 }
 
+/* The sums of the products' own norm. */
+template <bool BF16>
+__global__ static void __launch_bounds__(STRIP_THREADS)
+    norm_decode(const uint4 *x, const uint4 *weight, uint4 *out, int n_vectors, float eps)
+{
+    constexpr enum dtype t = BF16 ? DTYPE_BF16 : DTYPE_F16;
+    __shared__ float sums[STRIP_WARPS];
+    const int64_t first = (int64_t)blockIdx.x * n_vectors;
+    float sum = 0;
+
+    for (int v = threadIdx.x; v < n_vectors; v += STRIP_THREADS)
+        sum = add_squares(t, x[first + v], sum);
+    sum = sum_of_warp(sum);
+    if (threadIdx.x % 32 == 0)
+        sums[threadIdx.x / 32] = sum;
+    __syncthreads();
+    const float factor = norm_factor(sums, 8 * n_vectors, eps);
+    for (int v = threadIdx.x; v < n_vectors; v += STRIP_THREADS)
+        out[first + v] = finished_x<BF16>(t, x[first + v], true, factor, weight[v]);
+}
+
+static void start_decode(struct cuda_state *s, const struct norm_args *a)
+{
+    const auto kernel = a->x->dtype == DTYPE_BF16 ? norm_decode<true> : norm_decode<false>;
+
+    kernel<<<(unsigned)a->n_rows, STRIP_THREADS, 0, s->stream>>>(
+        (const uint4 *)a->x->data, (const uint4 *)a->weight->data, (uint4 *)a->out->data,
+        (int)(a->x->n_cols / 8), a->eps);
+}
+
 int cuda_norm(struct backend *b, const struct norm_args *a, struct err *e)
 {
     struct cuda_state *s = cuda_state_of(b);
+    const bool eights = a->x->n_cols % 8 == 0 && a->weight->dtype == a->x->dtype &&
+                        dtype_is_16bit(a->x->dtype) && aligned_16(a->x->data) &&
+                        aligned_16(a->weight->data) && aligned_16(a->out->data);
 
     if (!a->n_rows)
         return 0;
-    if (a->x->n_cols % 8 == 0 && a->x->n_cols <= 32 * N_THREADS &&
-        a->weight->dtype == a->x->dtype && dtype_is_16bit(a->x->dtype) && aligned_16(a->x->data) &&
-        aligned_16(a->weight->data) && aligned_16(a->out->data)) {
+    if (eights && a->phase == PHASE_DECODE) {
+        start_decode(s, a);
+    } else if (eights && a->x->n_cols <= 32 * N_THREADS) {
         if (a->x->dtype == DTYPE_F16)
             start_eights<DTYPE_F16>(s, a);
         else

@@ -71,6 +71,7 @@ struct norm_args {
     struct tensor *out;          /* [T, D]; may be x */
     int64_t n_rows;
     float eps;
+    enum phase phase; /* the order of the mean's sum may depend on it */
 };
 
 struct linear_args {

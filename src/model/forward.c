@@ -148,7 +148,8 @@ static int norm(const struct pass *p, const struct tensor *weight, struct tensor
                                  .weight = weight,
                                  .out = out,
                                  .n_rows = p->n_rows,
-                                 .eps = (float)m->config.rms_norm_eps };
+                                 .eps = (float)m->config.rms_norm_eps,
+                                 .phase = p->phase };
 
     return m->backend->ops->norm(m->backend, &a, e);
 }

@@ -37,7 +37,8 @@ static int make_logits(struct forward *f, enum phase phase, int64_t first, int64
                                     .weight = &m->norm,
                                     .out = &f->last,
                                     .n_rows = n,
-                                    .eps = (float)m->config.rms_norm_eps };
+                                    .eps = (float)m->config.rms_norm_eps,
+                                    .phase = phase };
     const struct linear_args head = {
         .x = &f->last,
         .w = &m->head,

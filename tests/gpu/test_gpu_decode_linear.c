@@ -447,7 +447,7 @@ static void check_norm(const struct fused *f, struct tensor *first)
     struct tensor all = device_result(f->t, n_rows, f->w[0].n_out);
     struct tensor u = device_result(f->t, n_rows, f->x.n_cols);
     struct tensor composed = device_result(f->t, n_rows, f->w[0].n_out);
-    struct norm_args norm = { &f->dx, &f->dnorm, &u, n_rows, 1e-5f };
+    struct norm_args norm = { &f->dx, &f->dnorm, &u, n_rows, 1e-5f, PHASE_DECODE };
     struct decode_linear a = fused_args(f, DECODE_STORE, 1, &f->dx);
     struct err e = ERR_INIT;
     double off = 0, size = 0;

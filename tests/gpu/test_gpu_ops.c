@@ -18,9 +18,9 @@ static void norm(void **state)
             struct tensor want = new_tensor(t, N_ROWS, widths[i]);
             struct tensor dx = device_tensor(&x), dw = device_tensor(&weight);
             struct tensor out = device_result(t, N_ROWS, widths[i]);
-            struct norm_args a = { &x, &weight, &want, N_ROWS, 1e-5f };
-            struct norm_args on_gpu = { &dx, &dw, &out, N_ROWS, 1e-5f };
-            struct norm_args in_place = { &dx, &dw, &dx, N_ROWS, 1e-5f };
+            struct norm_args a = { &x, &weight, &want, N_ROWS, 1e-5f, PHASE_PROMPT };
+            struct norm_args on_gpu = { &dx, &dw, &out, N_ROWS, 1e-5f, PHASE_PROMPT };
+            struct norm_args in_place = { &dx, &dw, &dx, N_ROWS, 1e-5f, PHASE_PROMPT };
             struct err e = ERR_INIT;
 
             set_element(&x, 3, 0, 0);
