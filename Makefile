@@ -117,9 +117,10 @@ install: llq_sweep                      ## into $(DESTDIR)$(PREFIX)
 
 # Programs that need a device.  They are built anywhere with nvcc; gpu-bundle puts them, what they
 # load and the reference vectors into one folder that runs on a GPU host without our packages.
+GPU_TOO   := $(patsubst %,$(BUILD)/gpu/%,test_forward_golden test_generate)# of the CPU's tests
 GPU_TESTS := $(patsubst tests/gpu/%.c,$(BUILD)/gpu/%,$(wildcard tests/gpu/*.c)) \
-             $(BUILD)/gpu/test_forward_golden
-GPU_BENCHES := $(BUILD)/gpu/bench_points $(BUILD)/gpu/make_model
+             $(GPU_TOO)
+GPU_BENCHES := $(BUILD)/gpu/bench_points $(BUILD)/gpu/bench_decode $(BUILD)/gpu/make_model
 GPU_GOLDEN ?= $(firstword $(LLQ_GOLDEN) $(wildcard ../shared/golden) tests/golden)
 
 gpu-test: $(GPU_TESTS)                  ## every kernel against the CPU engine, on a GPU; fails without one
@@ -182,7 +183,7 @@ $(BUILD)/gpu/%: tests/gpu/%.c tests/gpu/twin.h tests/forms.h tests/ops.h tests/c
 	@mkdir -p $(@D)
 	$(SAY) TEST $<
 	$(Q)$(GPU_LINK)
-$(BUILD)/gpu/test_forward_golden: tests/test_forward_golden.c tests/check.h $(LIB)
+$(GPU_TOO): $(BUILD)/gpu/%: tests/%.c tests/check.h $(LIB)
 	@mkdir -p $(@D)
 	$(SAY) TEST $<
 	$(Q)$(GPU_LINK)

@@ -1,55 +1,25 @@
 /* bench_points.c - the benchmark's own points for one checkpoint in several formats, one line each:
  *
- *   bench_points FOLDER [cpu|cuda|auto [REPEATS [FILE.csv]]]
+ *   bench_points FOLDER [cpu|cuda|auto [REPEATS [FILE.csv [FORMAT...]]]]
  *
- * Decode and throughput are of greedy decoding behind prompts of 512 and 16 tokens; quantizing is
- * all linears, in GB/s of 16-bit input.  make_model writes a checkpoint of random weights; the CSV
- * file is what analysis/bench_transformers.py compares with. */
+ * Decode and throughput are of greedy decoding behind prompts of 512 and 16 tokens (128 new ones on
+ * a GPU, 32 on a CPU); quantizing is all linears, in GB/s of 16-bit input.  On a GPU also 8 prompts
+ * of 2048 ids in one pass.  FORMAT: those whose name begins so; FILE.csv "-": none.  make_model
+ * writes a checkpoint of random weights; the CSV file is what analysis/bench_transformers.py
+ * compares with. */
 #include "bench/bench.h"
+#include "base/clock.h"
+#include "base/memory.h"
+#include "base/rng.h"
 #include "base/stats.h"
 #include "model/model.h"
 #include "quant/quant.h"
 
+#include "formats.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static const struct {
-    const char *name;
-    struct quant_spec spec;
-    enum dtype source;
-} formats[] = {
-    { "bf16", { .method = "none", .bits = 16, .compute = DTYPE_BF16 }, DTYPE_BF16 },
-    { "fp16", { .method = "none", .bits = 16, .compute = DTYPE_F16 }, DTYPE_F16 },
-    { "nf4 double",
-      { .method = "bnb_4bit",
-        .bits = 4,
-        .group_size = 64,
-        .quant_type = "nf4",
-        .double_quant = true,
-        .compute = DTYPE_F16 },
-      DTYPE_F16 },
-    { "fp4 double",
-      { .method = "bnb_4bit",
-        .bits = 4,
-        .group_size = 64,
-        .quant_type = "fp4",
-        .double_quant = true,
-        .compute = DTYPE_F16 },
-      DTYPE_F16 },
-    { "LLM.int8",
-      { .method = "bnb_8bit", .bits = 8, .compute = DTYPE_F16, .outlier_threshold = 6 },
-      DTYPE_F16 },
-    { "rtn 3 bits g128",
-      { .method = "rtn",
-        .bits = 3,
-        .group_size = 128,
-        .quant_type = "int",
-        .compute = DTYPE_F16,
-        .grid = "gptq" },
-      DTYPE_F16 },
-};
-#define N_FORMATS ((int)(sizeof formats / sizeof *formats))
 
 static double median_of(const struct js *list)
 {
@@ -90,26 +60,79 @@ static void write_csv(FILE *csv, const char *format, const struct js *out)
     fflush(csv);
 }
 
+#define N_LONG   8
+#define LONG_IDS 2048
+
+/* Milliseconds of N_LONG prompts of LONG_IDS ids in one pass. */
+static int measure_long(const struct model *m, int repeats, double *ms, struct err *e)
+{
+    const int64_t rows = N_LONG * LONG_IDS;
+    int32_t *ids = mem_array((size_t)rows, sizeof *ids);
+    int32_t slot[N_LONG], n_tokens[N_LONG], next[N_LONG];
+    double *sample = mem_array((size_t)repeats, sizeof *sample);
+    const struct batch batch = {
+        .phase = PHASE_PROMPT, .n_seqs = N_LONG, .slot = slot, .n_tokens = n_tokens, .ids = ids
+    };
+    struct forward_out out = { .next_ids = next };
+    struct kv_cache cache = { 0 };
+    struct forward *f = NULL;
+    int rc = -1;
+
+    for (int64_t i = 0; i < rows; i++)
+        ids[i] = (int32_t)rng_below(1, RNG_PROMPTS, (uint64_t)i, (uint64_t)m->config.vocab_size);
+    for (int s = 0; s < N_LONG; s++) {
+        slot[s] = s;
+        n_tokens[s] = LONG_IDS;
+    }
+    if (kv_cache_open(&cache, m, N_LONG, LONG_IDS, e) < 0 ||
+        forward_open(&f, m, rows, N_LONG, e) < 0)
+        goto out;
+    for (int i = -1; i < repeats; i++) { /* -1 warms up */
+        for (int s = 0; s < N_LONG; s++)
+            kv_cache_drop(&cache, s);
+        double start = clock_seconds();
+        if (forward_run(f, &cache, &batch, WANT_LAST_ARGMAX, NULL, 0, &out, e) < 0)
+            goto out;
+        if (i >= 0)
+            sample[i] = 1e3 * (clock_seconds() - start);
+    }
+    *ms = stats_median(sample, repeats);
+    rc = 0;
+out:
+    forward_close(f);
+    kv_cache_close(&cache);
+    free(sample);
+    free(ids);
+    return rc;
+}
+
+/* Products of the linears, the head's aside. */
+static double long_teraflops(const struct config *c, double ms)
+{
+    return 2e-9 * (double)config_n_linear_parameters(c) * N_LONG * LONG_IDS / ms;
+}
+
 static int measure(const struct model *base, int format, int repeats, FILE *csv, struct err *e)
 {
+    const bool device = strcmp(base->backend->ops->name, "cpu") != 0;
     struct bench_options o = { .warmup = 1,
                                .repeats = repeats,
                                .n_prefill = 1,
                                .prefill_tokens = { 512 },
-                               .decode_tokens = 32,
-                               .n_batch = 4,
-                               .batch_sizes = { 1, 4, 8, 64 },
+                               .decode_tokens = device ? 128 : 32,
+                               .n_batch = 5,
+                               .batch_sizes = { 1, 4, 8, 16, 64 },
                                .seed = 1 };
-    struct quant_spec spec = formats[format].spec;
+    double long_ms = 0;
+    const struct quant_spec spec = format_spec(format);
     struct quant_report report = { 0 };
     struct model m = MODEL_INIT;
     struct js *out = js_new_object();
     int rc = -1;
 
-    spec.n_skip = 1;
-    strcpy(spec.skip[0], "lm_head");
     if (quantize_model(base, &spec, formats[format].source, &m, &report, e) == 0 &&
-        bench_run(&m, &o, out, e) == 0) {
+        bench_run(&m, &o, out, e) == 0 &&
+        (!device || measure_long(&m, repeats < 5 ? repeats : 5, &long_ms, e) == 0)) {
         double input_gb = 2e-9 * (double)config_n_linear_parameters(&base->config);
 
         printf("| %-15s", formats[format].name);
@@ -118,10 +141,14 @@ static int measure(const struct model *base, int format, int repeats, FILE *csv,
         else
             printf(" | %8s", "");
         print_points(out);
+        if (device)
+            printf(" | %8.2f | %8.1f", long_ms, long_teraflops(&base->config, long_ms));
         printf(" | %8.1f |\n", (double)report.sizes.model_bytes / 1048576);
         fflush(stdout);
         if (csv) {
             write_csv(csv, formats[format].name, out);
+            if (device)
+                fprintf(csv, "%s,prefill 8,%d,%.6g,ms\n", formats[format].name, LONG_IDS, long_ms);
             fprintf(csv, "%s,weights,0,%.6g,MiB\n", formats[format].name,
                     (double)report.sizes.model_bytes / 1048576);
         }
@@ -131,6 +158,28 @@ static int measure(const struct model *base, int format, int repeats, FILE *csv,
     quant_report_release(&report);
     model_release(&m);
     return rc;
+}
+
+static void print_head(bool device)
+{
+    static const char *const columns[][2] = {
+        { "format", "" },       { "quantize", "GB/s" }, { "prefill", "512, ms" },
+        { "decode", "ms/tok" }, { "b1", "tokens/s" },   { "b4", "tokens/s" },
+        { "b8", "tokens/s" },   { "b16", "tokens/s" },  { "b64", "tokens/s" },
+        { "8 x 2048", "ms" },   { "", "TFLOP/s" },      { "weights", "MiB" },
+    };
+    const int n = sizeof columns / sizeof *columns;
+
+    for (int line = 0; line < 3; line++) {
+        for (int i = 0; i < n; i++)
+            if (i == 9 || i == 10 ? device : true) {
+                if (line == 2)
+                    printf("|---");
+                else
+                    printf("| %-*s ", i == 0 ? 15 : i == 3 ? 7 : 8, columns[i][line]);
+            }
+        printf("|\n");
+    }
 }
 
 int main(int argc, char **argv)
@@ -144,10 +193,11 @@ int main(int argc, char **argv)
     FILE *csv = NULL;
 
     if (argc < 2 || repeats < 2 || repeats > 200) {
-        fprintf(stderr, "usage: bench_points FOLDER [cpu|cuda|auto [REPEATS [FILE.csv]]]\n");
+        fprintf(stderr,
+                "usage: bench_points FOLDER [cpu|cuda|auto [REPEATS [FILE.csv [FORMAT...]]]]\n");
         return 2;
     }
-    if (argc > 4) {
+    if (argc > 4 && strcmp(argv[4], "-")) {
         csv = fopen(argv[4], "w");
         if (!csv) {
             perror(argv[4]);
@@ -160,13 +210,11 @@ int main(int argc, char **argv)
         goto out;
     printf("%s, %s; loaded %.2f GB at %.2f GB/s; medians of %d or more\n", argv[1], facts.name,
            (double)load.n_bytes * 1e-9, (double)load.n_bytes * 1e-9 / load.read_s, repeats);
-    printf(
-        "| format          | quantize | prefill  | decode  | b1       | b4       | b8       | b64 "
-        "     | weights  |\n|                 | GB/s     | 512, ms  | ms/tok  | tokens/s | "
-        "tokens/s | tokens/s | tokens/s | MiB      |\n|---|---|---|---|---|---|---|---|---|\n");
+    print_head(strcmp(b.ops->name, "cpu") != 0);
     rc = 0;
     for (int i = 0; i < N_FORMATS && rc == 0; i++)
-        rc = measure(&base, i, repeats, csv, &e);
+        if (format_is_asked_for(i, argv + 5, argc > 5 ? argc - 5 : 0))
+            rc = measure(&base, i, repeats, csv, &e);
 out:
     if (rc < 0)
         fprintf(stderr, "bench_points: %s\n", e.text);
