@@ -67,6 +67,7 @@ static int n_devices(void)
 
 static void release_scratch(struct cuda_state *s)
 {
+    s->n_taken++;
     for (int i = 0; i < SCRATCH_N_SLOTS; i++) {
         cudaFree(s->scratch[i].p);
         s->scratch[i].p = NULL;
@@ -76,6 +77,7 @@ static void release_scratch(struct cuda_state *s)
 
 static void release_state(struct cuda_state *s)
 {
+    cuda_decode_close(s);
     release_scratch(s);
     cuda_group_leave(s);
     cuda_staging_close(s->staging);
@@ -139,6 +141,7 @@ int cuda_scratch(struct cuda_state *s, enum cuda_scratch_slot slot, size_t n_byt
     if (s->scratch[slot].n_bytes < n_bytes) {
         void *p = NULL;
 
+        s->n_taken++;
         CUDA_TRY(cudaFree(s->scratch[slot].p)); /* waits for the work that uses it */
         s->scratch[slot].p = NULL;
         s->scratch[slot].n_bytes = 0;
@@ -240,7 +243,7 @@ const struct backend_ops backend_cuda = {
     .linear_nll = NULL,
     .arrange = cuda_arrange,
     .compare = NULL,
-    .decode = NULL,
+    .decode = cuda_decode,
     .trim = NULL,
     .n_devices = n_devices,
     .health = cuda_health,

@@ -35,6 +35,7 @@ enum cuda_scratch_slot {
     SCRATCH_ROWS,
     SCRATCH_COLUMNS,
     SCRATCH_SCALES,
+    SCRATCH_DECODE,
     SCRATCH_N_SLOTS
 };
 
@@ -52,6 +53,10 @@ struct cuda_state {
     struct cuda_staging *staging; /* staging.cu */
     struct cuda_monitor *monitor; /* device_facts.cu; NULL: not asked yet */
     struct cuda_group *group;     /* share_weights.cu; NULL: none is joined */
+    uint64_t n_taken; /* counts changes of `scratch`: what was launched with another count may hold
+                         addresses that are no longer ours */
+    struct decode_graphs *graphs; /* decode.cu's own */
+    bool overlaps;                /* launches may begin before the one before has ended (sm_90) */
 };
 
 /* The state, with its device made the calling thread's current one. */
@@ -115,6 +120,7 @@ int cuda_n_others(struct backend *b, int *out, struct err *e);
 int cuda_stage(struct backend *b, void **out, struct err *e);
 int cuda_send(struct backend *b, void *to, void *staged, size_t n_bytes, struct err *e);
 extern const struct share_ops cuda_share;
+int cuda_decode(struct backend *b, struct decode_args *a, struct err *e);
 }
 
 struct cuda_staging *cuda_staging_open(void);    /* NULL: no memory */
@@ -123,6 +129,7 @@ void cuda_staging_close(struct cuda_staging *g); /* NULL is fine */
 void cuda_name_device(struct cuda_state *s, const struct cudaDeviceProp *facts);
 void cuda_monitor_close(struct cuda_monitor *m); /* NULL is fine */
 void cuda_group_leave(struct cuda_state *s);     /* without one, too */
+void cuda_decode_close(struct cuda_state *s);    /* without graphs, too */
 
 /* At least n_bytes in the slot, 256-aligned, contents undefined; ERR_MEMORY when refused. */
 int cuda_scratch(struct cuda_state *s, enum cuda_scratch_slot slot, size_t n_bytes, void **out,

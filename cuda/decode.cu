@@ -1,0 +1,661 @@
+/* decode.cu - greedy decoding, whole steps at a time, with no word from the host in between.
+ *
+ * A step is five launches a layer,
+ *   norm + q|k|v,   rotation + cache + attention,   o + residual,
+ *   norm + gate|up + SwiGLU,   down + residual,
+ * then norm + head + best ids, and `next_step`: it picks the best id of each row, writes it where
+ * the host will look, counts the position up and fetches the id's row of the embedding.  Slots,
+ * positions and counts live on the device, so the launches of a step are the same every time.  They
+ * are captured once as a CUDA graph, and n_steps replays are queued before the host waits.
+ *
+ * A graph is made of addresses and numbers, and is found again by all of them: the key holds every
+ * argument that a launch of the step is made from.  Memory that was freed and given out again can
+ * not be mistaken: with equal keys the launches are equal, whatever they were captured for.
+ *
+ * Bytes of a step: every weight once, the keys and values of the rows; the rest is small.  What
+ * costs beyond them is the start and end of launches: each lets the next one begin at once and
+ * fetch what no launch of the step writes (weights, tables) before it waits. */
+#include "attention_decode.cuh"
+#include "linear_decode.cuh"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+extern "C" {
+#include "base/memory.h"
+}
+
+#define ROWS_MAX   DECODE_ROWS_MAX
+#define STEPS_MAX  256 /* queued before the host waits; a power of two */
+#define BOUND_MIN  256 /* positions; a graph for every power of two from here on */
+#define GRAPHS_MAX 64
+#define N_THREADS  256
+
+/* The launches of one step of n_rows rows at positions of at most `bound`. */
+struct decode_graph {
+    struct bytes key;     /* n = 0: free */
+    cudaGraphExec_t exec; /* NULL: not captured yet */
+    int n_direct;         /* steps that were launched one by one */
+    uint64_t last_used;
+};
+
+struct decode_graphs {
+    struct decode_graph at[GRAPHS_MAX];
+    uint64_t n_used;
+    char refused[256]; /* why capturing failed: launches go one by one from then on */
+    int32_t *out;      /* host, pinned, [STEPS_MAX, ROWS_MAX]: written by the device */
+};
+
+/* A step, and the working memory it is launched on. */
+struct decode_step {
+    struct backend *b;
+    struct cuda_state *s;
+    const struct decode_args *a;
+    enum dtype t;
+    int64_t n_rows, bound;
+    int n_best;                                  /* candidates of a row */
+    void *x, *q, *k, *v, *attended, *mlp, *room; /* [ROWS_MAX, ...] */
+    struct decode_best *best;
+    int32_t *slot, *position, *n_done; /* [ROWS_MAX]: of each row; steps so far */
+    int32_t *out;
+};
+
+/* ---- the ends of a step ---- */
+
+struct first_rows {
+    int32_t slot[ROWS_MAX], position[ROWS_MAX], id[ROWS_MAX];
+};
+
+struct ends_job {
+    const uint4 *table;
+    uint4 *x;
+    int n_vectors; /* of 8 elements, in a row */
+    int n_rows, n_best;
+    const struct decode_best *best;
+    int32_t *slot, *position, *n_done, *out;
+};
+
+__device__ static void embed_row(const struct ends_job &a, int row, int32_t id)
+{
+    for (int i = threadIdx.x; i < a.n_vectors; i += N_THREADS)
+        a.x[(int64_t)row * a.n_vectors + i] = a.table[(int64_t)id * a.n_vectors + i];
+}
+
+__global__ static void first_step(struct ends_job a, struct first_rows first)
+{
+    const int row = blockIdx.x;
+
+    if (threadIdx.x == 0) {
+        a.slot[row] = first.slot[row];
+        a.position[row] = first.position[row];
+        a.n_done[row] = 0;
+    }
+    embed_row(a, row, first.id[row]);
+}
+
+/* Larger wins, the lower id among equals, NaN over all. */
+__device__ static struct decode_best better(struct decode_best a, struct decode_best b)
+{
+    if (a.id == DECODE_NAN || b.id == DECODE_NONE)
+        return a;
+    if (b.id == DECODE_NAN || a.id == DECODE_NONE)
+        return b;
+    return b.value > a.value || (b.value == a.value && b.id < a.id) ? b : a;
+}
+
+__device__ static struct decode_best best_of_warp(struct decode_best mine)
+{
+    for (int far = 16; far; far /= 2) {
+        struct decode_best other;
+        other.value = __shfl_xor_sync(0xFFFFFFFFu, mine.value, far);
+        other.id = __shfl_xor_sync(0xFFFFFFFFu, mine.id, far);
+        mine = better(mine, other);
+    }
+    return mine;
+}
+
+__global__ static void __launch_bounds__(N_THREADS) next_step(struct ends_job a)
+{
+    __shared__ struct decode_best of_warp[N_THREADS / 32];
+    const int row = blockIdx.x;
+    struct decode_best mine = { 0, DECODE_NONE };
+
+    let_next_start();
+    wait_for_previous();
+    for (int i = threadIdx.x; i < a.n_best; i += N_THREADS)
+        mine = better(mine, a.best[i * a.n_rows + row]);
+    mine = best_of_warp(mine);
+    if (threadIdx.x % 32 == 0)
+        of_warp[threadIdx.x / 32] = mine;
+    __syncthreads();
+    mine = best_of_warp(of_warp[threadIdx.x % (N_THREADS / 32)]);
+    if (threadIdx.x == 0) {
+        const int step = a.n_done[row];
+
+        a.out[step % STEPS_MAX * ROWS_MAX + row] = mine.id < 0 ? -1 : mine.id;
+        a.position[row]++;
+        a.n_done[row] = step + 1;
+    }
+    embed_row(a, row, mine.id < 0 ? 0 : mine.id);
+}
+
+static struct ends_job ends_of(const struct decode_step *d)
+{
+    const int64_t n_cols = d->a->embed->n_cols;
+    struct ends_job job = { .table = (const uint4 *)d->a->embed->data,
+                            .x = (uint4 *)d->x,
+                            .n_vectors = (int)(n_cols / 8),
+                            .n_rows = (int)d->n_rows,
+                            .n_best = d->n_best,
+                            .best = d->best,
+                            .slot = d->slot,
+                            .position = d->position,
+                            .n_done = d->n_done,
+                            .out = d->out };
+
+    return job;
+}
+
+static int start_rows(const struct decode_step *d, int first, struct err *e)
+{
+    const struct decode_args *a = d->a;
+    struct first_rows rows;
+
+    for (int i = 0; i < d->n_rows; i++) {
+        rows.slot[i] = a->slot[first + i];
+        rows.position[i] = a->position[first + i];
+        rows.id[i] = a->ids[first + i];
+    }
+    first_step<<<(unsigned)d->n_rows, N_THREADS, 0, d->s->stream>>>(ends_of(d), rows);
+    CUDA_LAUNCHED(d->s, "first_step");
+    return 0;
+}
+
+static int finish_step(const struct decode_step *d, struct err *e)
+{
+    cudaLaunchAttribute overlap;
+
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    const cudaLaunchConfig_t config = { .gridDim = dim3((unsigned)d->n_rows),
+                                        .blockDim = dim3(N_THREADS),
+                                        .dynamicSmemBytes = 0,
+                                        .stream = d->s->stream,
+                                        .attrs = &overlap,
+                                        .numAttrs = d->s->overlaps ? 1u : 0u };
+    cudaError_t rc = cudaLaunchKernelEx(&config, next_step, ends_of(d));
+    if (rc != cudaSuccess)
+        return err_set(e, cuda_err_code(rc), "kernel next_step: %s", cudaGetErrorString(rc));
+    CUDA_LAUNCHED(d->s, "next_step");
+    return 0;
+}
+
+/* ---- a step ---- */
+
+enum { Q, K, V, O, GATE, UP, DOWN };
+
+static struct decode_linear product(const struct decode_step *d, const struct decode_layer *l,
+                                    int first, int n, enum decode_epilogue epilogue)
+{
+    struct decode_linear p = {};
+
+    p.epilogue = epilogue;
+    p.n_parts = n;
+    for (int i = 0; i < n; i++) {
+        p.w[i] = &l->linear[first + i];
+        p.bias[i] = l->bias[first + i].data ? &l->bias[first + i] : NULL;
+    }
+    p.eps = d->a->eps;
+    p.model = d->t;
+    p.compute = l->linear[first].form == WEIGHT_PLAIN ? d->t : d->a->compute;
+    p.n_rows = d->n_rows;
+    p.room = d->room;
+    return p;
+}
+
+static struct decode_linear product_qkv(const struct decode_step *d, const struct decode_layer *l)
+{
+    struct decode_linear p = product(d, l, Q, 3, DECODE_STORE);
+
+    p.x = d->x;
+    p.norm_weight = l->input_norm;
+    p.y[0] = d->q;
+    p.y[1] = d->k;
+    p.y[2] = d->v;
+    return p;
+}
+
+static struct decode_linear product_o(const struct decode_step *d, const struct decode_layer *l)
+{
+    struct decode_linear p = product(d, l, O, 1, DECODE_ADD);
+
+    p.x = d->attended;
+    p.residual = d->x;
+    return p;
+}
+
+static struct decode_linear product_gate_up(const struct decode_step *d,
+                                            const struct decode_layer *l)
+{
+    struct decode_linear p = product(d, l, GATE, 2, DECODE_SWIGLU);
+
+    p.x = d->x;
+    p.norm_weight = l->post_norm;
+    p.y[0] = d->mlp;
+    return p;
+}
+
+static struct decode_linear product_down(const struct decode_step *d, const struct decode_layer *l)
+{
+    struct decode_linear p = product(d, l, DOWN, 1, DECODE_ADD);
+
+    p.x = d->mlp;
+    p.residual = d->x;
+    return p;
+}
+
+static struct decode_linear product_head(const struct decode_step *d)
+{
+    struct decode_linear p = {};
+
+    p.epilogue = DECODE_ARGMAX;
+    p.n_parts = 1;
+    p.w[0] = d->a->head;
+    p.x = d->x;
+    p.norm_weight = d->a->norm;
+    p.eps = d->a->eps;
+    p.best = d->best;
+    p.forbidden = d->a->forbidden;
+    p.n_forbidden = d->a->n_forbidden;
+    p.model = p.compute = d->t;
+    p.n_rows = d->n_rows;
+    p.room = d->room;
+    return p;
+}
+
+static struct decode_attention attention_of(const struct decode_step *d,
+                                            const struct decode_layer *l)
+{
+    const struct decode_args *a = d->a;
+    struct decode_attention p = {};
+
+    p.t = d->t;
+    p.q = d->q;
+    p.k = d->k;
+    p.v = d->v;
+    p.k_cache = l->k_cache->data;
+    p.v_cache = l->v_cache->data;
+    p.cos_table = a->cos_table->data;
+    p.sin_table = a->sin_table->data;
+    p.slot = d->slot;
+    p.position = d->position;
+    p.out = d->attended;
+    p.n_rows = d->n_rows;
+    p.capacity = a->capacity;
+    p.window = l->window;
+    p.bound = d->bound;
+    p.n_heads = a->n_heads;
+    p.n_kv_heads = a->n_kv_heads;
+    p.head_dim = a->head_dim;
+    p.n_rotated = a->n_rotated;
+    p.overlap = d->s->overlaps;
+    return p;
+}
+
+static int launch_layer(const struct decode_step *d, const struct decode_layer *l, struct err *e)
+{
+    const struct decode_linear qkv = product_qkv(d, l), o = product_o(d, l),
+                               gate_up = product_gate_up(d, l), down = product_down(d, l);
+    const struct decode_attention attention = attention_of(d, l);
+
+    if (cuda_linear_decode(d->s, &qkv, e) < 0 || cuda_attention_decode(d->s, &attention, e) < 0 ||
+        cuda_linear_decode(d->s, &o, e) < 0 || cuda_linear_decode(d->s, &gate_up, e) < 0)
+        return -1;
+    return cuda_linear_decode(d->s, &down, e);
+}
+
+static int launch_step(const struct decode_step *d, struct err *e)
+{
+    const struct decode_linear head = product_head(d);
+
+    for (int64_t i = 0; i < d->a->n_layers; i++)
+        if (launch_layer(d, &d->a->layers[i], e) < 0)
+            return err_in(e, "layer %lld", (long long)i);
+    if (cuda_linear_decode(d->s, &head, e) < 0)
+        return err_in(e, "the head");
+    return finish_step(d, e);
+}
+
+/* ---- graphs of steps ---- */
+
+static void add_tensor(struct bytes *key, const struct tensor *t)
+{
+    bytes_add(key, &t->data, sizeof t->data);
+    bytes_add(key, &t->dtype, sizeof t->dtype);
+    bytes_add(key, &t->n_rows, sizeof t->n_rows);
+    bytes_add(key, &t->n_cols, sizeof t->n_cols);
+}
+
+static void add_layer(struct bytes *key, const struct decode_layer *l)
+{
+    for (int i = Q; i <= DOWN; i++) {
+        bytes_add(key, &l->linear[i], sizeof l->linear[i]);
+        add_tensor(key, &l->bias[i]);
+    }
+    add_tensor(key, l->input_norm);
+    add_tensor(key, l->post_norm);
+    add_tensor(key, l->k_cache);
+    add_tensor(key, l->v_cache);
+    bytes_add(key, &l->window, sizeof l->window);
+}
+
+/* Everything that the launches of a step are made from.  `n_taken` stands for the addresses of our
+ * own memory. */
+static struct bytes key_of(const struct decode_step *d)
+{
+    const struct decode_args *a = d->a;
+    const int64_t numbers[] = { d->n_rows,
+                                d->bound,
+                                (int64_t)d->s->n_taken,
+                                a->n_layers,
+                                a->n_heads,
+                                a->n_kv_heads,
+                                a->head_dim,
+                                a->n_rotated,
+                                a->capacity,
+                                a->n_forbidden,
+                                (int64_t)(uintptr_t)a->forbidden,
+                                a->compute };
+    struct bytes key = {};
+
+    bytes_add(&key, numbers, sizeof numbers);
+    bytes_add(&key, &a->eps, sizeof a->eps);
+    add_tensor(&key, a->embed);
+    add_tensor(&key, a->norm);
+    bytes_add(&key, a->head, sizeof *a->head);
+    add_tensor(&key, a->cos_table);
+    add_tensor(&key, a->sin_table);
+    for (int64_t i = 0; i < a->n_layers; i++)
+        add_layer(&key, &a->layers[i]);
+    return key;
+}
+
+static void drop_graph(struct decode_graph *g)
+{
+    if (g->exec)
+        cudaGraphExecDestroy(g->exec);
+    bytes_release(&g->key);
+    *g = {};
+}
+
+/* The graph of a step, in the place of the one that was not used for the longest time when new. */
+static struct decode_graph *graph_of(struct decode_graphs *all, const struct decode_step *d)
+{
+    struct bytes key = key_of(d);
+    struct decode_graph *oldest = &all->at[0], *found = NULL;
+
+    for (int i = 0; i < GRAPHS_MAX && !found; i++) {
+        struct decode_graph *g = &all->at[i];
+
+        if (g->key.n == key.n && !memcmp(g->key.data, key.data, key.n))
+            found = g;
+        if (g->last_used < oldest->last_used)
+            oldest = g;
+    }
+    if (found) {
+        bytes_release(&key);
+    } else {
+        found = oldest;
+        drop_graph(found);
+        found->key = key;
+    }
+    found->last_used = ++all->n_used;
+    return found;
+}
+
+static int record_step(const struct decode_step *d, cudaGraph_t *graph, struct err *e)
+{
+    CUDA_TRY(cudaStreamBeginCapture(d->s->stream, cudaStreamCaptureModeThreadLocal));
+    int rc = launch_step(d, e);
+    cudaError_t ended = cudaStreamEndCapture(d->s->stream, graph);
+
+    if (rc == 0 && (ended != cudaSuccess || getenv("LLQ_TEST_NO_GRAPH")))
+        rc = err_set(e, ERR_DEVICE, "cudaStreamEndCapture: %s",
+                     ended ? cudaGetErrorString(ended) : "refused for a test");
+    return rc;
+}
+
+static int capture(const struct decode_step *d, cudaGraphExec_t *exec, struct err *e)
+{
+    cudaGraph_t graph = NULL;
+    int rc = record_step(d, &graph, e);
+
+    if (rc == 0) {
+        cudaError_t made = cudaGraphInstantiate(exec, graph, 0);
+        if (made != cudaSuccess)
+            rc = err_set(e, ERR_DEVICE, "cudaGraphInstantiate: %s", cudaGetErrorString(made));
+    }
+    if (graph)
+        cudaGraphDestroy(graph);
+    if (rc < 0) {
+        *exec = NULL;
+        cudaGetLastError(); /* it is told below, and the launches go on without */
+    }
+    return rc;
+}
+
+/* Captures the step; where that is refused, says so in the record, once. */
+static void try_capture(const struct decode_step *d, struct decode_graph *g)
+{
+    struct decode_graphs *all = d->s->graphs;
+    struct err why = {};
+
+    if (!all->refused[0] && capture(d, &g->exec, &why) < 0)
+        snprintf(all->refused, sizeof all->refused, "decode steps ran without a CUDA graph: %.200s",
+                 why.text);
+    if (all->refused[0])
+        backend_note(d->b, all->refused);
+}
+
+/* One step: by a graph when it is likely to be asked for again.  Before that it is launched by
+ * itself once, which loads kernels and takes scratch: neither may happen during a capture. */
+static int run_step(const struct decode_step *d, struct decode_graph *g, int n_left, struct err *e)
+{
+    if (!g->exec && g->n_direct > 0 && (n_left > 3 || g->n_direct > 7))
+        try_capture(d, g);
+    if (!g->exec) {
+        g->n_direct++;
+        return launch_step(d, e);
+    }
+    CUDA_TRY(cudaGraphLaunch(g->exec, d->s->stream));
+    d->s->last_kernel = "a decode step";
+    return 0;
+}
+
+/* ---- all steps ---- */
+
+/* Hands out parts of the working memory, or counts what they come to (base NULL). */
+static void *part(char *base, size_t *n_bytes, size_t size)
+{
+    void *p = base ? base + *n_bytes : NULL;
+
+    *n_bytes += (size + 255) / 256 * 256;
+    return p;
+}
+
+static void *rows_part(char *base, size_t *n_bytes, int64_t n_cols)
+{
+    return part(base, n_bytes, ROWS_MAX * 2 * (size_t)n_cols);
+}
+
+/* What depends on the number of rows comes last: the others stay where they are. */
+static size_t carve(struct decode_step *d, char *base, size_t room)
+{
+    const struct decode_args *a = d->a;
+    const int64_t query = (int64_t)a->n_heads * a->head_dim;
+    const int64_t key = (int64_t)a->n_kv_heads * a->head_dim;
+    size_t n = 0;
+
+    d->x = rows_part(base, &n, a->embed->n_cols);
+    d->q = rows_part(base, &n, query);
+    d->k = rows_part(base, &n, key);
+    d->v = rows_part(base, &n, key);
+    d->attended = rows_part(base, &n, query);
+    d->mlp = rows_part(base, &n, a->layers[0].linear[GATE].n_out);
+    d->slot = (int32_t *)part(base, &n, ROWS_MAX * sizeof(int32_t));
+    d->position = (int32_t *)part(base, &n, ROWS_MAX * sizeof(int32_t));
+    d->n_done = (int32_t *)part(base, &n, ROWS_MAX * sizeof(int32_t));
+    d->best = (struct decode_best *)part(
+        base, &n, (size_t)d->n_best * (size_t)d->n_rows * sizeof(struct decode_best));
+    d->room = part(base, &n, room);
+    return n;
+}
+
+/* Working memory of the largest launch. */
+static size_t room_of(const struct decode_step *d)
+{
+    const struct decode_linear head = product_head(d);
+    size_t most = cuda_linear_decode_room(&head);
+
+    for (int64_t i = 0; i < d->a->n_layers; i++) {
+        const struct decode_layer *l = &d->a->layers[i];
+        const struct decode_linear each[] = { product_qkv(d, l), product_o(d, l),
+                                              product_gate_up(d, l), product_down(d, l) };
+        for (const struct decode_linear &p : each) {
+            size_t n = cuda_linear_decode_room(&p);
+            most = n > most ? n : most;
+        }
+    }
+    return most;
+}
+
+static int open_graphs(struct cuda_state *s, struct err *e)
+{
+    struct cudaFuncAttributes facts;
+
+    if (!s->graphs) {
+        s->graphs = (struct decode_graphs *)mem_alloc(sizeof *s->graphs);
+        CUDA_TRY(cudaFuncGetAttributes(&facts, next_step));
+        s->overlaps = facts.ptxVersion >= 90;
+    }
+    if (!s->graphs->out)
+        CUDA_TRY(cudaHostAlloc((void **)&s->graphs->out, sizeof(int32_t) * STEPS_MAX * ROWS_MAX,
+                               cudaHostAllocDefault));
+    return 0;
+}
+
+static int open_step(struct decode_step *d, struct err *e)
+{
+    const struct decode_linear head = product_head(d);
+    size_t room = room_of(d);
+    void *all;
+
+    if (open_graphs(d->s, e) < 0)
+        return -1;
+    d->n_best = cuda_linear_decode_blocks(d->s, &head);
+    if (cuda_scratch(d->s, SCRATCH_DECODE, carve(d, NULL, room), &all, e) < 0)
+        return -1;
+    carve(d, (char *)all, room);
+    d->out = d->s->graphs->out;
+    return 0;
+}
+
+void cuda_decode_close(struct cuda_state *s)
+{
+    if (!s->graphs)
+        return;
+    for (int i = 0; i < GRAPHS_MAX; i++)
+        drop_graph(&s->graphs->at[i]);
+    cudaFreeHost(s->graphs->out);
+    free(s->graphs);
+    s->graphs = NULL;
+}
+
+/* The bound of the graph that knows this position: what attention reads is cut by it. */
+static int64_t bound_for(int64_t position)
+{
+    int64_t n = BOUND_MIN;
+
+    while (n <= position)
+        n *= 2;
+    return n - 1;
+}
+
+/* Sequences first .. first + d->n_rows - 1. */
+static int run_rows(struct decode_step *d, int first, struct err *e)
+{
+    const struct decode_args *a = d->a;
+    struct decode_graph *g = NULL;
+    int64_t position = 0;
+
+    for (int i = 0; i < d->n_rows; i++)
+        position = a->position[first + i] > position ? a->position[first + i] : position;
+    if (start_rows(d, first, e) < 0)
+        return -1;
+    for (int step = 0; step < a->n_steps; step++) {
+        if (!g || position + step > d->bound) {
+            d->bound = bound_for(position + step);
+            g = graph_of(d->s->graphs, d);
+        }
+        if (run_step(d, g, a->n_steps - step, e) < 0)
+            return err_in(e, "decode step %d", step);
+        if ((step + 1) % STEPS_MAX && step + 1 < a->n_steps)
+            continue;
+        if (d->b->ops->sync(d->b, e) < 0)
+            return -1;
+        for (int done = step / STEPS_MAX * STEPS_MAX; done <= step; done++)
+            memcpy(a->out + (int64_t)done * a->n_seqs + first, d->out + done % STEPS_MAX * ROWS_MAX,
+                   (size_t)d->n_rows * sizeof *a->out);
+    }
+    return 0;
+}
+
+static bool knows_tensor(const struct decode_step *d, const struct tensor *t)
+{
+    return t->dtype == d->t;
+}
+
+/* Does every launch of a step know this model? */
+static bool knows(const struct decode_step *d)
+{
+    const struct decode_args *a = d->a;
+    const struct decode_linear head = product_head(d);
+
+    if (a->n_layers < 1 || !dtype_is_16bit(d->t) || !knows_tensor(d, a->embed) ||
+        a->embed->n_cols % 8 || (uintptr_t)a->embed->data % 16 ||
+        !cuda_attention_decode_fits(d->t, a->n_heads, a->n_kv_heads, a->head_dim, a->n_rotated) ||
+        !cuda_linear_decode_fits(&head))
+        return false;
+    for (int64_t i = 0; i < a->n_layers; i++) {
+        const struct decode_layer *l = &a->layers[i];
+        const struct decode_linear each[] = { product_qkv(d, l), product_o(d, l),
+                                              product_gate_up(d, l), product_down(d, l) };
+
+        if (!knows_tensor(d, l->k_cache) || !knows_tensor(d, l->v_cache))
+            return false;
+        for (const struct decode_linear &p : each)
+            if (!cuda_linear_decode_fits(&p))
+                return false;
+    }
+    return true;
+}
+
+int cuda_decode(struct backend *b, struct decode_args *a, struct err *e)
+{
+    struct decode_step d = {};
+
+    d.b = b;
+    d.s = cuda_state_of(b);
+    d.a = a;
+    d.t = a->embed->dtype;
+    d.n_rows = a->n_seqs < ROWS_MAX ? a->n_seqs : ROWS_MAX;
+    a->done = d.n_rows > 0 && a->n_steps > 0 && knows(&d);
+    if (!a->done)
+        return 0;
+    for (int first = 0; first < a->n_seqs; first += ROWS_MAX) {
+        d.n_rows = a->n_seqs - first < ROWS_MAX ? a->n_seqs - first : ROWS_MAX;
+        if (open_step(&d, e) < 0 || run_rows(&d, first, e) < 0)
+            return err_in(e, "decoding");
+    }
+    return 0;
+}
