@@ -112,6 +112,8 @@ struct run {
     struct job job;
     struct experiment experiment;
     struct model model;
+    struct model unquantized; /* for tasks that compare with it */
+    bool has_unquantized;
     struct js *record, *seconds;
     int64_t model_bytes;
     bool broken;
@@ -209,6 +211,24 @@ static int stage_quantize(struct run *run, const void *unused, struct err *e)
     return 0;
 }
 
+/* What "none" makes of the base model in this job's dtypes: differences are quantization's alone.
+ */
+static int make_unquantized(struct run *run, struct err *e)
+{
+    struct quant_spec spec;
+    struct quant_report report = { 0 };
+
+    if (spec_of_experiment(&run->experiment, &spec, e) < 0)
+        return -1;
+    struct quant_spec none = { .method = "none",
+                               .bits = spec.compute == DTYPE_F32 ? 32 : 16,
+                               .compute = spec.compute };
+    int rc = quantize_model(&run->r->base, &none, run->r->source, &run->unquantized, &report, e);
+    quant_report_release(&report);
+    run->has_unquantized = rc == 0;
+    return rc < 0 ? err_in(e, "the unquantized model") : 0;
+}
+
 static int stage_task(struct run *run, const void *which, struct err *e)
 {
     const struct task *task = which;
@@ -224,6 +244,9 @@ static int stage_task(struct run *run, const void *which, struct err *e)
     struct js *out = js_new_object();
 
     js_set(run->record, task->name, out);
+    if (task->needs_base && !run->has_unquantized && make_unquantized(run, e) < 0)
+        return -1;
+    c.base = &run->unquantized;
     if (task->run(&c, options, data ? data->bytes : "", data ? data->n_bytes : 0, out, e) < 0)
         return -1;
     if (js_bool(js_get(out, "broken"))) {
@@ -329,6 +352,8 @@ static void run_stages(struct run *run, struct err *e)
     for (int i = 0; tasks[i] && run->job.quality && !run->broken; i++)
         if (js_get(wanted, tasks[i]->name))
             stage(run, tasks[i]->name, stage_task, tasks[i], e);
+    /* The benchmark counts what is resident. */
+    model_release(&run->unquantized);
     if (run->job.benchmark && js_kind(benchmark) == JS_OBJECT)
         stage(run, "benchmark", stage_benchmark, benchmark, e);
 }

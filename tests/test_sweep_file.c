@@ -61,8 +61,8 @@ static const struct {
       "t.toml:3: sweep.job_timeout = 0: must be a number of seconds above 0, at most 1e9" },
     { SWEEP "job_timeout = inf\n" MODEL BASE,
       "t.toml:3: sweep.job_timeout = inf: must be a number of seconds above 0, at most 1e9" },
-    { SWEEP "margin = { f1 = 0.1 }\n" MODEL BASE,
-      "t.toml:3: sweep.margin.f1 = 0.1: unknown key; the nearest known key is "
+    { SWEEP "margin = { coqa_f = 0.1 }\n" MODEL BASE,
+      "t.toml:3: sweep.margin.coqa_f = 0.1: unknown key; the nearest known key is "
       "sweep.margin.coqa_f1" },
     { SWEEP "margin = { coqa_f1 = -0.1 }\n" MODEL BASE,
       "t.toml:3: sweep.margin.coqa_f1 = -0.1: must be a number from 0 to 1" },
@@ -168,11 +168,11 @@ static const struct {
     { SWEEP MODEL BASE "[[comparison]]\na = 'base'\nb = 'x'\nc = 1\n",
       "t.toml:11: comparison.c = 1: unknown key; the nearest known key is comparison.a" },
     { SWEEP MODEL "[tasks.divergence]\n" BASE,
-      "t.toml:5: tasks.divergence: divergence is not in this version" },
+      "t.toml:5: tasks.divergence: needs [tasks.perplexity], whose text it runs on" },
+    { SWEEP MODEL "[tasks.perplexity]\npath = 'x'\nprotocol = 'ptb'\n" BASE,
+      "t.toml:7: tasks.perplexity.protocol = \"ptb\": must be one of gptq, lm_eval, llama_cpp" },
     { SWEEP MODEL "[tasks.multiple_choice.hellaswag]\npath = 'x'\n" BASE,
       "t.toml:5: tasks.multiple_choice: multiple_choice is not in this version" },
-    { SWEEP MODEL "[tasks.perplexity]\npath = 'x'\nprotocol = 'lm_eval'\n" BASE,
-      "t.toml:7: tasks.perplexity.protocol = \"lm_eval\": \"lm_eval\" is not in this version" },
     { SWEEP MODEL "[[experiment]]\nname = 'a'\nmethod = 'gptq'\n",
       "t.toml:7: experiment.a.method = \"gptq\": \"gptq\" is not in this version" },
     { SWEEP MODEL BASE "preset = 'ist'\n",
@@ -234,9 +234,9 @@ static void defaults_are_those_of_the_contract(void **state)
     CHECK(!strcmp(s.name, "t"), "the file's name is the sweep's");
     CHECK(!strcmp(s.baseline, "base"), "the first `none` is the baseline");
     CHECK(s.confidence == 0.95 && s.job_timeout_s == 3600, "95 %% and an hour");
-    CHECK(s.n_margins == 3 && !strcmp(s.margins[2].metric, "perplexity") &&
+    CHECK(s.n_margins == 5 && !strcmp(s.margins[2].metric, "perplexity") &&
               s.margins[0].value == 0.01,
-          "three margins of 0.01");
+          "five margins of 0.01");
     CHECK(!strcmp(s.model_path, "org/model") && !s.model_config, "a hub id stays as it is");
     CHECK(!strcmp(s.model_revision, "main") && !strcmp(s.source_dtype, "stored"), "main, stored");
     CHECK(s.batch_size == 0 && !s.benchmark_per_seed, "0 and false");

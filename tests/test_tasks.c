@@ -8,6 +8,7 @@
 #include "eval/pack.h"
 #include "eval/profile.h"
 #include "eval/task.h"
+#include "eval/windows.h"
 #include "model/safetensors.h"
 
 #include <string.h>
@@ -453,7 +454,7 @@ static void bad_options_are_refused(void **state)
     refused("coqa", "one.json", "", ",\"subset\":\"some\"", "some");
     refused("coqa", "one.json", "", ",\"turns\":\"first\"", "should be last or all");
     refused("coqa", "one.json", "", ",\"num_fewshot\":1", "num_fewshot");
-    refused("perplexity", "one.txt", "", ",\"protocol\":\"lm_eval\"", "not in this version");
+    refused("perplexity", "one.txt", "", ",\"protocol\":\"ptb\"", "should be gptq, lm_eval or");
     CHECK(prepare("coqa", "{\"path\":\"" FOLDER "/none.json\"}", &config, &out, &e) < 0 &&
               strstr(e.text, "none.json"),
           "an absent file is named: %s", e.text);
@@ -603,6 +604,133 @@ static void ids_come_as_tensors(void **state)
     bytes_release(&out);
 }
 
+/* Windows of a text under a protocol. */
+static struct windows cut(const char *name, const char *text, const char *more)
+{
+    struct bytes out = BYTES_INIT;
+    struct windows w;
+    struct err e = ERR_INIT;
+    char options[512];
+
+    snprintf(options, sizeof options, "{\"path\":\"%s\"%s}", file_of(name, text, strlen(text)),
+             more);
+    CHECK_OK(prepare("perplexity", options, &config, &out, &e), e);
+    CHECK_OK(windows_open(&w, "perplexity", out.data, out.n, &e), e);
+    for (size_t n = 0; n < out.n; n++) {
+        struct windows part;
+        CHECK(windows_open(&part, "perplexity", out.data, n, &e) < 0, "%zu bytes are refused", n);
+    }
+    bytes_release(&out);
+    return w;
+}
+
+static void window_is(const struct windows *w, int64_t i, const char *ids, int64_t n_scored)
+{
+    const struct text_window *x = &w->at[i];
+
+    CHECK(x->n == (int64_t)strlen(ids) && x->n_scored == n_scored,
+          "window %d has %d ids, %d of them scored, got %d and %d", (int)i, (int)strlen(ids),
+          (int)n_scored, (int)x->n, (int)x->n_scored);
+    for (int64_t k = 0; k < x->n; k++)
+        CHECK(x->ids[k] == (ids[k] == '^' ? 256 : (unsigned char)ids[k]), "window %d, id %d",
+              (int)i, (int)k);
+}
+
+static void llama_cpp_scores_second_halves(void **state)
+{
+    (void)state;
+    struct windows w = cut("l.txt", "abcdefghijk", ",\"protocol\":\"llama_cpp\",\"window\":4");
+
+    CHECK(w.n == 3, "BOS and eleven bytes are three windows of 4");
+    window_is(&w, 0, "^abc", 1); /* 4 - 1 - 2: position 2 predicts position 3 */
+    window_is(&w, 1, "^efg", 1); /* the first id gives way to BOS */
+    window_is(&w, 2, "^ijk", 1);
+    windows_release(&w);
+    profile.add_bos = false;
+    w = cut("l.txt", "abcdefghij", ",\"protocol\":\"llama_cpp\",\"window\":5");
+    CHECK(w.n == 2, "ten bytes");
+    window_is(&w, 0, "abcde", 2);
+    window_is(&w, 1, "fghij", 2);
+    windows_release(&w);
+    profile.add_bos = true;
+    refused("perplexity", "l.txt", "abcdef", ",\"protocol\":\"llama_cpp\",\"window\":4",
+            "less than two windows of 4");
+}
+
+static void lm_eval_rolls_over_documents(void **state)
+{
+    static const char lines[] = "{\"text\":\"abcdefg\"}\n{\"text\":\"xy\"}\n";
+
+    (void)state;
+    profile.add_bos = false;
+    struct windows w = cut("d.jsonl", lines, ",\"protocol\":\"lm_eval\",\"window\":3");
+    CHECK(w.n == 4 && w.n_documents == 2 && w.n_words == 2 && w.n_bytes == 9, "two documents");
+    window_is(&w, 0, "^abc", 3);
+    window_is(&w, 1, "cdef", 3); /* one id of context */
+    window_is(&w, 2, "defg", 1); /* the last one reaches back */
+    window_is(&w, 3, "^xy", 2);
+    CHECK(w.at[2].document == 0 && w.at[3].document == 1, "documents are numbered");
+    CHECK(windows_n_scored(&w) == 9, "every id once");
+    windows_release(&w);
+    profile.add_bos = true;
+    w = cut("d.jsonl", lines, ",\"protocol\":\"lm_eval\"");
+    CHECK(w.n == 2 && w.window == 1024, "a window is as long as the model");
+    window_is(&w, 0, "^^abcdefg", 8); /* the tokenizer's BOS is scored behind the prefix */
+    windows_release(&w);
+    refused("perplexity", "e.jsonl", "{\"text\":\"a\"}\n{\"txt\":1}\n", ",\"protocol\":\"lm_eval\"",
+            "line 2");
+    refused("perplexity", "f.safetensors", "x", ",\"protocol\":\"lm_eval\"", "it needs a text");
+}
+
+static void wikitext_is_detokenized(void **state)
+{
+    static const struct {
+        const char *page, *text;
+        int64_t n_words, n_bytes;
+    } rows[] = {
+        { " = = Early life = = \n Born in 1 @,@ 999 , he said \" hello there \" . \n",
+          " == Early life ==\nBorn in 1,999, he said \"hello there\".\n", 21, 69 },
+        { " The dogs ' bowl ( red ) cost 3 @.@ 5 N 20 ; ok ? \n",
+          " The dogs' bowl (red) cost 3.5 1 20; ok?\n", 18, 51 },
+        { "", "", 1, 0 },
+        { "a ( b", "a ( b", 3, 5 },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct bytes out = BYTES_INIT;
+        size_t n = strlen(rows[i].page);
+        bytes_text(&out, "");
+        wikitext_detokenize(rows[i].page, n, &out);
+        CHECK(!strcmp(out.data, rows[i].text), "\"%s\" is \"%s\"", rows[i].page, out.data);
+        CHECK(wikitext_n_words(rows[i].page, n) == rows[i].n_words && (int64_t)n == rows[i].n_bytes,
+              "%d words of \"%s\", got %d", (int)rows[i].n_words, rows[i].page,
+              (int)wikitext_n_words(rows[i].page, n));
+        bytes_release(&out);
+    }
+    static const char two[] = " \n = A = \n \n x \n = = B = = \n y \n = C = \n z";
+    CHECK(wikitext_page(two, strlen(two)) == (size_t)(strstr(two, " = C") - two),
+          "a page ends before the next title");
+}
+
+static void wikitext_has_62_pages(void **state)
+{
+    char path[512];
+    struct bytes text = BYTES_INIT;
+    struct err e = ERR_INIT;
+    int n_pages = 0;
+
+    (void)state;
+    snprintf(path, sizeof path, "%s/text/wiki.test.raw", check_data());
+    if (!check_has(check_data(), "text/wiki.test.raw"))
+        CHECK_MISSING("%s", path);
+    CHECK_OK(file_read(path, &text, &e), e);
+    for (size_t at = 0; at < text.n; n_pages++)
+        at += wikitext_page(text.data + at, text.n - at);
+    CHECK(n_pages == 62, "the test part of WikiText-2 has 62 pages, got %d", n_pages);
+    bytes_release(&text);
+}
+
 /* ---- the list ---- */
 
 static void every_task(void **state)
@@ -643,6 +771,10 @@ int main(void)
         cmocka_unit_test(windows_take_whole_ones),
         cmocka_unit_test(bad_texts_are_refused),
         cmocka_unit_test(ids_come_as_tensors),
+        cmocka_unit_test(llama_cpp_scores_second_halves),
+        cmocka_unit_test(lm_eval_rolls_over_documents),
+        cmocka_unit_test(wikitext_is_detokenized),
+        cmocka_unit_test(wikitext_has_62_pages),
         cmocka_unit_test(every_task),
         cmocka_unit_test(foreign_bytes_are_refused),
     };

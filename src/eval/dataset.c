@@ -136,40 +136,64 @@ void stories_release(struct stories *s)
 
 /* ---- text ---- */
 
-static int join_lines(const struct bytes *text, struct bytes *out, struct err *e)
+static int take_lines(const struct bytes *text,
+                      int (*take)(void *context, const char *text, size_t n_bytes, struct err *e),
+                      void *context, struct err *e)
 {
     struct lines l = { text->data, text->data + text->n, 0 };
     struct js *j;
 
-    for (bool first = true;; first = false) {
+    for (;;) {
         const char *line;
         if (next_line(&l, &j, e) < 0)
             return -1;
         if (!j)
             return 0;
-        if (js_want_text(j, "text", &line, e) < 0) {
-            js_release(j);
-            return err_in(e, "line %ld", l.number);
-        }
-        if (!first)
-            bytes_add(out, "\n\n", 2);
-        bytes_add(out, line, js_text_bytes(js_get(j, "text")));
+        int rc = js_want_text(j, "text", &line, e);
+        if (rc == 0)
+            rc = take(context, line, js_text_bytes(js_get(j, "text")), e);
         js_release(j);
+        if (rc < 0)
+            return err_in(e, "line %ld", l.number);
     }
+}
+
+struct joined {
+    struct bytes *out;
+    bool begun;
+};
+
+static int join(void *context, const char *text, size_t n_bytes, struct err *e)
+{
+    struct joined *j = context;
+
+    (void)e;
+    if (j->begun)
+        bytes_add(j->out, "\n\n", 2);
+    j->begun = true;
+    bytes_add(j->out, text, n_bytes);
+    return 0;
+}
+
+int dataset_texts(const char *path,
+                  int (*take)(void *context, const char *text, size_t n_bytes, struct err *e),
+                  void *context, struct err *e)
+{
+    struct bytes raw = BYTES_INIT;
+
+    bytes_text(&raw, "");
+    int rc = file_read(path, &raw, e);
+    if (rc == 0 && take_lines(&raw, take, context, e) < 0)
+        rc = err_in(e, "%s", path);
+    bytes_release(&raw);
+    return rc;
 }
 
 int dataset_text(const char *path, struct bytes *out, struct err *e)
 {
-    struct bytes raw = BYTES_INIT;
-
     if (dataset_kind(path) == DATASET_TEXT)
         return file_read(path, out, e);
-    bytes_text(&raw, "");
-    int rc = file_read(path, &raw, e);
-    if (rc == 0 && join_lines(&raw, out, e) < 0)
-        rc = err_in(e, "%s", path);
-    bytes_release(&raw);
-    return rc;
+    return dataset_texts(path, join, &(struct joined){ out, false }, e);
 }
 
 /* ---- ids ---- */

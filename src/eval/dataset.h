@@ -28,6 +28,11 @@ void stories_release(struct stories *s);
 /* A text byte for byte; .jsonl: member "text" of each line, joined by two line feeds. */
 int dataset_text(const char *path, struct bytes *out, struct err *e);
 
+/* The same of a .jsonl file one line at a time, in their order. */
+int dataset_texts(const char *path,
+                  int (*take)(void *context, const char *text, size_t n_bytes, struct err *e),
+                  void *context, struct err *e);
+
 /* The integer tensor "input_ids" of a .safetensors file: [n_rows, n_cols]; 1-D: one row. */
 struct id_table {
     int32_t *ids;

@@ -3,9 +3,10 @@
 
 #include <string.h>
 
-extern const struct task task_sanity, task_coqa, task_perplexity;
+extern const struct task task_sanity, task_coqa, task_perplexity, task_divergence;
 
-const struct task *const tasks[] = { &task_sanity, &task_coqa, &task_perplexity, NULL };
+const struct task *const tasks[] = { &task_sanity, &task_coqa, &task_perplexity, &task_divergence,
+                                     NULL };
 
 const struct task *task_find(const char *name)
 {

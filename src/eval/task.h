@@ -23,6 +23,7 @@ struct profile {
 
 struct task_context { /* of one job */
     const struct model *model;
+    const struct model *base; /* the unquantized model, where the task needs it */
     const struct tokenizer *tokenizer;
     const struct profile *profile;
     int64_t seed;   /* what a random subset is drawn by */
@@ -33,6 +34,7 @@ struct task_context { /* of one job */
 struct task {
     const char *name; /* "coqa", "perplexity", "sanity" */
     int version;      /* bumped with any change of scores; enters the job key */
+    bool needs_base;  /* the unquantized model, in the compute dtype of the job */
     /* options: the task's table of the sweep file, resolved; paths absolute.  config: of the
      * model (max_position).  Errors name file and item. */
     int (*prepare)(const struct js *options, const struct tokenizer *tokenizer,

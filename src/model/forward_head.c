@@ -136,3 +136,25 @@ int head_run(struct forward *f, const struct batch *batch, int64_t n_rows, enum 
         return b->ops->download(b, out->next_ids, f->next, (size_t)n * sizeof *f->next, e);
     return b->ops->sync(b, e);
 }
+
+int64_t head_list_rows(struct forward *f, const struct batch *batch, struct err *e)
+{
+    struct backend *b = f->model->backend;
+    const int64_t n = list_rows(f, batch, WANT_NLL), offset = NUMBER_WANTED * f->max_rows;
+    const size_t n_bytes = (size_t)(2 * f->max_rows) * sizeof *f->numbers;
+
+    if (b->ops->upload(b, f->numbers + offset, f->host_numbers + offset, n_bytes, e) < 0)
+        return -1;
+    return n;
+}
+
+int head_logits(struct forward *f, enum phase phase, int64_t first, int64_t n, float *out,
+                struct err *e)
+{
+    struct backend *b = f->model->backend;
+    const size_t n_bytes = (size_t)(n * f->model->config.vocab_size) * sizeof(float);
+
+    if (make_logits(f, phase, first, n, e) < 0)
+        return -1;
+    return b->ops->download(b, out, f->logits.data, n_bytes, e);
+}

@@ -35,7 +35,7 @@ double margin_of(const struct sweep *s, const struct metric *m)
     for (int i = 0; i < s->n_margins; i++)
         if (!strcmp(s->margins[i].metric, m->name))
             margin = s->margins[i].value;
-    return m->log_scale ? log1p(margin) : margin;
+    return m->log_scale || m->compared_as_log ? log1p(margin) : margin;
 }
 
 /* ---- pairs ---- */
@@ -247,12 +247,18 @@ static int adjust(struct pair *p, int n)
     return n_tests;
 }
 
-/* Has a successful run the scores of this metric? */
+/* Has a successful run the scores of this metric?  Ratios need some above 0: the unquantized
+ * model's divergence from itself has none. */
 static bool has_items(const struct runs *r, const struct metric *m)
 {
-    for (int i = 0; i < r->n; i++)
-        if (r->all[i].ok && js_count(js_get(js_get(r->all[i].record, m->group), m->item)) > 0)
+    for (int i = 0; i < r->n; i++) {
+        const struct js *items = js_get(js_get(r->all[i].record, m->group), m->item);
+        bool positive = !m->compared_as_log;
+        for (size_t k = 0; k < js_count(items) && !positive; k++)
+            positive = js_real(js_at(items, k)) > 0;
+        if (r->all[i].ok && js_count(items) > 0 && positive)
             return true;
+    }
     return false;
 }
 
@@ -266,7 +272,7 @@ static void add_pairs(const struct sweep *s, const struct runs *a, const struct 
                       struct pairs *out)
 {
     for (const struct metric *m = metrics; m->name; m++)
-        if (m->is_compared && has_items(b, m)) {
+        if (m->is_compared && has_items(b, m) && (!m->compared_as_log || has_items(a, m))) {
             out->all = mem_grow(out->all, (size_t)out->n + 1, sizeof *out->all);
             out->all[out->n++] = pair_make(s, m, a, b);
         }

@@ -32,33 +32,93 @@ static int by_item_and_seed(const void *a, const void *b)
     return order ? order : (x->seed > y->seed) - (x->seed < y->seed);
 }
 
-void items_add(struct items *to, const struct metric *m, const struct run *run)
+/* Items of one document, of unlike length, as one: their mean by tokens.  `centred`: moved so that
+ * the plain mean of all documents is the mean of all tokens; its spread is then that of a ratio. */
+static void join_documents(struct items *x, const double *weight, bool centred)
+{
+    double *n = mem_array((size_t)x->n, sizeof *n), sum = 0, total = 0;
+    int64_t k = 0;
+
+    for (int64_t i = 0; i < x->n; i++) {
+        bool same = k && x->all[k - 1].number == x->all[i].number && !x->all[i].document;
+        sum += weight[i] * x->all[i].value;
+        total += weight[i];
+        if (same) {
+            x->all[k - 1].value += weight[i] * x->all[i].value;
+            n[k - 1] += weight[i];
+            continue;
+        }
+        x->all[k] = x->all[i];
+        x->all[k].value = weight[i] * x->all[i].value;
+        x->all[k].turn = 0;
+        n[k++] = weight[i];
+    }
+    x->n = k;
+    for (int64_t i = 0; i < k; i++) {
+        double mean = sum / total, each = total / (double)k;
+        x->all[i].value =
+            centred ? (x->all[i].value - mean * n[i]) / each + mean : x->all[i].value / n[i];
+    }
+    free(n);
+}
+
+static void read_items(struct items *out, const struct metric *m, const struct run *run,
+                       bool centred)
 {
     const struct js *group = js_get(run->record, m->group);
     const struct js *values = m->item ? js_get(group, m->item) : NULL;
+    const struct js *weights = m->weights ? js_get(group, m->weights) : NULL;
     const struct js *documents = js_get(group, "document_id"), *turns = js_get(group, "turn");
     int64_t n = (int64_t)js_count(values);
 
+    *out = (struct items)ITEMS_INIT;
     if (n == 0)
         return;
-    to->all = mem_grow(to->all, (size_t)(to->n + n), sizeof *to->all);
+    out->all = mem_array((size_t)n, sizeof *out->all);
     for (int64_t i = 0; i < n; i++) {
         const struct js *id = js_at(documents, (size_t)i);
-        to->all[to->n++] = (struct item){ .document = js_text(id),
-                                          .number = js_kind(id) == JS_INT ? js_int(id) : i,
-                                          .turn = js_int(js_at(turns, (size_t)i)),
-                                          .seed = run->seed,
-                                          .value = js_real(js_at(values, (size_t)i)) * m->scale };
+        out->all[out->n++] = (struct item){ .document = js_text(id),
+                                            .number = js_kind(id) == JS_INT ? js_int(id) : i,
+                                            .turn = js_int(js_at(turns, (size_t)i)),
+                                            .seed = run->seed,
+                                            .value = js_real(js_at(values, (size_t)i)) * m->scale };
     }
+    if ((int64_t)js_count(weights) == n) {
+        double *weight = mem_array((size_t)n, sizeof *weight);
+        for (int64_t i = 0; i < n; i++)
+            weight[i] = js_real(js_at(weights, (size_t)i));
+        join_documents(out, weight, centred);
+        free(weight);
+    }
+}
+
+void items_add(struct items *to, const struct metric *m, const struct run *run)
+{
+    struct items x;
+
+    read_items(&x, m, run, true);
+    if (x.n) {
+        to->all = mem_grow(to->all, (size_t)(to->n + x.n), sizeof *to->all);
+        memcpy(to->all + to->n, x.all, (size_t)x.n * sizeof *x.all);
+        to->n += x.n;
+    }
+    items_release(&x);
+}
+
+static double difference(const struct metric *m, double a, double b)
+{
+    if (!m->compared_as_log)
+        return a - b;
+    return a == b ? 0 : log(a) - log(b);
 }
 
 void items_add_pairs(struct items *to, const struct metric *m, const struct run *a,
                      const struct run *b, int64_t seed)
 {
-    struct items x = ITEMS_INIT, y = ITEMS_INIT;
+    struct items x, y;
 
-    items_add(&x, m, a);
-    items_add(&y, m, b);
+    read_items(&x, m, a, !m->compared_as_log);
+    read_items(&y, m, b, !m->compared_as_log);
     if (x.n && y.n) {
         qsort(x.all, (size_t)x.n, sizeof *x.all, by_item_and_seed);
         qsort(y.all, (size_t)y.n, sizeof *y.all, by_item_and_seed);
@@ -69,7 +129,7 @@ void items_add_pairs(struct items *to, const struct metric *m, const struct run 
         if (order == 0) {
             to->all[to->n] = x.all[i];
             to->all[to->n].seed = seed;
-            to->all[to->n++].value = x.all[i].value - y.all[k].value;
+            to->all[to->n++].value = difference(m, x.all[i].value, y.all[k].value);
         }
         i += order <= 0;
         k += order >= 0;

@@ -27,12 +27,15 @@ struct metric {
     enum metric_kind kind;
     const char *group, *member;
     enum metric_shape shape;
-    double scale;     /* what is reported = scale * what is recorded */
-    const char *item; /* record[group][item]: one value an item; NULL: none */
-    bool log_scale;   /* items are logarithms, means and intervals are made on that scale */
-    bool is_share;    /* items lie in [0, 1], and so do the ends of every interval */
-    bool in_summary;  /* has columns in /summary */
-    bool is_compared; /* has rows in /comparisons */
+    double scale;        /* what is reported = scale * what is recorded */
+    const char *item;    /* record[group][item]: one value an item; NULL: none */
+    bool log_scale;      /* items are logarithms, means and intervals are made on that scale */
+    const char *weights; /* record[group][weights]: tokens of each item, where they differ; items of
+                            one document then count together */
+    bool compared_as_log; /* a ratio of two experiments' items says more than a difference */
+    bool is_share;        /* items lie in [0, 1], and so do the ends of every interval */
+    bool in_summary;      /* has columns in /summary */
+    bool is_compared;     /* has rows in /comparisons */
 };
 
 extern const struct metric metrics[]; /* ends with name NULL */

@@ -21,11 +21,16 @@
  *                     "by_source": { "source": [..], "n": [..], "f1": [..], "em": [..] } }
  *   "perplexity"    { "perplexity", "nll_sum", "n_tokens", "protocol", "window",
  *                     "window_nll": [..] }
- *   "memory"        { "model_size_mb", "model_bytes", "kv_cache_bytes", "scratch_bytes",
- *                     "peak_bytes" }
- *   "latency"       { "prefill_tokens": [..], "prefill_ms": [[..], ..] (one list a length),
- *                     "decode_ms_per_token": [..], "e2e_ms": [..] }
- *   "throughput"    { "batch_size": [..], "tokens_per_s": [[..], ..] }
+ *                   protocol lm_eval also "word_perplexity", "byte_perplexity", "bits_per_byte",
+ *                   "n_words", "n_bytes", "n_documents", and of each window its "document_id",
+ *                   "turn" and "window_tokens"
+ *   "divergence"    { "kl_mean", "top1_agreement", "flips", "log_perplexity_ratio",
+ *                     "delta_p_mean", "delta_p_rms", "n_tokens", "protocol", "window",
+ *                     "kl_percentiles" and "delta_p_percentiles": { "percent": [..], "value": [..]
+ * }, "window_kl": [..], "window_top1_agreement": [..], "window_log_ratio": [..] } "memory"        {
+ * "model_size_mb", "model_bytes", "kv_cache_bytes", "scratch_bytes", "peak_bytes" } "latency" {
+ * "prefill_tokens": [..], "prefill_ms": [[..], ..] (one list a length), "decode_ms_per_token":
+ * [..], "e2e_ms": [..] } "throughput"    { "batch_size": [..], "tokens_per_s": [[..], ..] }
  *
  * In the results file a scalar member becomes an attribute, an array a dataset (NAME_item as
  * dataset NAME), an object a group, an object of equally long arrays a table.  */

@@ -14,7 +14,7 @@ enum { WIDTH_STANDARD = 100, WIDTH_MIN = 40, NUMBER_MAX = 48, CELL_MAX = 160 };
 
 /* ---- numbers ---- */
 
-enum number_form { FORM_SCORE, FORM_BITS, FORM_SIZE, FORM_TIME, FORM_RATIO };
+enum number_form { FORM_SCORE, FORM_BITS, FORM_SIZE, FORM_TIME, FORM_RATIO, FORM_SMALL };
 
 /* Scores with three digits behind the point, the rest with those that count. */
 static const char *number(char text[NUMBER_MAX], double x, enum number_form form)
@@ -22,7 +22,7 @@ static const char *number(char text[NUMBER_MAX], double x, enum number_form form
     static const int decimals[][4] = {
         /* below 10, 100, 1000, beyond */
         [FORM_SCORE] = { 3, 3, 3, 3 }, [FORM_BITS] = { 2, 2, 2, 2 },  [FORM_SIZE] = { 2, 2, 1, 0 },
-        [FORM_TIME] = { 2, 1, 0, 0 },  [FORM_RATIO] = { 3, 2, 1, 0 },
+        [FORM_TIME] = { 2, 1, 0, 0 },  [FORM_RATIO] = { 3, 2, 1, 0 }, [FORM_SMALL] = { 4, 2, 1, 0 },
     };
     double a = fabs(x);
 
@@ -32,6 +32,8 @@ static const char *number(char text[NUMBER_MAX], double x, enum number_form form
         snprintf(text, NUMBER_MAX, x < 0 ? "-inf" : "inf");
     else if (a >= 1e6)
         snprintf(text, NUMBER_MAX, "%.2e", x);
+    else if (form == FORM_SMALL && a < 0.1)
+        snprintf(text, NUMBER_MAX, "%.3g", x);
     else if (form == FORM_TIME && a < 1)
         snprintf(text, NUMBER_MAX, "%.3f", x);
     else
@@ -67,6 +69,8 @@ static const struct shown {
     { "coqa_f1", "CoQA F1", FORM_SCORE, true },
     { "coqa_em", "EM", FORM_SCORE, true },
     { "perplexity", "perplexity", FORM_RATIO, true },
+    { "kl", "KL", FORM_SMALL, true },
+    { "top1_agreement", "top-1", FORM_SCORE, true },
     { "prefill_ms", "prefill ms", FORM_TIME, false },
     { "decode_ms_per_token", "ms/token", FORM_TIME, false },
 };
@@ -142,7 +146,7 @@ static const char *difference(char out[CELL_MAX], const struct table *t, int row
     const struct metric *m = name ? metric_find(name) : NULL;
     double x[3] = { table_real(t, row, "delta"), table_real(t, row, "ci_low"),
                     table_real(t, row, "ci_high") };
-    bool percent = m && m->log_scale;
+    bool percent = m && (m->log_scale || m->compared_as_log);
 
     for (int i = 0; i < 3 && percent; i++)
         x[i] = 100 * expm1(x[i]);

@@ -67,6 +67,11 @@ static struct interval limits_of(const struct estimate *e, const struct metric *
 {
     if (m->is_share)
         return stats_bounded(e, 0, 1, confidence);
+    /* Positive and skewed: on the log scale, by the delta rule. */
+    if (m->compared_as_log && e->mean > 0 && !*e->reason) {
+        double t = (e->high - e->mean) / e->mean;
+        return (struct interval){ e->mean * exp(-t), e->mean * exp(t) };
+    }
     bool cut = m->kind != METRIC_QUALITY && e->low < 0;
     return (struct interval){ cut ? 0 : e->low, e->high };
 }
@@ -123,10 +128,10 @@ static void across_items(struct statistic *t, const struct runs *r, const struct
     *x = items_estimate(&items, confidence);
     struct interval limits = limits_of(&x->e, m, confidence);
     const char *reason = x->e.reason;
-    if (x->is_binary && x->design == ITEMS_ONE_RUN) {
+    if (x->is_binary && m->is_share && x->design == ITEMS_ONE_RUN) {
         limits = stats_wilson(round(x->e.mean * (double)x->e.n), (double)x->e.n, confidence);
         reason = "Wilson";
-    } else if (x->e.is_constant && !m->log_scale) {
+    } else if (x->e.is_constant && m->is_share) {
         limits = stats_constant(x->e.mean, x->e.n_clusters, 0, 1, confidence);
         reason = "all scores alike, Wilson";
     }

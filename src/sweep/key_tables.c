@@ -39,8 +39,8 @@ static const struct key_rule sweep_margin[] = {
     { "coqa_f1", KEY_REAL, "a number from 0 to 1", "0.01", .most = 1 },
     { "coqa_em", KEY_REAL, "a number from 0 to 1", "0.01", .most = 1 },
     { "perplexity", KEY_REAL, "a number from 0 to 1", "0.01", .most = 1 },
-    LATER("kl"),
-    LATER("top1_agreement"),
+    { "kl", KEY_REAL, "a number from 0 to 1", "0.01", .most = 1 },
+    { "top1_agreement", KEY_REAL, "a number from 0 to 1", "0.01", .most = 1 },
     { 0 },
 };
 
@@ -66,8 +66,8 @@ static const struct key_rule tasks[] = {
       "\"lm-eval-0.4.12\"", .choices = "lm-eval-0.4.12 lm-eval-0.4.9 official-coqa" },
     { "coqa", KEY_TABLE, .allowed = "a table" },
     { "perplexity", KEY_TABLE, .allowed = "a table" },
+    { "divergence", KEY_TABLE, .allowed = "a table" },
     { "sanity", KEY_TABLE, .allowed = "a table" },
-    LATER("divergence"),
     LATER("multiple_choice"),
     { 0 },
 };
@@ -84,9 +84,13 @@ static const struct key_rule tasks_coqa[] = {
 static const struct key_rule tasks_perplexity[] = {
     { "path", KEY_TEXT, "a text file (.txt, .raw, .jsonl) or a .safetensors file of token ids",
       .required = true },
-    { "protocol", KEY_TEXT, "\"gptq\"", "\"gptq\"", .choices = "gptq",
-      .later = "lm_eval llama_cpp" },
+    { "protocol", KEY_TEXT, "one of gptq, lm_eval, llama_cpp", "\"gptq\"",
+      .choices = "gptq lm_eval llama_cpp" },
     { "window", KEY_INT, "an integer from 2 to 1048576", "2048", .least = 2, .most = 1048576 },
+    { 0 },
+};
+
+static const struct key_rule tasks_divergence[] = {
     { 0 },
 };
 
@@ -161,6 +165,7 @@ const struct key_section key_sections[] = {
     { "tasks", tasks },
     { "tasks.coqa", tasks_coqa },
     { "tasks.perplexity", tasks_perplexity },
+    { "tasks.divergence", tasks_divergence },
     { "tasks.sanity", tasks_sanity },
     { "benchmark", benchmark },
     { "experiment", experiment },

@@ -166,6 +166,27 @@ static int read_run_section(struct sweep *s, struct err *e)
     return 0;
 }
 
+/* Of a protocol; 0: the model's positions. */
+static int64_t window_of(const char *protocol)
+{
+    return strcmp(protocol, "lm_eval") == 0 ? 0 : strcmp(protocol, "llama_cpp") == 0 ? 512 : 2048;
+}
+
+/* The divergence is that of the perplexity text, in its windows. */
+static int read_divergence(struct sweep *s, const struct toml_value *tasks, struct err *e)
+{
+    const struct toml_value *table = toml_get(tasks, "divergence");
+    struct source source = source_of(s);
+
+    if (!table)
+        return 0;
+    if (!js_get(s->tasks, "perplexity"))
+        return source_error(e, &source, table, "tasks.divergence",
+                            "needs [tasks.perplexity], whose text it runs on");
+    js_set(s->tasks, "divergence", js_copy(js_get(s->tasks, "perplexity")));
+    return 0;
+}
+
 static int read_task(struct sweep *s, const struct toml_value *tasks, const char *name,
                      int64_t limit, struct err *e)
 {
@@ -187,6 +208,8 @@ static int read_task(struct sweep *s, const struct toml_value *tasks, const char
     if (strcmp(name, "coqa") == 0 && strcmp(s->profile, "official-coqa") == 0 &&
         !toml_get(table, "turns"))
         js_set_text(task, "turns", "all");
+    if (strcmp(name, "perplexity") == 0 && !toml_get(table, "window"))
+        js_set_int(task, "window", window_of(js_text(js_get(task, "protocol"))));
     if (limit >= 0 && js_get(task, "limit"))
         js_set_int(task, "limit", limit);
     js_set(s->tasks, name, task);
@@ -195,7 +218,8 @@ static int read_task(struct sweep *s, const struct toml_value *tasks, const char
 
 static int read_tasks_section(struct sweep *s, const struct sweep_overrides *o, struct err *e)
 {
-    static const char *const names[] = { "sanity", "coqa", "perplexity" }; /* as they run */
+    static const char *const names[] = { "sanity", "coqa", "perplexity",
+                                         "divergence" }; /* as they run */
     const struct toml_value *table = toml_get(s->tree, "tasks");
     int64_t limit = o ? o->limit : -1;
     struct js *section = NULL;
@@ -208,7 +232,7 @@ static int read_tasks_section(struct sweep *s, const struct sweep_overrides *o, 
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (read_task(s, table, names[i], limit, e) < 0)
             return -1;
-    return 0;
+    return read_divergence(s, table, e);
 }
 
 static int read_benchmark_section(struct sweep *s, struct err *e)
