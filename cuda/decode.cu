@@ -413,6 +413,7 @@ static struct decode_graph *graph_of(struct decode_graphs *all, const struct dec
     return found;
 }
 
+/* LLQ_TEST_NO_GRAPH: as if the driver refused, for the tests. */
 static int record_step(const struct decode_step *d, cudaGraph_t *graph, struct err *e)
 {
     CUDA_TRY(cudaStreamBeginCapture(d->s->stream, cudaStreamCaptureModeThreadLocal));

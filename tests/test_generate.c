@@ -298,6 +298,113 @@ static void dynamic_rope_shares_short_prompts_alone(void **state)
     model_release(&m);
 }
 
+/* ---- a backend that decodes steps itself ---- */
+
+static struct decode_args seen;
+static int32_t seen_ids[2], seen_slots[2], seen_positions[2];
+static int n_asked;
+
+static int declines(struct backend *b, struct decode_args *a, struct err *e)
+{
+    (void)b, (void)e;
+    n_asked++;
+    a->done = false;
+    return 0;
+}
+
+/* Id 100 s + i comes out of step i of sequence s. */
+static int decodes(struct backend *b, struct decode_args *a, struct err *e)
+{
+    (void)b, (void)e;
+    n_asked++;
+    seen = *a;
+    for (int s = 0; s < a->n_seqs; s++) {
+        seen_ids[s] = a->ids[s];
+        seen_slots[s] = a->slot[s];
+        seen_positions[s] = a->position[s];
+        for (int i = 0; i < a->n_steps; i++)
+            a->out[i * a->n_seqs + s] = 100 * s + i;
+    }
+    a->done = true;
+    return 0;
+}
+
+/* Steps go several at a time there, what is behind an end is thrown away. */
+static void a_device_gives_the_same(void **state)
+{
+    const struct backend_ops *ops = backend.ops;
+    struct backend_ops device = *ops;
+    static const int sizes[] = { 1, 7, 0 };
+    struct expected want[N_PROMPTS];
+    struct model m;
+    int shared;
+
+    (void)state;
+    device.decode = declines;
+    make_model(0, &m);
+    for (int kind = 0; kind < 3; kind++) {
+        for (int i = 0; i < N_PROMPTS; i++)
+            expect(&m, &prompts[i], kind == 1 ? 5 : 0, kind == 2, &want[i]);
+        for (int k = 0; k < 3; k++) {
+            struct way w = { .batch_size = sizes[k],
+                             .min_new = kind == 1 ? 5 : 0,
+                             .stop = kind == 2 };
+
+            n_asked = 0;
+            backend.ops = &device;
+            compare(&m, want, &w, &shared);
+            backend.ops = ops;
+            CHECK(n_asked > 0, "decode() was asked");
+        }
+    }
+    model_release(&m);
+}
+
+static void decode_is_told_everything(void **state)
+{
+    const struct backend_ops *ops = backend.ops;
+    struct backend_ops device = *ops;
+    const int32_t slots[] = { 2, 0 }, ids[] = { 5, -1 }, forbidden[] = { 7 };
+    struct kv_cache cache;
+    struct forward *f;
+    struct err e = ERR_INIT;
+    struct model m;
+    int32_t out[8];
+
+    (void)state;
+    device.decode = decodes;
+    make_model(0, &m);
+    CHECK_OK(kv_cache_open(&cache, &m, 3, 20, &e), e);
+    CHECK_OK(forward_open(&f, &m, 2, 2, &e), e);
+    cache.length[0] = 9;
+    cache.length[2] = 4;
+    backend.ops = &device;
+    n_asked = 0;
+    int rc = forward_decode(f, &cache, 2, slots, ids, 4, forbidden, 1, out, &e);
+    CHECK(forward_decode(f, &cache, 2, slots, ids, 8, NULL, 0, out, &e) < 0 && n_asked == 1,
+          "slot 0 has no room for 8 more");
+    backend.ops = ops;
+    CHECK(rc == 0 && cache.length[0] == 13 && cache.length[2] == 8 && cache.length[1] == 0,
+          "four tokens more in both slots");
+    CHECK(seen.n_seqs == 2 && seen.n_steps == 4 && seen.capacity == 20, "sizes are told");
+    CHECK(seen_slots[0] == 2 && seen_slots[1] == 0 && seen_positions[0] == 4 &&
+              seen_positions[1] == 9,
+          "and places");
+    CHECK(seen_ids[0] == 5 && seen_ids[1] == 0, "an id that never came is fed as 0");
+    CHECK(seen.n_forbidden == 1 && seen.forbidden &&
+              (strcmp(ops->name, "cpu") || *seen.forbidden == 7),
+          "what is forbidden");
+    CHECK(seen.n_layers == m.config.n_layers && seen.embed == &m.embed && seen.head == &m.head &&
+              seen.norm == &m.norm && seen.n_heads == m.config.n_heads &&
+              seen.head_dim == m.config.head_dim && seen.compute == m.compute,
+          "the model");
+    for (int i = 0; i < 8; i++)
+        CHECK(out[i] == 100 * (i % 2) + i / 2, "ids come back");
+    forward_close(f);
+    kv_cache_close(&cache);
+    model_release(&m);
+}
+
 /* ---- steps ---- */
 
 static void steps_are_checked(void **state)
@@ -341,6 +448,8 @@ int main(void)
         cmocka_unit_test(every_way_gives_the_same),
         cmocka_unit_test(turns_share_what_they_begin_with),
         cmocka_unit_test(dynamic_rope_shares_short_prompts_alone),
+        cmocka_unit_test(a_device_gives_the_same),
+        cmocka_unit_test(decode_is_told_everything),
         cmocka_unit_test(steps_are_checked),
     };
 
