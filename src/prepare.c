@@ -3,10 +3,13 @@
 
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/log.h"
 #include "model/checkpoint.h"
+#include "calibration.h"
 #include "run_job.h"
 #include "sched/node.h"
 #include "setup.h"
+#include "sweep/method.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -250,6 +253,45 @@ static int price_jobs(struct prepared *p, const char *backend, struct err *e)
     return 0;
 }
 
+/* The ids of the jobs that look at activations, and the hash of the file they are from. */
+static int prepare_calibration(struct prepared *p, bool shapes_suffice, struct err *e)
+{
+    const char *path = js_text(js_get(p->sweep.calibration, "path"));
+    const struct experiment *wants = NULL;
+    struct bytes data = BYTES_INIT;
+    int rc = -1;
+
+    for (int i = 0; i < p->sweep.n_experiments && !wants; i++)
+        if (!method_find(p->sweep.experiments[i].method)->data_free)
+            wants = &p->sweep.experiments[i];
+    if (!wants)
+        return 0;
+    if (!path)
+        return err_set(e, ERR_USAGE,
+                       "%s: experiment %s (%s) looks at text: [calibration] path is missing",
+                       p->sweep.path, wants->name, wants->method);
+    if (shapes_suffice && (!p->tokenizer || !file_exists(path))) {
+        bytes_printf(&p->notes, "calibration: %s not there\n", path);
+        return 0;
+    }
+    bytes_add(&data, "", 0);
+    if (hash_file(path, p->sweep.calibration_sha256, e) < 0) {
+        err_in(e, "[calibration] of %s", p->sweep.path);
+    } else if (calibration_prepare(&p->sweep, p->tokenizer, &p->config, &data, &p->notes, e) == 0) {
+        struct js *file = js_new_object();
+
+        js_set_text(file, "path", path);
+        js_set_text(file, "sha256", p->sweep.calibration_sha256);
+        js_set(p->data, "calibration", file);
+        if (!shapes_suffice && p->notes.n)
+            log_warn("%.*s", (int)p->notes.n - 1, p->notes.data);
+        setup_add(&p->setup, "calibration", data.data, data.n);
+        rc = 0;
+    }
+    bytes_release(&data);
+    return rc;
+}
+
 int prepare(const struct prepare_options *o, struct prepared *out, struct err *e)
 {
     struct prepared *p = out;
@@ -276,6 +318,8 @@ int prepare(const struct prepare_options *o, struct prepared *out, struct err *e
             return -1;
     }
     bytes_add(&p->identity, "", 0);
+    if (prepare_calibration(p, o->shapes_suffice, e) < 0)
+        return -1;
     for (int i = 0; i < p->sweep.n_jobs; i++)
         job_make_key(&p->sweep.jobs[i], &p->sweep, p->identity.data);
     if (price_jobs(p, o->backend, e) < 0)

@@ -5,7 +5,9 @@
 #include "base/log.h"
 #include "bench/bench.h"
 #include "eval/task.h"
+#include "calibration.h"
 #include "setup.h"
+#include "sweep/preset.h"
 #include "share.h"
 
 #include <math.h>
@@ -143,12 +145,47 @@ int spec_of_experiment(const struct experiment *x, struct quant_spec *out, struc
                                 .sym = x->sym,
                                 .outlier_threshold = x->outlier_threshold,
                                 .n_skip = x->n_skip };
+    const struct gptq_preset *preset = preset_find(x->preset);
+    out->gptq.desc_act = x->desc_act;
+    out->gptq.static_groups = x->static_groups;
+    out->gptq.gar = x->gar;
+    out->gptq.true_sequential = x->true_sequential;
+    out->gptq.damp = x->damp_percent;
+    out->gptq.damp_step = preset ? preset->damp_step : 0;
+    out->gptq.mse = x->mse;
     snprintf(out->method, sizeof out->method, "%s", x->method);
     snprintf(out->quant_type, sizeof out->quant_type, "%s", x->quant_type);
     snprintf(out->grid, sizeof out->grid, "%s", x->grid);
     for (int i = 0; i < x->n_skip; i++)
         snprintf(out->skip[i], sizeof out->skip[i], "%s", x->skip[i]);
     return 0;
+}
+
+/* What a solver says of each linear, where there was one. */
+static void add_solved(struct js *modules, const struct quant_report *q)
+{
+    struct js *loss = js_new_array(), *error = js_new_array(), *damp = js_new_array();
+    struct js *floor = js_new_array(), *raised = js_new_array(), *seconds = js_new_array();
+
+    for (int i = 0; i < q->n_modules; i++) {
+        const struct quant_solved *s = &q->modules[i].solved;
+
+        js_append(loss, js_new_real(s->loss));
+        js_append(error, js_new_real(s->output_error));
+        js_append(damp, js_new_real(s->damp));
+        js_append(floor, js_new_real(s->floor));
+        js_append(raised, js_new_int(s->n_raised));
+        js_append(seconds, js_new_real(s->seconds));
+    }
+    bool there = q->n_modules && q->modules[0].solved.there;
+    struct js *scrap = js_new_object(), *to = there ? modules : scrap;
+    js_set(to, "loss", loss);
+    js_set(to, "output_error", error);
+    js_set(to, "damp", damp);
+    js_set(to, "damp_floor", floor);
+    js_set(to, "damp_raised", raised);
+    js_set(to, "solver_seconds", seconds);
+    js_release(scrap);
 }
 
 static struct js *modules_to_js(const struct quant_report *q)
@@ -166,6 +203,7 @@ static struct js *modules_to_js(const struct quant_report *q)
     js_set(modules, "bits_per_weight", bits);
     js_set(modules, "mse", mse);
     js_set(modules, "relative_error", relative);
+    add_solved(modules, q);
     return modules;
 }
 
@@ -182,18 +220,52 @@ static int inject_fault(const char *experiment, struct err *e)
     return 0;
 }
 
+/* The token ids of a method that looks at activations; none for the others. */
+static int find_ids(const struct run *run, struct quant_spec *spec, struct quant_calibration *ids,
+                    struct err *e)
+{
+    const struct js *section = js_get(run->r->setup.settings, "calibration");
+    const struct setup_data *data = setup_find(&run->r->setup, "calibration");
+    struct calibration_plan plan;
+
+    if (!calibration_plan_of(&run->experiment, section, run->r->base.config.max_position, &plan))
+        return 0;
+    spec->calibration = ids;
+    return calibration_find(data ? data->bytes : "", data ? data->n_bytes : 0, &plan, run->job.seed,
+                            ids, e);
+}
+
+static struct js *calibration_to_js(const struct quant_calibration *ids)
+{
+    struct js *out = js_new_object();
+
+    js_set_int(out, "sequences", ids->n_seqs);
+    js_set_int(out, "tokens", ids->first[ids->n_seqs]);
+    js_set_text(out, "ids_sha256", ids->sha256);
+    return out;
+}
+
 static int stage_quantize(struct run *run, const void *unused, struct err *e)
 {
     struct quant_spec spec;
     struct quant_report report = { 0 };
+    struct quant_calibration ids = { 0 };
 
     (void)unused;
     if (inject_fault(run->experiment.name, e) < 0)
         return -1;
-    if (spec_of_experiment(&run->experiment, &spec, e) < 0 ||
-        quantize_model(&run->r->base, &spec, run->r->source, &run->model, &report, e) < 0)
+    if (spec_of_experiment(&run->experiment, &spec, e) < 0 || find_ids(run, &spec, &ids, e) < 0)
         return -1;
+    int rc = quantize_model(&run->r->base, &spec, run->r->source, &run->model, &report, e);
+    struct js *calibration = ids.n_seqs ? calibration_to_js(&ids) : NULL;
+    quant_calibration_release(&ids);
+    if (rc < 0) {
+        js_release(calibration);
+        return -1;
+    }
     struct js *q = js_new_object(), *m = js_new_object();
+    if (calibration)
+        js_set(q, "calibration", calibration);
     run->model_bytes = report.sizes.model_bytes;
     js_set_int(q, "model_bytes", report.sizes.model_bytes);
     js_set_real(q, "bits_per_weight_linear", report.sizes.bits_per_weight_linear);

@@ -442,6 +442,48 @@ static void every_method_is_listed_with_its_defaults(void **state)
     free(text);
 }
 
+static void presets_of_gptq(void **state)
+{
+    static const struct {
+        const char *keys;
+        bool desc_act, sym, static_groups, gar, true_sequential;
+        double damp;
+        int64_t group_size;
+    } cases[] = {
+        { "", true, true, false, false, true, 0.1, 128 },
+        { "preset = 'ist'\n", false, false, false, false, false, 0.01, -1 },
+        { "preset = 'autogptq'\n", true, true, false, false, true, 0.01, -1 },
+        { "preset = 'transformers'\n", false, true, false, true, true, 0.1, 128 },
+        { "preset = 'gptqmodel'\n", false, true, false, true, true, 0.05, 128 },
+        { "preset = 'llm-compressor'\n", true, true, true, false, false, 0.01, 128 },
+        { "damp_percent = 0.02\nsym = false\ngroup_size = 64\n", true, false, false, false, true,
+          0.02, 64 },
+        { "preset = 'transformers'\ndesc_act = true\n", true, true, false, false, true, 0.1, 128 },
+        { "gar = true\n", false, true, false, true, true, 0.1, 128 },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct bytes text = BYTES_INIT;
+        struct sweep s;
+        struct err e = ERR_INIT;
+
+        bytes_printf(&text, "%s", SWEEP MODEL "[[experiment]]\nname = 'g'\nmethod = 'gptq'\n");
+        bytes_text(&text, cases[i].keys);
+        CHECK_OK(expand_of(text.data, NULL, &s, &e), e);
+        const struct experiment *x = &s.experiments[0];
+        CHECK(x->desc_act == cases[i].desc_act && x->sym == cases[i].sym &&
+                  x->static_groups == cases[i].static_groups && x->gar == cases[i].gar &&
+                  x->true_sequential == cases[i].true_sequential &&
+                  x->damp_percent == cases[i].damp && x->group_size == cases[i].group_size &&
+                  x->bits == 4 && !strcmp(x->scale_dtype, "fp16"),
+              "case %zu: %s", i, cases[i].keys);
+        CHECK(sweep_seed_matters(&s, x), "a seed draws its text");
+        sweep_release(&s);
+        bytes_release(&text);
+    }
+}
+
 static void distances_are_edits(void **state)
 {
     (void)state;
@@ -544,6 +586,7 @@ int main(void)
         cmocka_unit_test(the_number_of_cells_and_jobs_is_capped),
         cmocka_unit_test(expanding_again_starts_afresh),
         cmocka_unit_test(every_method_is_listed_with_its_defaults),
+        cmocka_unit_test(presets_of_gptq),
         cmocka_unit_test(distances_are_edits),
         cmocka_unit_test(our_sweeps_are_what_they_should_be),
         cmocka_unit_test(our_shapes_are_those_of_the_models),

@@ -37,9 +37,9 @@ static void make_world(void)
     world.gram = tensor_over(world.h, DTYPE_F32, N_IN, N_IN);
     memset(world.h, 0, sizeof world.h);
     struct err e = ERR_INIT;
-    CHECK_OK(
-        backend.ops->gram(&backend, &(struct gram_args){ &world.rows, &world.gram, N_ROWS }, &e),
-        e);
+    CHECK_OK(backend.ops->gram(&backend,
+                               &(struct gram_args){ &world.rows, &world.gram, N_ROWS, false }, &e),
+             e);
 }
 
 static struct gptq_args plain_args(void)
@@ -97,12 +97,18 @@ static void grams(void **state)
     memcpy(one, world.x, sizeof one);
     struct tensor three = tensor_over(one, DTYPE_F32, 3, N_IN);
     for (int k = 0; k < 2; k++)
-        CHECK_OK(backend.ops->gram(&backend, &(struct gram_args){ &three, &h, 2 }, &e), e);
+        CHECK_OK(backend.ops->gram(&backend, &(struct gram_args){ &three, &h, 2, false }, &e), e);
     CHECK(check_near(
               (double)twice[5 * N_IN + 9],
               2 * ((double)one[5] * (double)one[9] + (double)one[N_IN + 5] * (double)one[N_IN + 9]),
               1e-5),
           "two rows, twice");
+    CHECK_OK(backend.ops->gram(&backend, &(struct gram_args){ &three, &h, 2, true }, &e), e);
+    CHECK(
+        check_near((double)twice[5 * N_IN + 9],
+                   (double)one[5] * (double)one[9] + (double)one[N_IN + 5] * (double)one[N_IN + 9],
+                   1e-5),
+        "and afresh");
     free(twice);
 }
 

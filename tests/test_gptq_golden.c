@@ -228,7 +228,7 @@ static void paper_solver(void **state)
     struct tensor rows = tensor_over(x, DTYPE_F32, n_x, n);
     struct tensor own = tensor_over(mem_array((size_t)(n * n), sizeof *h), DTYPE_F32, n, n);
 
-    CHECK_OK(backend.ops->gram(&backend, &(struct gram_args){ &rows, &own, n_x }, &e), e);
+    CHECK_OK(backend.ops->gram(&backend, &(struct gram_args){ &rows, &own, n_x, true }, &e), e);
     /* Of the reference's scale the smallest diagonal element tells enough. */
     double scale = (double)h[0] / (double)((float *)own.data)[0];
     for (int64_t i = 0; i < n * n; i++) {

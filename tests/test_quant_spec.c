@@ -17,6 +17,12 @@ static void settings_refused(void **state)
                                     .grid = "absmax",
                                     .compute = DTYPE_F16,
                                     LM_HEAD };
+    const struct quant_spec gptq = { .method = "gptq",
+                                     .bits = 4,
+                                     .group_size = 128,
+                                     .quant_type = "int",
+                                     .compute = DTYPE_F16,
+                                     LM_HEAD };
     const struct quant_spec nvfp4 = { .method = "rtn",
                                       .bits = 4,
                                       .group_size = 16,
@@ -94,8 +100,19 @@ static void settings_refused(void **state)
     REFUSED(rtn, 0, "compute_dtype = \"int8\"", s.compute = DTYPE_I8);
     REFUSED(int8, 0, "outlier_threshold = -1", s.outlier_threshold = -1);
     REFUSED(int8, 0, "outlier_threshold = nan", s.outlier_threshold = NAN);
-    REFUSED(rtn, 0, "method \"gptq\" is not in this version", strcpy(s.method, "gptq"));
-    REFUSED(rtn, 0, "known are none, bnb_8bit, bnb_4bit, rtn, hqq", strcpy(s.method, "rtm"));
+    REFUSED(rtn, 0, "method \"awq\" is not in this version", strcpy(s.method, "awq"));
+    REFUSED(rtn, 0, "known are none, bnb_8bit, bnb_4bit, rtn, hqq, gptq", strcpy(s.method, "rtm"));
+    REFUSED(gptq, 0, "bits = 5: gptq allows 2, 3, 4, 8", s.bits = 5);
+    REFUSED(gptq, 0, "group_size = 8: gptq allows 16 to 1024, or -1", s.group_size = 8);
+    REFUSED(gptq, 0, "group_size = 2048: gptq allows 16 to 1024", s.group_size = 2048);
+    REFUSED(gptq, 192, "group_size = 128 does not divide 192 inputs", (void)s);
+    REFUSED(gptq, 0, "quant_type = \"nf2\": gptq allows int, nf3, nf4, fp4",
+            strcpy(s.quant_type, "nf2"));
+    REFUSED(gptq, 0, "damp_percent = 1: 0 to less than 1", s.gptq.damp = 1);
+    REFUSED(gptq, 0, "damp_percent = nan", s.gptq.damp = NAN);
+    REFUSED(gptq, 0, "mse = -1", s.gptq.mse = -1);
+    REFUSED(gptq, 0, "gar = true goes with neither desc_act nor static_groups", s.gptq.gar = true;
+            s.gptq.desc_act = true);
     REFUSED(nf4, 0, "a quantized head and embedding, which is not in this version", s.n_skip = 0);
     REFUSED(nf4, 0, "a quantized head, which is not in this version",
             strcpy(s.skip[0], "down_proj"));

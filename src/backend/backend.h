@@ -200,12 +200,13 @@ struct quantize_args {
 /* ---- solvers that look at activations ---- */
 
 struct gram_args {
-    /* h = h + x^T x.  The sum over the rows of a call is rounded once to fp32 and added (a backend
-     * may accumulate in fp32); both halves are written.  The order of the sum is fixed by the
-     * shape. */
+    /* h = h + x^T x, or (fresh) h = x^T x.  The sum over the rows of a call is rounded once to fp32
+     * and added (a backend may accumulate in fp32); both halves are written.  The order of the sum
+     * is fixed by the shape. */
     const struct tensor *x; /* [T, K]: F32, F16 or BF16 */
     struct tensor *h;       /* F32 [K, K] */
     int64_t n_rows;
+    bool fresh; /* what is in h does not count */
 };
 
 /* In which order GPTQ's columns are settled: as they stand, by falling diagonal of H, or sorted
@@ -225,7 +226,8 @@ struct gptq_args {
     /* quantizers.md 5.2 - 5.7.  H = factor * h, damped; a factorisation that fails is tried again
      * with damp + damp_step while that is below 1, then with floors of 10^-6 ... 10^-1 of the
      * largest diagonal element; then it is an error. */
-    const struct tensor *w; /* plain [N, K], F32, F16 or BF16, already in the source dtype */
+    const struct tensor *w; /* plain [N, K], F32, F16 or BF16 */
+    enum dtype source;      /* its values are rounded to this first; F32, OTHER: not */
     const struct tensor *h; /* F32 [K, K]: sum of x^T x over the calibration rows */
     int64_t n_rows;         /* of the calibration */
     double factor;

@@ -192,6 +192,8 @@ static int64_t group_at(const struct solver *s, int64_t c)
 static void start_row(const struct solver *s, int64_t row, struct rows *r)
 {
     quantize_widen_row(s->a->w, row, r->plain);
+    if (dtype_is_16bit(s->a->source))
+        dtype_round(s->a->source, r->plain, s->n);
     if (s->one_group)
         r->grids[0] = group_grid(s, r->plain, s->n);
     memcpy(r->w, r->plain, (size_t)s->n * sizeof *r->w);
@@ -360,10 +362,12 @@ static void sum_up(const struct solver *s)
     }
 }
 
-static int check_weights(const struct tensor *w, struct err *e)
+static int check_weights(const struct tensor *w, enum dtype source, struct err *e)
 {
+    float most = source == DTYPE_F16 ? 65520.0f : INFINITY;
+
     for (int64_t row = 0; row < w->n_rows; row++)
-        if (!(quantize_absmax(w, row * w->n_cols, w->n_cols) < INFINITY))
+        if (!(quantize_absmax(w, row * w->n_cols, w->n_cols) < most))
             return err_set(e, ERR_INPUT,
                            "row %lld holds what is no number; only finite weights can be quantized",
                            (long long)row);
@@ -372,7 +376,7 @@ static int check_weights(const struct tensor *w, struct err *e)
 
 static int solve(struct backend *b, struct solver *s, struct err *e)
 {
-    if (check_weights(s->a->w, e) < 0 || read_h(s, e) < 0)
+    if (check_weights(s->a->w, s->a->source, e) < 0 || read_h(s, e) < 0)
         return -1;
     gptq_order_of(s->a->order, s->diagonal, s->n, s->a->group_size, s->perm);
     if (make_u(s, e) < 0 || make_g_idx(b, s, e) < 0)

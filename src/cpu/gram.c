@@ -1,5 +1,5 @@
-/* gram.c - h = h + x^T x: a tile of h at a time, its sum over the rows in fp64 and in their order,
- * rounded once; the lower half is a copy of the upper. */
+/* gram.c - x^T x, added to h: a tile of h at a time, its sum over the rows in fp64 and in their
+ * order, rounded once; the lower half is a copy of the upper. */
 #include "cpu/cpu.h"
 
 #include <assert.h>
@@ -60,7 +60,8 @@ static void tile(const struct gram_args *a, int64_t row, int64_t col, double *sc
     }
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = row == col ? i : 0; j < n; j++) {
-            float value = h[(row + i) * n_cols + col + j] + (float)sum[i * TILE + j];
+            float before = a->fresh ? 0.0f : h[(row + i) * n_cols + col + j];
+            float value = before + (float)sum[i * TILE + j];
 
             h[(row + i) * n_cols + col + j] = value;
             h[(col + j) * n_cols + row + i] = value;

@@ -9,14 +9,19 @@ static bool knows(const struct backend *b, const struct quantize_args *a)
     return !b->ops->quantizes || b->ops->quantizes(a);
 }
 
-/* The parts of a packed weight on the host, into memory of b. */
-static int take_up(struct backend *b, const struct weight *from, struct weight *out, struct err *e)
+int quant_take_up(struct backend *b, const struct weight *from, struct weight *out, struct err *e)
 {
+    const size_t order_bytes = (size_t)from->n_in * sizeof *from->g_idx;
     struct weight w = *from;
     int rc = weight_alloc(b, MEM_WEIGHTS, &w, e);
+    void *order = NULL;
 
     if (rc < 0)
         return -1;
+    if (from->g_idx) {
+        rc = backend_alloc(b, MEM_WEIGHTS, order_bytes, &order, e);
+        w.g_idx = order;
+    }
     const struct {
         void *to;
         const void *from;
@@ -26,6 +31,7 @@ static int take_up(struct backend *b, const struct weight *from, struct weight *
         { w.scales, from->scales, weight_scales_bytes(from) },
         { w.scales2, from->scales2, weight_scales2_bytes(from) },
         { w.zeros, from->zeros, weight_zeros_bytes(from) },
+        { w.g_idx, from->g_idx, from->g_idx ? order_bytes : 0 },
     };
     for (size_t i = 0; rc == 0 && i < sizeof parts / sizeof *parts; i++)
         if (parts[i].n_bytes)
@@ -52,7 +58,7 @@ static int on_host(struct backend *b, const struct quantize_args *a, struct err 
     if (tensor_alloc(&host, MEM_SCRATCH, a->w->dtype, a->w->n_rows, a->w->n_cols, &w, e) == 0 &&
         b->ops->download(b, w.data, a->w->data, tensor_bytes(a->w), e) == 0 &&
         host.ops->quantize(&host, &here, e) == 0)
-        rc = take_up(b, &packed, a->out, e);
+        rc = quant_take_up(b, &packed, a->out, e);
     weight_release(&host, &packed);
     tensor_free(&host, &w);
     backend_close(&host);

@@ -8,12 +8,16 @@ extern const struct quantizer quantizer_bnb_8bit;
 extern const struct quantizer quantizer_bnb_4bit;
 extern const struct quantizer quantizer_rtn;
 extern const struct quantizer quantizer_hqq;
+extern const struct quantizer quantizer_gptq;
 
 /* run() and shape() of methods that are one call of quantize(), from their args(). */
 int quant_run_args(struct backend *b, const struct quant_spec *s, const struct tensor *w,
                    struct weight *out, struct err *e);
 int quant_shape_args(const struct quant_spec *s, int64_t n_out, int64_t n_in, struct weight *out,
                      struct err *e);
+
+/* A packed weight in host memory, copied to memory of b. */
+int quant_take_up(struct backend *b, const struct weight *from, struct weight *out, struct err *e);
 
 /* Has the CPU backend to do it, because b knows no kernel for the method? */
 bool quant_on_host(const struct backend *b, const struct quant_spec *s);

@@ -4,8 +4,21 @@
  * --list-experiments, the run and the tests all read the same rows. */
 #pragma once
 
+#include "base/hash.h"
 #include "base/js.h"
 #include "model/model.h"
+
+/* The token ids that calibrated methods look at.  Host memory, owned. */
+struct quant_calibration {
+    int64_t n_seqs;
+    int64_t *first; /* [n_seqs + 1]: where each sequence begins in ids */
+    int32_t *ids;
+    char sha256[HASH_TEXT_MAX]; /* of lengths and ids */
+};
+/* Copies what it is given; lengths: [n_seqs]. */
+int quant_calibration_make(struct quant_calibration *out, const int32_t *ids, size_t n_ids,
+                           const int32_t *lengths, size_t n_seqs, struct err *e);
+void quant_calibration_release(struct quant_calibration *c); /* zero state is fine */
 
 /* What a job asks for, resolved (no defaults left). */
 struct quant_spec {
@@ -18,6 +31,15 @@ struct quant_spec {
     enum dtype compute;
     enum dtype scale_dtype; /* F32 or F16, where scales are not quantized again */
     bool sym;
+    const struct quant_calibration *calibration; /* methods that want one; borrowed */
+    struct {
+        bool desc_act, static_groups, gar, true_sequential;
+        double damp, damp_step;
+        double mse; /* exponent; 0: no search */
+    } gptq;
+    struct {
+        bool zero_point, duo_scaling, clip;
+    } awq;
     char grid[16]; /* rtn with "int": "absmax", "gptq", "awq" */
     double outlier_threshold;
     enum dtype source; /* one weight's values are rounded to it first (quantize_args.source); set by
@@ -27,14 +49,25 @@ struct quant_spec {
                          e.g. "lm_head", "down_proj", "model.layers.0.mlp.gate_proj" */
 };
 
+/* What a solver says of one linear. */
+struct quant_solved {
+    bool there;
+    double loss;         /* the solver's own, H = (2 / tokens) X^T X */
+    double output_error; /* |X W^T - X W'^T|_F / |X W^T|_F on the calibration rows */
+    double damp, floor;  /* of the diagonal, finally */
+    int n_raised;
+    double seconds;
+};
+
 /* Which settings a method allows; messages and --list-experiments are made from it. */
 struct quant_allowed {
-    int bits[8];                /* ends with 0 */
-    int64_t group_sizes[12];    /* ends with 0; empty: no group size, or any_group */
-    bool any_group;             /* any divisor of the inputs, or -1: one group a row */
-    const char *quant_types[9]; /* ends with NULL; empty: the method has none */
-    bool double_quant;          /* may be true */
-    bool grid;                  /* sym and grid mean something, with "int" */
+    int bits[8];                     /* ends with 0 */
+    int64_t group_sizes[12];         /* ends with 0; empty: no group size, or any_group */
+    bool any_group;                  /* any divisor of the inputs, or -1: one group a row */
+    int64_t least_group, most_group; /* of those divisors; 0: no bound */
+    const char *quant_types[9];      /* ends with NULL; empty: the method has none */
+    bool double_quant;               /* may be true */
+    bool grid;                       /* sym and grid mean something, with "int" */
 };
 
 struct quantizer {
@@ -46,6 +79,10 @@ struct quantizer {
      * may come with the next sync(), and w and *out stay in their places until then. */
     int (*run)(struct backend *b, const struct quant_spec *s, const struct tensor *w,
                struct weight *out, struct err *e);
+    /* Methods that look at activations, instead of run(): packs every linear of out->layers that
+     * is not skipped, and fills solved [n_layers * N_LINEARS].  The rest of *out is there. */
+    int (*run_model)(const struct model *base, const struct quant_spec *s, struct model *out,
+                     struct quant_solved *solved, bool *on_host, struct err *e);
     /* Bits a weight and bytes of a [N, K] matrix without making it: for --dry-run. */
     int (*shape)(const struct quant_spec *s, int64_t n_out, int64_t n_in, struct weight *out,
                  struct err *e);
@@ -70,6 +107,7 @@ enum dtype quant_model_dtype(const struct quant_spec *s, enum dtype source);
 struct quant_module {
     char name[96];
     double bits_per_weight, mse, relative_error; /* relative: |W - W'|_F / |W|_F */
+    struct quant_solved solved;
 };
 
 struct quant_sizes {

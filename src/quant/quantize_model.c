@@ -20,8 +20,9 @@ struct making {
     struct model *out;
     struct quant_report *report;
     struct size_count sizes;
-    double (*sums)[2];     /* of each linear's errors and squares */
-    struct tensor scratch; /* fp32 values of one matrix, where the backend has no compare() */
+    struct quant_solved *solved; /* of each linear */
+    double (*sums)[2];           /* of each linear's errors and squares */
+    struct tensor scratch;       /* fp32 values of one matrix, where the backend has no compare() */
 };
 
 /* Does rounding to `source` change values stored as `stored`? */
@@ -236,10 +237,14 @@ static int make_weights(struct making *k, struct err *e)
         return -1;
     if (!plain)
         start = clock_seconds();
-    if (each(k, true, pack, e) < 0)
+    if (k->method->run_model) {
+        if (k->method->run_model(k->base, k->spec, k->out, k->solved, &k->report->on_host, e) < 0)
+            return -1;
+    } else if (each(k, true, pack, e) < 0) {
         return -1;
+    }
     if (k->b->ops->sync(k->b, e) < 0)
-        return name_refused(k, e);
+        return k->method->run_model ? -1 : name_refused(k, e);
     k->report->seconds = clock_seconds() - start;
     return 0;
 }
@@ -264,6 +269,7 @@ static int note_module(struct making *k, const struct place *p, struct err *e)
     (void)e;
     memcpy(to->name, p->module, sizeof to->name);
     to->bits_per_weight = weight_bits_per_weight(p->to);
+    to->solved = k->solved[p->index];
     quant_errors_of(k->sums[p->index], p->to->n_out * p->to->n_in, to);
     return 0;
 }
@@ -310,12 +316,15 @@ static int arrange(struct making *k, const struct place *p, struct err *e)
 static int make_linears(struct making *k, struct err *e)
 {
     struct err ignored = ERR_INIT;
+
+    k->solved = mem_array((size_t)(k->base->config.n_layers * N_LINEARS), sizeof *k->solved);
     int rc = make_weights(k, e) < 0 || measure_all(k, e) < 0 ? -1 : each(k, true, arrange, e);
 
     /* What is under way writes to the weights and the sums. */
     if (rc < 0)
         k->b->ops->sync(k->b, &ignored);
     free(k->sums);
+    free(k->solved);
     for (int64_t i = 0; rc == 0 && i < k->base->config.n_layers * N_LINEARS; i++) {
         struct place p = place_of(k, i);
         size_count_linear(&k->sizes, p.to, p.packed || quant_is_plain(k->spec));
@@ -355,7 +364,7 @@ int quantize_model(const struct model *base, const struct quant_spec *s, enum dt
         return err_in(e, "quantizing with %s", s->method);
     }
     size_count_finish(&k.sizes, &out->config, &report->sizes);
-    report->on_host = quant_on_host(k.b, s);
+    report->on_host = report->on_host || quant_on_host(k.b, s);
     return 0;
 }
 

@@ -4,7 +4,13 @@
 #include <string.h>
 
 const struct quantizer *const quantizers[] = {
-    &quantizer_none, &quantizer_bnb_8bit, &quantizer_bnb_4bit, &quantizer_rtn, &quantizer_hqq, NULL,
+    &quantizer_none,
+    &quantizer_bnb_8bit,
+    &quantizer_bnb_4bit,
+    &quantizer_rtn,
+    &quantizer_hqq,
+    &quantizer_gptq,
+    NULL,
 };
 
 const struct quantizer *quantizer_find(const char *name)

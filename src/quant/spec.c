@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const later_methods[] = { "gptq", "awq", NULL };
+static const char *const later_methods[] = { "awq", NULL };
 
 static bool listed(const char *const *names, const char *name)
 {
@@ -78,6 +78,10 @@ static int check_group(const struct quantizer *z, const struct quant_spec *s, in
 
     if (size == 0 && !strcmp(s->quant_type, "fp8_e4m3"))
         return 0;
+    if (a->most_group && size != -1 && (size < a->least_group || size > a->most_group))
+        return err_set(e, ERR_USAGE,
+                       "group_size = %lld: %s allows %lld to %lld, or -1 for one group a row", size,
+                       z->name, (long long)a->least_group, (long long)a->most_group);
     if (a->any_group) {
         if (size == -1 || (size > 0 && (n_in == 0 || n_in % size == 0)))
             return 0;
@@ -123,6 +127,19 @@ static int check_type(const struct quantizer *z, const struct quant_spec *s, str
     return -1;
 }
 
+static int check_gptq(const struct quant_spec *s, struct err *e)
+{
+    if (!(s->gptq.damp >= 0.0 && s->gptq.damp < 1.0))
+        return err_set(e, ERR_USAGE, "damp_percent = %g: 0 to less than 1 is allowed",
+                       s->gptq.damp);
+    if (!(s->gptq.mse >= 0.0 && s->gptq.mse <= 16.0))
+        return err_set(e, ERR_USAGE, "mse = %g: an exponent of at most 16, or 0 (off) is allowed",
+                       s->gptq.mse);
+    if (s->gptq.gar && (s->gptq.desc_act || s->gptq.static_groups))
+        return err_set(e, ERR_USAGE, "gar = true goes with neither desc_act nor static_groups");
+    return 0;
+}
+
 static int check_rest(const struct quantizer *z, const struct quant_spec *s, struct err *e)
 {
     static const char *const grids[] = { "absmax", "gptq", "awq", NULL };
@@ -145,6 +162,8 @@ static int check_rest(const struct quantizer *z, const struct quant_spec *s, str
     if (quant_is_plain(s) && s->bits != 8 * (int)dtype_bytes(s->compute))
         return err_set(e, ERR_USAGE, "bits = %d: none with compute_dtype %s has %d", s->bits,
                        dtype_name(s->compute), 8 * (int)dtype_bytes(s->compute));
+    if (z == &quantizer_gptq && check_gptq(s, e) < 0)
+        return -1;
     if (!quant_is_plain(s) && !quant_skips(s, "lm_head"))
         return err_set(e, ERR_USAGE,
                        "skip_modules without \"lm_head\" asks for a quantized head%s, which is not "

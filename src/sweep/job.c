@@ -19,6 +19,15 @@ struct js *experiment_to_js(const struct experiment *x)
     js_set_text(out, "quant_type", x->quant_type);
     js_set_bool(out, "double_quant", x->double_quant);
     js_set_text(out, "compute_dtype", x->compute_dtype);
+    if (keys & AXIS_BIT(AXIS_PRESET)) {
+        js_set_text(out, "preset", x->preset);
+        js_set_bool(out, "desc_act", x->desc_act);
+        js_set_bool(out, "static_groups", x->static_groups);
+        js_set_bool(out, "gar", x->gar);
+        js_set_bool(out, "true_sequential", x->true_sequential);
+        js_set_real(out, "damp_percent", x->damp_percent);
+        js_set_real(out, "mse", x->mse);
+    }
     if (keys & AXIS_BIT(AXIS_GRID))
         js_set_text(out, "grid", x->grid);
     if (keys & AXIS_BIT(AXIS_OUTLIER_THRESHOLD))
@@ -111,6 +120,13 @@ static int read_experiment(const struct js *j, struct experiment *x, struct err 
         text_or_none(j, "quant.grid", x->grid, sizeof x->grid, e) < 0 ||
         js_real_or(j, "quant.outlier_threshold", 0, &x->outlier_threshold, e) < 0 ||
         text_or_none(j, "quant.scale_dtype", x->scale_dtype, sizeof x->scale_dtype, e) < 0 ||
+        text_or_none(j, "quant.preset", x->preset, sizeof x->preset, e) < 0 ||
+        js_bool_or(j, "quant.desc_act", false, &x->desc_act, e) < 0 ||
+        js_bool_or(j, "quant.static_groups", false, &x->static_groups, e) < 0 ||
+        js_bool_or(j, "quant.gar", false, &x->gar, e) < 0 ||
+        js_bool_or(j, "quant.true_sequential", false, &x->true_sequential, e) < 0 ||
+        js_real_or(j, "quant.damp_percent", 0, &x->damp_percent, e) < 0 ||
+        js_real_or(j, "quant.mse", 0, &x->mse, e) < 0 ||
         js_bool_or(j, "quant.sym", false, &x->sym, e) < 0)
         return -1;
     if (bits < 0 || bits > 64)
@@ -154,12 +170,18 @@ static struct js *without_paths(const struct js *tasks)
 
 void job_make_key(struct job *j, const struct sweep *s, const char *identity)
 {
+    const struct method_rule *m = method_find(j->experiment->method);
     struct js *all = js_new_object();
     size_t n_bytes;
 
     js_set_int(all, "semantics", SEMANTICS_VERSION);
     js_set(all, "settings", experiment_to_js(j->experiment));
     js_set_text(all, "source_dtype", s->source_dtype);
+    if (s->calibration && m && !m->data_free) {
+        js_set_int(all, "calibration_samples", js_int(js_get(s->calibration, "samples")));
+        js_set_int(all, "calibration_length", js_int(js_get(s->calibration, "sequence_length")));
+        js_set_text(all, "calibration_sha256", s->calibration_sha256);
+    }
     js_set_bool(all, "quality", j->quality);
     if (j->quality) {
         js_set_text(all, "profile", s->profile);

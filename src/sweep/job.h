@@ -31,7 +31,11 @@ struct experiment {
     bool sym;
     char grid[16];
     double outlier_threshold;
-    char scale_dtype[8]; /* "fp32"; "": the method has no choice */
+    char scale_dtype[8]; /* "fp32", "fp16"; "": the method has no choice */
+    char preset[16];     /* gptq; the keys below hold what it says where they were not given */
+    bool desc_act, static_groups, gar, true_sequential;
+    double damp_percent, mse;
+    bool zero_point, duo_scaling, clip; /* awq */
     int n_skip;
     char skip[SKIP_MAX][64];
     int line; /* in the sweep file, for messages */

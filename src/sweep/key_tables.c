@@ -19,7 +19,7 @@ static const struct key_rule root[] = {
     { "benchmark", KEY_TABLE, .allowed = "a table" },
     { "experiment", KEY_TABLES, .allowed = "written [[experiment]], once for each block" },
     { "comparison", KEY_TABLES, .allowed = "written [[comparison]], once for each pair" },
-    LATER("calibration"),
+    { "calibration", KEY_TABLE, .allowed = "a table" },
     { 0 },
 };
 
@@ -58,6 +58,15 @@ static const struct key_rule model[] = {
 static const struct key_rule run[] = {
     { "batch_size", KEY_INT, "an integer from 0 to 4096 (0 = from free memory)", "0",
       .most = 4096 },
+    { 0 },
+};
+
+static const struct key_rule calibration[] = {
+    { "path", KEY_TEXT, "a text file (.txt, .raw, .jsonl) or a .safetensors file of token ids",
+      .required = true },
+    { "samples", KEY_INT, "an integer of at least 0 (0 = by method)", "0", .most = 1e6 },
+    { "sequence_length", KEY_INT, "an integer of at least 0 (0 = by method)", "0",
+      .most = 1048576 },
     { 0 },
 };
 
@@ -119,8 +128,8 @@ static const struct key_rule benchmark[] = {
  * allows, and its defaults, stand in method.c. */
 static const struct key_rule experiment[] = {
     { "name", KEY_NAME, "1 to 64 letters, digits, `_`, `.` or `-`", .required = true },
-    { "method", KEY_TEXT, "one of none, bnb_8bit, bnb_4bit, rtn, hqq", .required = true,
-      .choices = "none bnb_8bit bnb_4bit rtn hqq", .later = "gptq awq" },
+    { "method", KEY_TEXT, "one of none, bnb_8bit, bnb_4bit, rtn, hqq, gptq", .required = true,
+      .choices = "none bnb_8bit bnb_4bit rtn hqq gptq", .later = "awq" },
     { "bits", KEY_INT, "an integer from 2 to 32", .least = 2, .most = 32 },
     { "group_size", KEY_INT,
       "an integer of at least 1, -1 (one group per row), or 0 (fp8_e4m3: the matrix)", .least = -1,
@@ -137,13 +146,15 @@ static const struct key_rule experiment[] = {
     { "skip_modules", KEY_TEXTS,
       .allowed = "a list of at most 8 module names of 1 to 63 bytes with \"lm_head\" among them "
                  "(for a grid, a list of such lists)" },
-    LATER("preset"),
-    LATER("desc_act"),
-    LATER("damp_percent"),
-    LATER("static_groups"),
-    LATER("gar"),
-    LATER("true_sequential"),
-    LATER("mse"),
+    { "preset", KEY_TEXT,
+      "one of reference, ist, autogptq, transformers, gptqmodel, llm-compressor",
+      .choices = "reference ist autogptq transformers gptqmodel llm-compressor" },
+    { "desc_act", KEY_BOOL, .allowed = "true or false" },
+    { "damp_percent", KEY_REAL, "a number from 0 to 0.99", .most = 0.99 },
+    { "static_groups", KEY_BOOL, .allowed = "true or false" },
+    { "gar", KEY_BOOL, .allowed = "true or false" },
+    { "true_sequential", KEY_BOOL, .allowed = "true or false" },
+    { "mse", KEY_REAL, "a number from 0 to 16 (0 = off)", .most = 16 },
     LATER("zero_point"),
     LATER("duo_scaling"),
     LATER("clip"),
@@ -162,6 +173,7 @@ const struct key_section key_sections[] = {
     { "sweep.margin", sweep_margin },
     { "model", model },
     { "run", run },
+    { "calibration", calibration },
     { "tasks", tasks },
     { "tasks.coqa", tasks_coqa },
     { "tasks.perplexity", tasks_perplexity },

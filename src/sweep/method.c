@@ -2,6 +2,7 @@
 #include "sweep/method.h"
 
 #include "sweep/keys.h"
+#include "sweep/preset.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -14,12 +15,22 @@ const char *const axis_keys[N_AXES] = {
     [AXIS_QUANT_TYPE] = "quant_type",
     [AXIS_DOUBLE_QUANT] = "double_quant",
     [AXIS_COMPUTE_DTYPE] = "compute_dtype",
+    [AXIS_CLIP] = "clip",
+    [AXIS_DAMP_PERCENT] = "damp_percent",
+    [AXIS_DESC_ACT] = "desc_act",
+    [AXIS_DUO_SCALING] = "duo_scaling",
+    [AXIS_GAR] = "gar",
     [AXIS_GRID] = "grid",
     [AXIS_METHOD] = "method",
+    [AXIS_MSE] = "mse",
     [AXIS_OUTLIER_THRESHOLD] = "outlier_threshold",
+    [AXIS_PRESET] = "preset",
     [AXIS_SCALE_DTYPE] = "scale_dtype",
     [AXIS_SKIP_MODULES] = "skip_modules",
+    [AXIS_STATIC_GROUPS] = "static_groups",
     [AXIS_SYM] = "sym",
+    [AXIS_TRUE_SEQUENTIAL] = "true_sequential",
+    [AXIS_ZERO_POINT] = "zero_point",
 };
 
 const struct method_rule method_rules[] = {
@@ -60,6 +71,20 @@ const struct method_rule method_rules[] = {
       .has_double_quant = true,
       .scale_dtype = "fp16",
       .keys = AXIS_BIT(AXIS_SCALE_DTYPE) | AXIS_BIT(AXIS_SKIP_MODULES) },
+    { .name = "gptq",
+      .bits = "2 3 4 8",
+      .standard_bits = 4,
+      .group_sizes = "",
+      .standard_group_size = 128,
+      .least_group = 16,
+      .most_group = 1024,
+      .quant_types = "int nf3 nf4 fp4",
+      .has_double_quant = true,
+      .scale_dtype = "fp16",
+      .keys = AXIS_BIT(AXIS_PRESET) | AXIS_BIT(AXIS_DESC_ACT) | AXIS_BIT(AXIS_SYM) |
+              AXIS_BIT(AXIS_DAMP_PERCENT) | AXIS_BIT(AXIS_STATIC_GROUPS) | AXIS_BIT(AXIS_GAR) |
+              AXIS_BIT(AXIS_TRUE_SEQUENTIAL) | AXIS_BIT(AXIS_MSE) | AXIS_BIT(AXIS_SCALE_DTYPE) |
+              AXIS_BIT(AXIS_SKIP_MODULES) },
     { 0 },
 };
 
@@ -89,7 +114,7 @@ static const char *listed(const char *words, char *out, size_t room)
 static void add_allowed(struct bytes *text, const char *key, const char *words,
                         const char *standard)
 {
-    char all[128];
+    char all[192];
 
     bytes_printf(text, "  %-18s %s (default %s)\n", key, listed(words, all, sizeof all), standard);
 }
@@ -104,6 +129,14 @@ char *method_list_text(void)
         { AXIS_GRID, "absmax gptq awq", "absmax" },
         { AXIS_OUTLIER_THRESHOLD, "0...1000", "6.0" },
         { AXIS_SCALE_DTYPE, "fp32 fp16", NULL },
+        { AXIS_PRESET, "reference ist autogptq transformers gptqmodel llm-compressor",
+          "reference" },
+        { AXIS_DESC_ACT, "true false", "by preset" },
+        { AXIS_DAMP_PERCENT, "0...1", "by preset" },
+        { AXIS_STATIC_GROUPS, "true false", "by preset" },
+        { AXIS_GAR, "true false", "by preset" },
+        { AXIS_TRUE_SEQUENTIAL, "true false", "by preset" },
+        { AXIS_MSE, "0...16", "0 = off" },
     };
     struct bytes text = BYTES_INIT;
     char number[24];
@@ -116,8 +149,8 @@ char *method_list_text(void)
         if (m->group_sizes && *m->group_sizes)
             add_allowed(&text, "group_size", m->group_sizes, number);
         else if (m->group_sizes)
-            bytes_printf(&text, "  %-18s any divisor, -1 = one a row (default %s)\n", "group_size",
-                         number);
+            bytes_printf(&text, "  %-18s any divisor%s, -1 = one a row (default %s)\n",
+                         "group_size", m->most_group ? " from 16 to 1024" : "", number);
         if (m->quant_types) {
             snprintf(number, sizeof number, "%.*s", (int)strcspn(m->quant_types, " "),
                      m->quant_types);
@@ -132,6 +165,21 @@ char *method_list_text(void)
                             others[i].standard ? others[i].standard : m->scale_dtype);
     }
     return text.data;
+}
+
+static int refuse(struct refusal *r, enum axis_id at, unsigned axes, const char *fmt, ...)
+    PRINTF_LIKE(4, 5);
+
+static int refuse(struct refusal *r, enum axis_id at, unsigned axes, const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(r->why, sizeof r->why, fmt, args);
+    va_end(args);
+    r->at = at;
+    r->axes = axes;
+    return -1;
 }
 
 int quant_type_bits(const char *quant_type)
@@ -149,6 +197,42 @@ int64_t quant_type_group_size(const char *quant_type)
     return word_in(quant_type, "mxfp4") ? 32 : word_in(quant_type, "nvfp4") ? 16 : 0;
 }
 
+static bool flag(const struct cell *c, enum axis_id a, bool standard)
+{
+    return c->value[a] ? c->value[a]->boolean : standard;
+}
+
+static double number(const struct toml_value *v, double standard)
+{
+    return !v ? standard : v->kind == TOML_KIND_INT ? (double)v->integer : v->real;
+}
+
+/* The preset's values where no key says otherwise; a desc_act or static_groups that was asked for
+ * switches the preset's group-aware order off. */
+static int resolve_gptq(const struct method_rule *m, const struct cell *c, struct experiment *x,
+                        struct refusal *r)
+{
+    const struct gptq_preset *p = preset_find(x->preset);
+    bool gar = c->value[AXIS_GAR] && c->value[AXIS_GAR]->boolean;
+
+    if (!p || !(m->keys & AXIS_BIT(AXIS_PRESET)))
+        return 0;
+    /* And a group-aware order that was asked for the preset's other one. */
+    x->desc_act = flag(c, AXIS_DESC_ACT, p->desc_act && !gar);
+    x->static_groups = flag(c, AXIS_STATIC_GROUPS, p->static_groups && !gar);
+    x->gar = flag(c, AXIS_GAR, p->gar && !x->desc_act && !x->static_groups);
+    x->true_sequential = flag(c, AXIS_TRUE_SEQUENTIAL, p->true_sequential);
+    x->damp_percent = number(c->value[AXIS_DAMP_PERCENT], p->damp_percent);
+    x->mse = number(c->value[AXIS_MSE], 0);
+    if (strcmp(x->quant_type, "int") == 0)
+        x->sym = flag(c, AXIS_SYM, p->sym);
+    if (x->gar && (x->desc_act || x->static_groups))
+        return refuse(r, AXIS_GAR,
+                      AXIS_BIT(AXIS_GAR) | AXIS_BIT(AXIS_DESC_ACT) | AXIS_BIT(AXIS_STATIC_GROUPS),
+                      "goes with neither desc_act nor static_groups");
+    return 0;
+}
+
 static bool is_int(const struct experiment *x)
 {
     return strcmp(x->quant_type, "int") == 0;
@@ -160,21 +244,6 @@ unsigned experiment_keys(const struct experiment *x)
     unsigned keys = m ? m->keys : 0;
 
     return is_int(x) ? keys : keys & ~(AXIS_BIT(AXIS_SYM) | AXIS_BIT(AXIS_GRID));
-}
-
-static int refuse(struct refusal *r, enum axis_id at, unsigned axes, const char *fmt, ...)
-    PRINTF_LIKE(4, 5);
-
-static int refuse(struct refusal *r, enum axis_id at, unsigned axes, const char *fmt, ...)
-{
-    va_list args;
-
-    va_start(args, fmt);
-    vsnprintf(r->why, sizeof r->why, fmt, args);
-    va_end(args);
-    r->at = at;
-    r->axes = axes;
-    return -1;
 }
 
 static bool number_in(int64_t number, const char *words)
@@ -260,7 +329,17 @@ static int resolve_group_size(const struct method_rule *m, const struct toml_val
     int64_t fixed = quant_type_group_size(x->quant_type);
     bool fp8 = strcmp(x->quant_type, "fp8_e4m3") == 0;
 
-    x->group_size = v ? v->integer : fixed ? fixed : fp8 ? -1 : m->standard_group_size;
+    const struct gptq_preset *preset = preset_find(x->preset);
+
+    x->group_size = v        ? v->integer
+                    : fixed  ? fixed
+                    : fp8    ? -1
+                    : preset ? preset->group_size
+                             : m->standard_group_size;
+    if (m->most_group && x->group_size != -1 &&
+        (x->group_size < m->least_group || x->group_size > m->most_group))
+        return refuse(r, AXIS_GROUP_SIZE, axes, "%s allows divisors from %lld to %lld, and -1",
+                      m->name, (long long)m->least_group, (long long)m->most_group);
     if (fixed && x->group_size != fixed)
         return refuse(r, AXIS_GROUP_SIZE, AXIS_BIT(AXIS_GROUP_SIZE) | AXIS_BIT(AXIS_QUANT_TYPE),
                       "%s has groups of %lld", x->quant_type, (long long)fixed);
@@ -302,7 +381,7 @@ static void resolve_rest(const struct method_rule *m, const struct cell *c, stru
     unsigned keys = experiment_keys(x);
 
     x->double_quant = v ? v->boolean : m->standard_double_quant;
-    if (keys & AXIS_BIT(AXIS_SYM))
+    if ((keys & AXIS_BIT(AXIS_SYM)) && !(keys & AXIS_BIT(AXIS_PRESET)))
         x->sym = c->value[AXIS_SYM] ? c->value[AXIS_SYM]->boolean : true;
     if (keys & AXIS_BIT(AXIS_GRID))
         put_text(x->grid, sizeof x->grid, c->value[AXIS_GRID], "absmax");
@@ -340,11 +419,14 @@ int method_resolve(const struct cell *c, struct experiment *out, struct refusal 
     *out = (struct experiment){ 0 };
     put_text(out->method, sizeof out->method, c->value[AXIS_METHOD], "");
     put_text(out->compute_dtype, sizeof out->compute_dtype, c->value[AXIS_COMPUTE_DTYPE], "fp16");
+    if (m->keys & AXIS_BIT(AXIS_PRESET))
+        put_text(out->preset, sizeof out->preset, c->value[AXIS_PRESET], gptq_presets[0].name);
     if (check_keys(m, c, why) < 0 ||
         resolve_quant_type(m, c->value[AXIS_QUANT_TYPE], out, why) < 0 ||
         resolve_bits(m, c->value[AXIS_BITS], out, why) < 0 ||
         resolve_group_size(m, c->value[AXIS_GROUP_SIZE], out, why) < 0 ||
-        check_pairs(c, out, why) < 0 || resolve_skip(m, c->value[AXIS_SKIP_MODULES], out, why) < 0)
+        check_pairs(c, out, why) < 0 || resolve_gptq(m, c, out, why) < 0 ||
+        resolve_skip(m, c->value[AXIS_SKIP_MODULES], out, why) < 0)
         return -1;
     resolve_rest(m, c, out);
     return 0;

@@ -12,19 +12,29 @@
 #include <stdint.h>
 
 /* Keys of [[experiment]] that can have several values, in the order their parts enter a name;
- * from AXIS_GRID on alphabetically, as `_key-value`. */
+ * from AXIS_CLIP on alphabetically, as `_key-value`. */
 enum axis_id {
     AXIS_BITS,
     AXIS_GROUP_SIZE,
     AXIS_QUANT_TYPE,
     AXIS_DOUBLE_QUANT,
     AXIS_COMPUTE_DTYPE,
+    AXIS_CLIP,
+    AXIS_DAMP_PERCENT,
+    AXIS_DESC_ACT,
+    AXIS_DUO_SCALING,
+    AXIS_GAR,
     AXIS_GRID,
     AXIS_METHOD,
+    AXIS_MSE,
     AXIS_OUTLIER_THRESHOLD,
+    AXIS_PRESET,
     AXIS_SCALE_DTYPE,
     AXIS_SKIP_MODULES,
+    AXIS_STATIC_GROUPS,
     AXIS_SYM,
+    AXIS_TRUE_SEQUENTIAL,
+    AXIS_ZERO_POINT,
     N_AXES
 };
 #define AXIS_BIT(a) (1u << (a))
@@ -38,7 +48,8 @@ struct method_rule {
     int standard_bits;
     const char *group_sizes; /* allowed; "": any divisor and -1; NULL: the method has none */
     int64_t standard_group_size;
-    const char *quant_types; /* allowed, the default first; NULL: none */
+    int64_t least_group, most_group; /* of the divisors; 0: no bound */
+    const char *quant_types;         /* allowed, the default first; NULL: none */
     bool has_double_quant, standard_double_quant;
     const char *scale_dtype; /* the default; NULL: no choice */
     unsigned keys;           /* AXIS_BITs of the other keys it takes */

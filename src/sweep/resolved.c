@@ -21,6 +21,8 @@ struct js *sweep_setup_js(const struct sweep *s)
     js_set(out, "tasks", js_copy(s->tasks));
     if (s->benchmark)
         js_set(out, "benchmark", js_copy(s->benchmark));
+    if (s->calibration)
+        js_set(out, "calibration", js_copy(s->calibration));
     return out;
 }
 
@@ -75,6 +77,8 @@ static struct js *resolved_js(const struct sweep *s)
         js_set_bool(benchmark, "per_seed", s->benchmark_per_seed);
         js_set(out, "benchmark", benchmark);
     }
+    if (s->calibration)
+        js_set(out, "calibration", js_copy(s->calibration));
     js_release(setup);
     for (int i = 0; i < s->n_experiments; i++)
         js_set(experiments, s->experiments[i].name, experiment_to_js(&s->experiments[i]));

@@ -255,6 +255,20 @@ static int read_benchmark_section(struct sweep *s, struct err *e)
     return 0;
 }
 
+static int read_calibration_section(struct sweep *s, struct err *e)
+{
+    const struct toml_value *table = toml_get(s->tree, "calibration");
+
+    if (!table)
+        return 0;
+    if (read_section(s, "calibration", table, &s->calibration, e) < 0)
+        return -1;
+    char *absolute = absolute_path(s, toml_get(table, "path"));
+    js_set_text(s->calibration, "path", absolute);
+    free(absolute);
+    return 0;
+}
+
 static int read_blocks(struct sweep *s, struct err *e)
 {
     const struct toml_value *list = toml_get(s->tree, "experiment");
@@ -314,7 +328,8 @@ int sweep_read_text(const char *path, const char *text, size_t n_bytes,
         section_check(&source, out->tree, "", e) < 0 || read_sweep_section(out, o, e) < 0 ||
         read_model_section(out, e) < 0 || read_run_section(out, e) < 0 ||
         read_tasks_section(out, o, e) < 0 || read_benchmark_section(out, e) < 0 ||
-        read_blocks(out, e) < 0 || read_comparisons(out, e) < 0)
+        read_calibration_section(out, e) < 0 || read_blocks(out, e) < 0 ||
+        read_comparisons(out, e) < 0)
         goto failed;
     return 0;
 failed:
@@ -354,6 +369,7 @@ void sweep_release(struct sweep *s)
     free(s->model_revision);
     js_release(s->tasks);
     js_release(s->benchmark);
+    js_release(s->calibration);
     free(s->blocks);
     free(s->comparisons);
     toml_release(s->tree);

@@ -64,6 +64,10 @@ struct sweep {
     int n_comparisons;
     struct comparison *comparisons; /* their names are checked by sweep_expand() */
 
+    struct js *calibration; /* { "path" (absolute), "samples", "sequence_length" (0: by method) },
+                               or NULL */
+    char calibration_sha256[HASH_TEXT_MAX]; /* of its file; set by whoever reads it */
+
     int n_blocks;
     struct experiment_block *blocks;
     struct toml_value *tree; /* of the file, with --set put in; blocks point into it */
