@@ -3,6 +3,7 @@
 NVCC      ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
 CUDA      ?= $(if $(NVCC),1,0)#  0: the CPU engine alone, for login nodes and laptops
 CUDA_ARCH ?= 80 90#              compute capabilities to compile for
+CUDA_PTX  ?= 80#                 and one whose code a driver compiles for newer devices
 SAN       ?=#                    e.g. address,undefined
 PREFIX    ?= /usr/local
 DESTDIR   ?=
@@ -28,7 +29,8 @@ CXXFLAGS = -std=c++17 $(WARN) $(SHARED)
 LDLIBS   = $(PC_LIBS) -lstdc++ -lm -fopenmp -pthread -ldl
 # -fmad=false: a fused multiply-add stands where fmaf() is written (cuda/common.cuh).
 NVFLAGS  = -std=c++20 -O3 -fmad=false -lineinfo -Isrc -Icuda -MMD -MP -Xcompiler -Wall,-Wextra,-Werror \
-           $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$a,code=sm_$a)
+           $(foreach a,$(CUDA_ARCH:90=90a),-gencode arch=compute_$a,code=sm_$a) \
+           $(foreach a,$(CUDA_PTX),-gencode arch=compute_$a,code=compute_$a)
 ifneq ($(SAN),)
   CFLAGS   += -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer
   CXXFLAGS += -fsanitize=$(SAN) -fno-sanitize-recover=all
@@ -53,7 +55,7 @@ GPU_LINK = gcc $(CFLAGS) -Itests -Icuda $< $(LIB) -Wl,--as-needed $(LDLIBS) -lcm
 LIB   := $(BUILD)/libllq.a
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 GOLDEN_TESTS := $(filter %_golden,$(TESTS))
-BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.c))
+BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(filter-out %/bench_gemm.c,$(wildcard tests/bench/*.c)))
 
 all: llq_sweep
 
@@ -120,7 +122,7 @@ install: llq_sweep                      ## into $(DESTDIR)$(PREFIX)
 GPU_TOO   := $(patsubst %,$(BUILD)/gpu/%,test_forward_golden test_generate)# of the CPU's tests
 GPU_TESTS := $(patsubst tests/gpu/%.c,$(BUILD)/gpu/%,$(wildcard tests/gpu/*.c)) \
              $(GPU_TOO)
-GPU_BENCHES := $(BUILD)/gpu/bench_points $(BUILD)/gpu/bench_decode $(BUILD)/gpu/make_model
+GPU_BENCHES := $(BUILD)/gpu/bench_points $(BUILD)/gpu/bench_decode $(BUILD)/gpu/bench_gemm $(BUILD)/gpu/make_model
 GPU_GOLDEN ?= $(firstword $(LLQ_GOLDEN) $(wildcard ../shared/golden) tests/golden)
 
 gpu-test: $(GPU_TESTS)                  ## every kernel against the CPU engine, on a GPU; fails without one
@@ -153,7 +155,7 @@ $(BUILD)/src/cli_version.o: $(BUILD)/commit-$(COMMIT)
 $(BUILD)/src/cli_version.o: CFLAGS += -DLLQ_VERSION='"$(VERSION)"' -DLLQ_COMMIT='"$(COMMIT)"'
 
 # It says what it was compiled for.
-$(BUILD)/cuda/backend_cuda.o: NVFLAGS += -DLLQ_CUDA_ARCH='"$(foreach a,$(CUDA_ARCH),sm_$a)"'
+$(BUILD)/cuda/backend_cuda.o: NVFLAGS += -DLLQ_CUDA_ARCH='"$(strip $(foreach a,$(CUDA_ARCH:90=90a),sm_$a) $(CUDA_PTX:%=compute_%))"'
 
 # V=1 shows the whole commands.
 ifneq ($(V),1)

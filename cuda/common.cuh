@@ -36,6 +36,7 @@ enum cuda_scratch_slot {
     SCRATCH_COLUMNS,
     SCRATCH_SCALES,
     SCRATCH_DECODE,
+    SCRATCH_LOGITS,
     SCRATCH_N_SLOTS
 };
 
@@ -57,6 +58,10 @@ struct cuda_state {
                          addresses that are no longer ours */
     struct decode_graphs *graphs; /* decode.cu's own */
     bool overlaps;                /* launches may begin before the one before has ended (sm_90) */
+    struct {
+        const void *kernel;
+        int n_in_cluster, n_blocks; /* that run at the same time */
+    } gemm_rooms[32];
 };
 
 /* The state, with its device made the calling thread's current one. */
@@ -102,6 +107,13 @@ extern "C" {
 int cuda_embed(struct backend *b, const struct embed_args *a, struct err *e);
 int cuda_norm(struct backend *b, const struct norm_args *a, struct err *e);
 int cuda_linear(struct backend *b, const struct linear_args *a, struct err *e);
+int cuda_linear_many(struct backend *b, const struct linear_args *a, int n, struct err *e);
+int cuda_linear_add(struct backend *b, const struct linear_args *a, struct tensor *x,
+                    struct err *e);
+int cuda_linear_swiglu(struct backend *b, const struct linear_args *gate,
+                       const struct linear_args *up, struct tensor *out, struct err *e);
+int cuda_linear_nll(struct backend *b, const struct linear_args *a, const int32_t *targets,
+                    float *out, struct err *e);
 int cuda_rope(struct backend *b, const struct rope_args *a, struct err *e);
 int cuda_attention(struct backend *b, const struct attention_args *a, struct err *e);
 int cuda_add(struct backend *b, const struct add_args *a, struct err *e);
@@ -144,8 +156,10 @@ int cuda_weight_rows(struct cuda_state *s, const struct weight *w, int64_t first
 int cuda_copy_rows(struct cuda_state *s, const void *x, enum dtype from, int64_t n_rows,
                    int64_t n_cols, void *out, enum dtype to, int64_t ld, struct err *e);
 
-/* The WEIGHT_INT8 case of cuda_linear(). */
+/* The WEIGHT_INT8 case of cuda_linear(); of several products of one x, whose codes are made once. */
 int cuda_linear_int8(struct backend *b, const struct linear_args *a, struct err *e);
+bool cuda_int8_together(const struct linear_args *a, int n);
+int cuda_linear_int8_many(struct backend *b, const struct linear_args *a, int n, struct err *e);
 
 static inline int64_t ceil_div(int64_t a, int64_t b)
 {

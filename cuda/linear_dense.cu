@@ -14,6 +14,7 @@
  * The decode phase has kernels of its own (linear_decode.cuh), for the weights and shapes they
  * know. */
 #include "linear_decode.cuh"
+#include "linear_prompt.cuh"
 #include "tile.cuh"
 
 #define SCRATCH_W_BYTES ((int64_t)256 << 20) /* of dequantized weights at a time */
@@ -288,6 +289,8 @@ int cuda_linear(struct backend *b, const struct linear_args *a, struct err *e)
         return decode_rows(s, a, &decode, e);
     if (w->form == WEIGHT_INT8)
         return cuda_linear_int8(b, a, e);
+    if (linear_prompt_fits(s, a))
+        return linear_prompt(s, a, e);
 
     int64_t at_once =
         SCRATCH_W_BYTES / ((w->n_in + LD_MULTIPLE) * (int64_t)dtype_bytes(a->compute));

@@ -6,45 +6,133 @@
  * it; the CPU rounds 127 fl(1 / largest), and a code next to a half may come out one off.
  *
  * Integer sums are exact, the outlier columns are one chain in their order: a row depends on its
- * segment alone.  */
+ * segment alone.  Products of one x share its codes.  */
+#include "gemm.cuh"
 #include "tile.cuh"
 
-#include <stdlib.h>
+#define N_THREADS       256
+#define PER_127         0x1.020408p-7f
+#define SEGMENTS_INLINE 64
 
-#define N_THREADS 256
-#define PER_127   0x1.020408p-7f
+/* Rows of segment i are first_row(i) .. first_row(i + 1) - 1. */
+struct int8_segments {
+    int n;
+    const int32_t *more; /* on the device; NULL: here */
+    int32_t few[SEGMENTS_INLINE + 1];
+};
 
 struct int8_job {
     enum dtype x_t;
     const void *x;
-    int64_t n_rows, n_in, ld;     /* ld: bytes of a row of codes, as in W */
-    float threshold;              /* infinity: no decomposition */
-    const int32_t *segment;       /* [rows] */
+    int64_t n_rows, n_in, ld; /* ld: bytes of a row of codes, as in W */
+    float threshold;          /* infinity: no decomposition */
+    struct int8_segments segments;
     uint8_t *outlier;             /* [segments, n_in] */
     int32_t *columns, *n_columns; /* [segments, n_in], [segments]: the outliers in order */
     int8_t *codes;                /* [rows, ld] */
     float *stat;                  /* [rows] */
 };
 
-__device__ static float input_f16(const struct int8_job &a, int64_t row, int64_t col)
+__device__ static int32_t first_row_of(const struct int8_segments &s, int i)
 {
-    return round_value(DTYPE_F16, load_value(a.x_t, a.x, row * a.n_in + col));
+    return s.more ? s.more[i] : s.few[i];
 }
 
-/* Every thread that writes a flag writes 1. */
-__global__ static void int8_mark(struct int8_job a)
+__device__ static int segment_of(const struct int8_segments &s, int64_t row)
 {
-    GRID_STRIDE(i, a.n_rows * a.n_in)
-    {
-        int64_t row = i / a.n_in, col = i % a.n_in;
+    int low = 0, high = s.n - 1;
 
-        if (fabsf(input_f16(a, row, col)) >= a.threshold)
-            a.outlier[a.segment[row] * a.n_in + col] = 1;
+    while (low < high) {
+        int middle = (low + high + 1) / 2;
+
+        if (first_row_of(s, middle) <= row)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+/* N elements of a row from `col` on, rounded to fp16. */
+template <int N>
+__device__ static void input_f16(const struct int8_job &a, int64_t row, int64_t col,
+                                 float (&out)[N])
+{
+    if constexpr (N == 8) {
+        const uint4 v = *(const uint4 *)((const uint16_t *)a.x + row * a.n_in + col);
+        const uint32_t pairs[4] = { v.x, v.y, v.z, v.w };
+
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float2 p = unpack_pair(a.x_t, pairs[i]);
+            out[2 * i] = round_value(DTYPE_F16, p.x);
+            out[2 * i + 1] = round_value(DTYPE_F16, p.y);
+        }
+    } else {
+        out[0] = round_value(DTYPE_F16, load_value(a.x_t, a.x, row * a.n_in + col));
     }
 }
 
-/* One block lists the marked columns of one segment, in order. */
-__global__ static void int8_list(struct int8_job a)
+/* NaN over the larger. */
+__device__ static float larger_or_nan(float own, float other)
+{
+    return own == own && (other > own || !(other == other)) ? other : own;
+}
+
+/* One block makes the codes of one row, N elements a thread at a time, and marks columns of
+ * outliers (every thread that writes a mark writes 1).  A NaN in the row makes its scale NaN, its
+ * codes 0. */
+template <int N> __global__ static void int8_rows(const __grid_constant__ struct int8_job a)
+{
+    __shared__ float of_warp[N_THREADS / 32];
+    const int64_t row = blockIdx.x;
+    float most = 0, x[N];
+
+    for (int64_t at = threadIdx.x * N; at < a.n_in; at += N_THREADS * N) {
+        input_f16<N>(a, row, at, x);
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            const float size = fabsf(x[i]);
+
+            most = size >= a.threshold ? most : larger_or_nan(most, size);
+            if (a.outlier && size >= a.threshold)
+                a.outlier[segment_of(a.segments, row) * a.n_in + at + i] = 1;
+        }
+    }
+    for (int away = 16; away; away /= 2)
+        most = larger_or_nan(most, __shfl_xor_sync(0xFFFFFFFFu, most, away));
+    if (threadIdx.x % 32 == 0)
+        of_warp[threadIdx.x / 32] = most;
+    __syncthreads();
+    most = of_warp[0];
+    for (int i = 1; i < N_THREADS / 32; i++)
+        most = larger_or_nan(most, of_warp[i]);
+    if (threadIdx.x == 0)
+        a.stat[row] = most;
+
+    const float scale = __fdividef(127.0f, most);
+    for (int64_t at = threadIdx.x * N; at < a.ld; at += N_THREADS * N) {
+        union {
+            int8_t code[N];
+            uint2 all;
+        } out;
+
+        if (at < a.n_in)
+            input_f16<N>(a, row, at, x);
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            bool counts = at < a.n_in && most > 0 && fabsf(x[i]) < a.threshold;
+            out.code[i] = (int8_t)(counts ? __float2int_rn(x[i] * scale) : 0);
+        }
+        if constexpr (N == 8)
+            *(uint2 *)(a.codes + row * a.ld + at) = out.all;
+        else
+            a.codes[row * a.ld + at] = out.code[0];
+    }
+}
+
+/* One block lists the marked columns of one segment, in order, and takes them out of its codes. */
+__global__ static void int8_columns(const __grid_constant__ struct int8_job a)
 {
     __shared__ int n_before[N_THREADS / 32], n_listed;
     const int64_t first = (int64_t)blockIdx.x * a.n_in;
@@ -75,39 +163,10 @@ __global__ static void int8_list(struct int8_job a)
     }
     if (threadIdx.x == 0)
         a.n_columns[blockIdx.x] = n_listed;
-}
-
-/* One block makes the codes of one row.  A NaN in the row makes its scale NaN, its codes 0. */
-__global__ static void int8_codes(struct int8_job a)
-{
-    __shared__ float largest[N_THREADS];
-    const int64_t row = blockIdx.x;
-    const uint8_t *skip = a.outlier + a.segment[row] * a.n_in;
-    float most = 0;
-
-    for (int64_t i = threadIdx.x; i < a.n_in; i += N_THREADS) {
-        float x = fabsf(input_f16(a, row, i));
-        most = (x < a.threshold && x > most) || !(x == x) ? x : most;
-    }
-    largest[threadIdx.x] = most;
-    __syncthreads();
-    for (int half = N_THREADS / 2; half; half /= 2) {
-        if (threadIdx.x < half) {
-            float own = largest[threadIdx.x], other = largest[threadIdx.x + half];
-            largest[threadIdx.x] = own == own && (other > own || !(other == other)) ? other : own;
-        }
-        __syncthreads();
-    }
-    most = largest[0];
-    if (threadIdx.x == 0)
-        a.stat[row] = most;
-    float scale = __fdividef(127.0f, most);
-    for (int64_t i = threadIdx.x; i < a.ld; i += N_THREADS) {
-        float x = i < a.n_in ? input_f16(a, row, i) : 0.0f;
-        bool counts = i < a.n_in && most > 0 && fabsf(x) < a.threshold && !skip[i];
-
-        a.codes[row * a.ld + i] = (int8_t)(counts ? __float2int_rn(x * scale) : 0);
-    }
+    const int64_t from = first_row_of(a.segments, blockIdx.x);
+    const int64_t to = first_row_of(a.segments, blockIdx.x + 1);
+    for (int64_t i = threadIdx.x; n_listed && i < (to - from) * n_listed; i += N_THREADS)
+        a.codes[(from + i / n_listed) * a.ld + a.columns[first + i % n_listed]] = 0;
 }
 
 /* y = T(fp16(sum * stat * SCB / 127^2 [+ bias])) */
@@ -133,46 +192,47 @@ struct int8_output {
     }
 };
 
-/* y = T(y + sum over the outlier columns of x V), a chain in their order. */
-__global__ static void int8_add_outliers(struct int8_job a, struct weight w, enum dtype y_t,
+/* y = T(y + sum over the outlier columns of x V), a chain in their order; one block a row. */
+__global__ static void int8_add_outliers(const __grid_constant__ struct int8_job a,
+                                         const __grid_constant__ struct weight w, enum dtype y_t,
                                          void *y)
 {
-    GRID_STRIDE(i, a.n_rows * w.n_out)
-    {
-        int64_t row = i / w.n_out, n = i % w.n_out, segment = a.segment[row];
-        const int32_t *columns = a.columns + segment * a.n_in;
+    const int64_t row = blockIdx.x, segment = segment_of(a.segments, row);
+    const int32_t *columns = a.columns + segment * a.n_in;
+    const int n_columns = a.n_columns[segment];
+
+    if (!n_columns)
+        return;
+    for (int64_t n = blockIdx.y * N_THREADS + threadIdx.x; n < w.n_out;
+         n += gridDim.y * N_THREADS) {
         const int8_t *codes = (const int8_t *)w.codes + n * w.row_bytes;
         float scb = ((const float *)w.scales)[n], sum = 0;
-        int n_columns = a.n_columns[segment];
 
         for (int c = 0; c < n_columns; c++) {
             int32_t col = columns[c];
             float v = round_value(a.x_t, ((float)codes[col] * scb) * PER_127);
             sum = fmaf(load_value(a.x_t, a.x, row * a.n_in + col), v, sum);
         }
-        if (n_columns)
-            store_value(y_t, y, i, round_value(a.x_t, load_value(y_t, y, i) + sum));
+        const int64_t i = row * w.n_out + n;
+        store_value(y_t, y, i, round_value(a.x_t, load_value(y_t, y, i) + sum));
     }
 }
 
-/* Which segment each row is in, to the device. */
-static int upload_segments(struct backend *b, const struct linear_args *a, int32_t *to,
-                           struct err *e)
+/* Few segments travel with the kernels, many in device memory. */
+static int put_segments(struct backend *b, const struct linear_args *a, void *room,
+                        struct int8_segments *out, struct err *e)
 {
-    int32_t *segment = (int32_t *)malloc((size_t)a->n_rows * sizeof *segment);
+    const int32_t whole[2] = { 0, (int32_t)a->n_rows };
+    const int32_t *from = a->segments.n ? a->segments.first_row : whole;
 
-    if (!segment)
-        return err_set(e, ERR_MEMORY, "the host refused %zu bytes",
-                       (size_t)a->n_rows * sizeof *segment);
-    int at = 0;
-    for (int64_t row = 0; row < a->n_rows; row++) {
-        while (a->segments.n && row >= a->segments.first_row[at + 1])
-            at++;
-        segment[row] = at;
+    out->n = a->segments.n ? a->segments.n : 1;
+    out->more = NULL;
+    if (out->n <= SEGMENTS_INLINE) {
+        memcpy(out->few, from, (size_t)(out->n + 1) * sizeof *from);
+        return 0;
     }
-    int rc = b->ops->upload(b, to, segment, (size_t)a->n_rows * sizeof *segment, e);
-    free(segment);
-    return rc;
+    out->more = (const int32_t *)room;
+    return b->ops->upload(b, room, from, (size_t)(out->n + 1) * sizeof *from, e);
 }
 
 static int carve(struct backend *b, const struct linear_args *a, struct int8_job *job,
@@ -182,31 +242,80 @@ static int carve(struct backend *b, const struct linear_args *a, struct int8_job
     const int64_t n_segments = a->segments.n ? a->segments.n : 1;
     void *rows, *columns, *codes;
 
-    if (cuda_scratch(s, SCRATCH_ROWS, (size_t)(8 * a->n_rows), &rows, e) < 0 ||
+    if (cuda_scratch(s, SCRATCH_ROWS, (size_t)(4 * (a->n_rows + n_segments + 1)), &rows, e) < 0 ||
         cuda_scratch(s, SCRATCH_COLUMNS, (size_t)(n_segments * (5 * job->n_in + 4)), &columns, e) <
             0 ||
         cuda_scratch(s, SCRATCH_CODES, (size_t)(a->n_rows * job->ld), &codes, e) < 0)
         return -1;
     job->stat = (float *)rows;
-    job->segment = (int32_t *)rows + a->n_rows;
-    job->columns = (int32_t *)columns;
-    job->n_columns = job->columns + n_segments * job->n_in;
-    job->outlier = (uint8_t *)(job->n_columns + n_segments);
     job->codes = (int8_t *)codes;
-    CUDA_TRY(cudaMemsetAsync(job->outlier, 0, (size_t)(n_segments * job->n_in), s->stream));
-    return upload_segments(b, a, (int32_t *)rows + a->n_rows, e);
+    if (job->threshold < INFINITY) {
+        job->columns = (int32_t *)columns;
+        job->n_columns = job->columns + n_segments * job->n_in;
+        job->outlier = (uint8_t *)(job->n_columns + n_segments);
+        CUDA_TRY(cudaMemsetAsync(job->outlier, 0, (size_t)(n_segments * job->n_in), s->stream));
+    }
+    return put_segments(b, a, (int32_t *)rows + a->n_rows, &job->segments, e);
 }
 
-static int find_outliers(struct cuda_state *s, const struct linear_args *a,
-                         const struct int8_job *job, struct err *e)
+/* Codes of x, for every product with it. */
+static int make_codes(struct backend *b, const struct linear_args *a, struct int8_job *job,
+                      struct err *e)
 {
-    unsigned n_segments = (unsigned)(a->segments.n ? a->segments.n : 1);
+    struct cuda_state *s = cuda_state_of(b);
+    const bool vectors =
+        dtype_is_16bit(job->x_t) && job->n_in % 8 == 0 && (uintptr_t)job->x % 16 == 0;
 
-    int8_mark<<<blocks_for(s, job->n_rows * job->n_in, N_THREADS), N_THREADS, 0, s->stream>>>(*job);
-    CUDA_LAUNCHED(s, "int8_mark");
-    int8_list<<<n_segments, N_THREADS, 0, s->stream>>>(*job);
-    CUDA_LAUNCHED(s, "int8_list");
+    if (carve(b, a, job, e) < 0)
+        return -1;
+    if (vectors)
+        int8_rows<8><<<(unsigned)job->n_rows, N_THREADS, 0, s->stream>>>(*job);
+    else
+        int8_rows<1><<<(unsigned)job->n_rows, N_THREADS, 0, s->stream>>>(*job);
+    CUDA_LAUNCHED(s, "int8_rows");
+    if (!job->outlier)
+        return 0;
+    int8_columns<<<(unsigned)job->segments.n, N_THREADS, 0, s->stream>>>(*job);
+    CUDA_LAUNCHED(s, "int8_columns");
     return 0;
+}
+
+static bool fits_tensor_cores(const struct cuda_state *s, const struct linear_args *a)
+{
+    const struct weight *w = a->w;
+
+    return gemm_sm90_runs(s) && w->n_in % 16 == 0 && w->row_bytes == w->n_in && w->n_out % 8 == 0 &&
+           w->n_out <= INT32_MAX / 4 && (uintptr_t)w->codes % 16 == 0 &&
+           (uintptr_t)a->y->data % 16 == 0;
+}
+
+static int on_tensor_cores(struct cuda_state *s, const struct linear_args *a, int n,
+                           const struct int8_job *job, struct err *e)
+{
+    struct gemm_args g = {};
+
+    g.end = GEMM_STORE;
+    g.operand = GEMM_INT8;
+    g.x = job->codes;
+    g.ldx = job->ld;
+    g.n_rows = job->n_rows;
+    g.n_k = job->n_in;
+    g.n_parts = n;
+    g.y_t = a->y->dtype;
+    g.weights_stay = true;
+    g.n_splits = 1;
+    g.stat = job->stat;
+    g.x_t = job->x_t;
+    for (int i = 0; i < n; i++)
+        g.part[i] = { .w = a[i].w->codes,
+                      .ldw = a[i].w->row_bytes,
+                      .n_out = a[i].w->n_out,
+                      .y = a[i].y->data,
+                      .ldy = a[i].w->n_out,
+                      .bias = a[i].bias ? a[i].bias->data : NULL,
+                      .bias_t = a[i].bias ? a[i].bias->dtype : DTYPE_F32,
+                      .scale = (const float *)a[i].w->scales };
+    return gemm_sm90(s, &g, e);
 }
 
 static int multiply(struct cuda_state *s, const struct linear_args *a, const struct int8_job *job,
@@ -226,36 +335,71 @@ static int multiply(struct cuda_state *s, const struct linear_args *a, const str
                                .bias_t = a->bias ? a->bias->dtype : DTYPE_F32,
                                .n_out = w->n_out };
 
-    int8_codes<<<(unsigned)a->n_rows, N_THREADS, 0, s->stream>>>(*job);
-    CUDA_LAUNCHED(s, "int8_codes");
     return tile_start(s, &words, out, "tile_product int8", e);
+}
+
+static int add_outliers(struct cuda_state *s, const struct linear_args *a,
+                        const struct int8_job *job, struct err *e)
+{
+    const int64_t n_across = ceil_div(a->w->n_out, 4 * N_THREADS);
+
+    int8_add_outliers<<<dim3((unsigned)job->n_rows, (unsigned)(n_across < 64 ? n_across : 64)),
+                        N_THREADS, 0, s->stream>>>(*job, *a->w, a->y->dtype, a->y->data);
+    CUDA_LAUNCHED(s, "int8_add_outliers");
+    return 0;
+}
+
+/* Products of one x, by the same threshold. */
+static int products(struct backend *b, const struct linear_args *a, int n, struct err *e)
+{
+    struct cuda_state *s = cuda_state_of(b);
+    const float threshold = a->w->outlier_threshold;
+    struct int8_job job = {};
+    bool together = n <= GEMM_PARTS_MAX;
+
+    job.x_t = a->x->dtype;
+    job.x = a->x->data;
+    job.n_rows = a->n_rows;
+    job.n_in = a->w->n_in;
+    job.ld = a->w->row_bytes;
+    job.threshold = threshold > 0 ? threshold : INFINITY;
+    if (make_codes(b, a, &job, e) < 0)
+        return -1;
+    for (int i = 0; i < n; i++)
+        together = together && fits_tensor_cores(s, &a[i]) && a[i].y->dtype == a->y->dtype;
+    if (together && on_tensor_cores(s, a, n, &job, e) < 0)
+        return -1;
+    for (int i = 0; i < n; i++)
+        if ((!together && multiply(s, &a[i], &job, e) < 0) ||
+            (job.outlier && add_outliers(s, &a[i], &job, e) < 0))
+            return -1;
+    return 0;
+}
+
+static int in_product(const struct linear_args *a, struct err *e)
+{
+    return err_in(e, "an int8 product of %lld x %lld x %lld", (long long)a->n_rows,
+                  (long long)a->w->n_out, (long long)a->w->n_in);
 }
 
 int cuda_linear_int8(struct backend *b, const struct linear_args *a, struct err *e)
 {
-    struct cuda_state *s = cuda_state_of(b);
-    const bool split = a->w->outlier_threshold > 0;
-    struct int8_job job = { .x_t = a->x->dtype,
-                            .x = a->x->data,
-                            .n_rows = a->n_rows,
-                            .n_in = a->w->n_in,
-                            .ld = a->w->row_bytes,
-                            .threshold = split ? a->w->outlier_threshold : INFINITY,
-                            .segment = NULL,
-                            .outlier = NULL,
-                            .columns = NULL,
-                            .n_columns = NULL,
-                            .codes = NULL,
-                            .stat = NULL };
+    return products(b, a, 1, e) < 0 ? in_product(a, e) : 0;
+}
 
-    if (carve(b, a, &job, e) < 0 || (split && find_outliers(s, a, &job, e) < 0) ||
-        multiply(s, a, &job, e) < 0)
-        return err_in(e, "an int8 product of %lld x %lld x %lld", (long long)a->n_rows,
-                      (long long)a->w->n_out, (long long)a->w->n_in);
-    if (!split)
-        return 0;
-    int8_add_outliers<<<blocks_for(s, a->n_rows * a->w->n_out, N_THREADS), N_THREADS, 0,
-                        s->stream>>>(job, *a->w, a->y->dtype, a->y->data);
-    CUDA_LAUNCHED(s, "int8_add_outliers");
-    return 0;
+bool cuda_int8_together(const struct linear_args *a, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (a[i].w->form != WEIGHT_INT8 || a[i].x->data != a->x->data ||
+            a[i].x->dtype != a->x->dtype || a[i].n_rows != a->n_rows ||
+            a[i].w->n_in != a->w->n_in || a[i].w->row_bytes != a->w->row_bytes ||
+            a[i].w->outlier_threshold != a->w->outlier_threshold ||
+            a[i].segments.n != a->segments.n || a[i].segments.first_row != a->segments.first_row)
+            return false;
+    return n > 0;
+}
+
+int cuda_linear_int8_many(struct backend *b, const struct linear_args *a, int n, struct err *e)
+{
+    return products(b, a, n, e) < 0 ? in_product(a, e) : 0;
 }

@@ -57,7 +57,7 @@ static struct sizes sizes_of(const struct model *m, int64_t max_rows, int max_se
         .pool = attention > mlp ? attention : mlp,
         .last = (size_t)(rows * c->hidden_size) * dtype_bytes(m->dtype),
         .logits = (size_t)(rows * c->vocab_size) * sizeof(float),
-        .nll = (size_t)rows * sizeof(float),
+        .nll = (size_t)max_rows * sizeof(float),
         .numbers = (size_t)(N_NUMBERS * max_rows) * sizeof(int32_t),
         .next = (size_t)max_seqs * sizeof(int32_t),
     };

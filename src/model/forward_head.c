@@ -2,7 +2,10 @@
  * for, in chunks, so that logits of all rows never stand in memory at once. */
 #include "model/forward_parts.h"
 
+#include "base/memory.h"
+
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Rows whose logits are wanted into host_numbers, with their targets for WANT_NLL. */
@@ -26,19 +29,31 @@ static int64_t list_rows(struct forward *f, const struct batch *batch, enum want
     return n;
 }
 
+/* Wanted rows first .. first + n - 1 into `to`, normed. */
+static int make_last(struct forward *f, enum phase phase, int64_t first, int64_t n,
+                     struct tensor *to, struct err *e)
+{
+    const struct model *m = f->model;
+    struct backend *b = m->backend;
+    const int32_t *wanted = f->numbers + NUMBER_WANTED * f->max_rows + first;
+    const struct gather_args gather = { .x = &f->x, .rows = wanted, .out = to, .n_rows = n };
+    const struct norm_args norm = { .x = to,
+                                    .weight = &m->norm,
+                                    .out = to,
+                                    .n_rows = n,
+                                    .eps = (float)m->config.rms_norm_eps,
+                                    .phase = phase };
+
+    if (b->ops->gather(b, &gather, e) < 0 || b->ops->norm(b, &norm, e) < 0)
+        return err_in(e, "the head");
+    return 0;
+}
+
 /* Logits of wanted rows first .. first + n - 1. */
 static int make_logits(struct forward *f, enum phase phase, int64_t first, int64_t n, struct err *e)
 {
     const struct model *m = f->model;
     struct backend *b = m->backend;
-    const int32_t *wanted = f->numbers + NUMBER_WANTED * f->max_rows + first;
-    const struct gather_args gather = { .x = &f->x, .rows = wanted, .out = &f->last, .n_rows = n };
-    const struct norm_args norm = { .x = &f->last,
-                                    .weight = &m->norm,
-                                    .out = &f->last,
-                                    .n_rows = n,
-                                    .eps = (float)m->config.rms_norm_eps,
-                                    .phase = phase };
     const struct linear_args head = {
         .x = &f->last,
         .w = &m->head,
@@ -48,10 +63,9 @@ static int make_logits(struct forward *f, enum phase phase, int64_t first, int64
         .phase = phase,
     };
 
-    if (b->ops->gather(b, &gather, e) < 0 || b->ops->norm(b, &norm, e) < 0 ||
-        b->ops->linear(b, &head, e) < 0)
-        return err_in(e, "the head");
-    return 0;
+    if (make_last(f, phase, first, n, &f->last, e) < 0)
+        return -1;
+    return b->ops->linear(b, &head, e) < 0 ? err_in(e, "the head") : 0;
 }
 
 /* nll of chunk rows, spread to their places in out. */
@@ -71,6 +85,37 @@ static int take_nll(struct forward *f, int64_t first, int64_t n, float *out, str
     for (int64_t i = 0; i < n; i++)
         out[wanted[i]] = values[i];
     return 0;
+}
+
+/* nll of all n wanted rows, whose logits never stand in memory. */
+static int stream_nll(struct forward *f, enum phase phase, int64_t n, float *out, struct err *e)
+{
+    const struct model *m = f->model;
+    struct backend *b = m->backend;
+    const int32_t *wanted = f->host_numbers + NUMBER_WANTED * f->max_rows;
+    const int32_t *targets = f->numbers + NUMBER_TARGET * f->max_rows;
+    struct tensor last = f->last; /* the layers are done with this room */
+    const struct linear_args head = {
+        .x = &last, .w = &m->head, .n_rows = n, .compute = m->dtype, .phase = phase
+    };
+    float *values = mem_array((size_t)n, sizeof *values);
+    int rc = -1;
+
+    last.data = f->side;
+    last.n_rows = f->max_rows;
+    if (make_last(f, phase, 0, n, &last, e) < 0)
+        goto out;
+    if (b->ops->linear_nll(b, &head, targets, f->nll, e) < 0 ||
+        b->ops->download(b, values, f->nll, (size_t)n * sizeof *values, e) < 0) {
+        err_in(e, "the head");
+        goto out;
+    }
+    for (int64_t i = 0; i < n; i++)
+        out[wanted[i]] = values[i];
+    rc = 0;
+out:
+    free(values);
+    return rc;
 }
 
 static int take_argmax(struct forward *f, int64_t first, int64_t n, int n_forbidden, struct err *e)
@@ -116,6 +161,8 @@ int head_run(struct forward *f, const struct batch *batch, int64_t n_rows, enum 
         return -1;
     if (want == WANT_LAST_ARGMAX && head_upload_forbidden(f, forbidden, n_forbidden, e) < 0)
         return -1;
+    if (want == WANT_NLL && b->ops->linear_nll)
+        return n ? stream_nll(f, batch->phase, n, out->nll, e) : b->ops->sync(b, e);
     for (int64_t first = 0; first < n; first += f->head_rows) {
         int64_t chunk = n - first < f->head_rows ? n - first : f->head_rows;
         int rc;

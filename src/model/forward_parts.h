@@ -21,7 +21,7 @@ struct forward {
     void *side, *pool;         /* device */
     struct tensor last;        /* [head_rows, D] */
     struct tensor logits;      /* fp32 [head_rows, V] */
-    float *nll;                /* device, [head_rows] */
+    float *nll;                /* device, [R] */
     int32_t *numbers;          /* device, [N_NUMBERS * R] */
     int32_t *next, *forbidden; /* device, [max_seqs], [n_forbidden_max] */
     int n_forbidden_max;

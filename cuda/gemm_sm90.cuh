@@ -1,0 +1,580 @@
+/* gemm_sm90.cuh - y = x W^T of many rows on Hopper: the kernel; gemm_sm90_*.cu compile it for one
+ * type of operands each, gemm_sm90.cu starts it.
+ *
+ * A tile is 64 WGS rows of x by BN rows of W ("columns").  Two threads of a block keep the copy
+ * engine busy: tiles of x and of W, 128 bytes of k each ("a step"), go round a ring of N_STAGES
+ * places in shared memory.  WGS warpgroups multiply what is there, 64 rows each, with the sums in
+ * registers, and give each place back.  Blocks stay and take one tile after the other.
+ *
+ * A step of a 128 x 256 tile keeps the tensor cores busy for 512 clocks and brings 48 KB: 96 of the
+ * bytes a clock that an SM takes from L2.  A cluster of cm x cn tiles shares what it reads: each
+ * block brings 1 / cn of the x and 1 / cm of the W it needs and the engine delivers it to all.
+ *
+ * Long k over few outputs: GEMM_SPLITS blocks of a cluster make one tile, a part of k each; then
+ * block i gets everybody's sums of the i-th quarter of the columns, adds them in the order of k and
+ * ends there.  */
+#pragma once
+
+#include "gemm.cuh"
+#include "wgmma.cuh"
+
+#include <cuda.h>
+
+#define STEP_BYTES 128
+
+struct gemm_sm90_job {
+    CUtensorMap x, w[GEMM_PARTS_MAX];
+    struct gemm_args a;
+    int32_t begin[GEMM_PARTS_MAX];  /* where a part begins in the row of all columns */
+    int32_t box;                    /* rows of W in a copy */
+    int32_t n_steps;                /* of a block: of a split, if k is split */
+    int32_t n_blocks_m, n_blocks_n; /* clusters of tiles, down and across */
+    int32_t n_together;             /* that many of one column go side by side */
+    int32_t cm, cn;
+};
+
+template <enum gemm_operand OP, int WGS, int BN> struct gemm_shape {
+    static constexpr int ROWS = 64 * WGS, COLS = BN, N_SUMS = BN / 2; /* sums: of a thread */
+    static constexpr int N_WARPS = 4 * WGS, N_THREADS = 128 * (WGS + 1);
+    static constexpr int X_BYTES = ROWS * STEP_BYTES, PLACE_BYTES = X_BYTES + COLS * STEP_BYTES;
+    static constexpr int N_STAGES = (192 << 10) / PLACE_BYTES;
+    static constexpr int STEP = OP == GEMM_INT8 ? STEP_BYTES : STEP_BYTES / 2; /* elements */
+    static constexpr int MEMORY = N_STAGES * PLACE_BYTES + 1024; /* to be aligned to 1024 */
+    static constexpr bool BF16 = OP == GEMM_BF16;
+    typedef std::conditional_t<OP == GEMM_INT8, int, float> sum;
+};
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+struct gemm_tile {
+    int m, n;
+};
+
+/* The tile of this block in the i-th cluster of tiles. */
+__device__ inline struct gemm_tile tile_at(const struct gemm_sm90_job &job, int i, int rank)
+{
+    const int n_group = job.n_together * job.n_blocks_n, first = i / n_group * job.n_together;
+    const int left = job.n_blocks_m - first, rows = left < job.n_together ? left : job.n_together;
+    const int at = i % n_group;
+
+    return { (first + at % rows) * job.cm + rank % job.cm, at / rows * job.cn + rank / job.cm };
+}
+
+/* Which part a column of the row of all columns is in. */
+__device__ inline int part_of(const struct gemm_sm90_job &job, int col)
+{
+    return (col >= job.begin[1]) + (col >= job.begin[2]);
+}
+
+struct gemm_ring {
+    uint32_t data, full, empty; /* places; their barriers, 8 bytes each */
+    uint32_t give;              /* `empty` in another block, where this lane gives places back */
+    int stage, parity;
+    bool alone; /* no cluster, or one that splits k */
+};
+
+template <int N_STAGES> __device__ inline void advance(struct gemm_ring &r)
+{
+    if (++r.stage == N_STAGES) {
+        r.stage = 0;
+        r.parity ^= 1;
+    }
+}
+
+/* ---- the threads that fill the ring ---- */
+
+/* What this block brings of a tile's rows, and to which blocks of the cluster.  Made once: a thread
+ * that divides at each step falls behind the tensor cores. */
+struct gemm_share {
+    int x_first, w_first, w_end;
+    uint16_t x_blocks, w_blocks; /* 0: this one alone */
+};
+
+template <class S>
+__device__ inline struct gemm_share share_of(const struct gemm_sm90_job &job, int rank)
+{
+    const int m = rank % job.cm, n = rank / job.cm, w_rows = S::COLS / job.cm;
+    uint32_t row = 0;
+
+    for (int i = 0; i < job.cn; i++)
+        row |= 1u << (i * job.cm + m);
+    return { .x_first = n * (S::ROWS / job.cn),
+             .w_first = m * w_rows,
+             .w_end = (m + 1) * w_rows,
+             .x_blocks = (uint16_t)(job.cn > 1 ? row : 0),
+             .w_blocks = (uint16_t)(job.cm > 1 ? ((1u << job.cm) - 1) << (n * job.cm) : 0) };
+}
+
+__device__ inline void bring(const void *map, int k, int row, uint32_t to, uint32_t full,
+                             uint16_t blocks)
+{
+    if (blocks)
+        copy_box_to(map, k, row, to, full, blocks);
+    else
+        copy_box(map, k, row, to, full);
+}
+
+template <class S, enum gemm_end END>
+__device__ inline void bring_w(const struct gemm_sm90_job &job, const struct gemm_ring &r,
+                               const struct gemm_share &share, struct gemm_tile tile, int step)
+{
+    const uint32_t at = r.data + r.stage * S::PLACE_BYTES + S::X_BYTES;
+
+    for (int i = share.w_first; i < share.w_end; i += job.box) {
+        int part, row;
+
+        if (END == GEMM_SWIGLU) {
+            part = i >= S::COLS / 2;
+            row = tile.n * (S::COLS / 2) + i % (S::COLS / 2);
+        } else {
+            part = part_of(job, tile.n * S::COLS + i);
+            row = tile.n * S::COLS + i - job.begin[part];
+        }
+        bring(&job.w[part], step * S::STEP, row, at + i * STEP_BYTES, r.full + 8 * r.stage,
+              share.w_blocks);
+    }
+}
+
+template <class S>
+__device__ inline void bring_x(const struct gemm_sm90_job &job, const struct gemm_ring &r,
+                               const struct gemm_share &share, struct gemm_tile tile, int step)
+{
+    bring(&job.x, step * S::STEP, tile.m * S::ROWS + share.x_first,
+          r.data + r.stage * S::PLACE_BYTES + share.x_first * STEP_BYTES, r.full + 8 * r.stage,
+          share.x_blocks);
+}
+
+/* One thread brings all W, and may begin while the kernel before this one still writes x; another
+ * brings all x. */
+template <class S, enum gemm_end END, bool W>
+__device__ inline void fill_ring(const struct gemm_sm90_job &job, struct gemm_ring r,
+                                 int first_step, int rank, int cluster, int n_clusters)
+{
+    const struct gemm_share share = share_of<S>(job, rank);
+    const int n_tiles = job.n_blocks_m * job.n_blocks_n;
+
+    if (W)
+        for (int i = 0; i < job.a.n_parts; i++)
+            fetch_map(&job.w[i]);
+    else
+        fetch_map(&job.x);
+    if (!W || !job.a.weights_stay)
+        wait_for_earlier_kernels();
+    for (int i = cluster; i < n_tiles; i += n_clusters) {
+        const struct gemm_tile tile = tile_at(job, i, rank);
+
+        for (int step = first_step; step < first_step + job.n_steps; step++) {
+            barrier_wait(r.empty + 8 * r.stage, r.parity ^ 1);
+            barrier_expect(r.full + 8 * r.stage, W ? S::PLACE_BYTES - S::X_BYTES : S::X_BYTES);
+            if (W)
+                bring_w<S, END>(job, r, share, tile, step);
+            else
+                bring_x<S>(job, r, share, tile, step);
+            advance<S::N_STAGES>(r);
+        }
+    }
+}
+
+/* ---- the warps that empty it ---- */
+
+/* Where a lane tells that a place is free: lane i < cm in the blocks of this one's column of the
+ * cluster, the next cn - 1 in the others of its row, which fill a part of the place, or wait to. 0:
+ * nowhere. */
+__device__ inline uint32_t where_to_give(const struct gemm_sm90_job &job, uint32_t empty, int rank)
+{
+    const int lane = threadIdx.x % 32, column = rank / job.cm, other = lane - job.cm;
+
+    if (lane < job.cm)
+        return shared_of(empty, column * job.cm + lane);
+    if (other < job.cn - 1)
+        return shared_of(empty, (other + (other >= column)) * job.cm + rank % job.cm);
+    return 0;
+}
+
+__device__ inline void give_back(const struct gemm_ring &r, int stage)
+{
+    if (r.alone) {
+        if (threadIdx.x % 32 == 0)
+            barrier_arrive(r.empty + 8 * stage);
+    } else if (r.give) {
+        barrier_arrive_there(r.give + 8 * stage);
+    }
+}
+
+template <class S>
+__device__ inline void make_sums(struct gemm_ring &r, int n_steps, int warpgroup,
+                                 typename S::sum (&c)[S::N_SUMS])
+{
+    int last = 0;
+
+    for (int step = 0; step < n_steps; step++) {
+        const uint32_t at = r.data + r.stage * S::PLACE_BYTES;
+
+        barrier_wait(r.full + 8 * r.stage, r.parity);
+        products_begin();
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            multiply<S::BF16>(c, tile_descriptor(at + warpgroup * 64 * STEP_BYTES) + 2 * k,
+                              tile_descriptor(at + S::X_BYTES) + 2 * k, step | k);
+        products_commit();
+        if (step > 0) { /* those of the step before are through */
+            products_wait<1>();
+            give_back(r, last);
+        }
+        last = r.stage;
+        advance<S::N_STAGES>(r);
+    }
+    products_wait<0>();
+    products_done(c);
+    give_back(r, last);
+}
+
+/* ---- ends ---- */
+
+/* Four blocks of columns, from c[first] on. */
+template <int N>
+__device__ inline void take(const struct gemm_args &, const struct gemm_strip &s,
+                            const float (&c)[N], int first, float (&v)[16])
+{
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        v[i] = c[first + i];
+    strip_add_bias<4>(s, v);
+}
+
+template <int N>
+__device__ inline void take(const struct gemm_args &a, const struct gemm_strip &s,
+                            const int (&c)[N], int first, float (&v)[16])
+{
+    int sums[16];
+
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        sums[i] = c[first + i];
+    strip_of_int8<4>(a, s, sums, v);
+}
+
+/* The strip at column `col` of the row of all columns. */
+__device__ inline struct gemm_strip strip_at(const struct gemm_sm90_job &job, int row, int col)
+{
+    const int part = part_of(job, col);
+
+    return { &job.a.part[part], job.a.y_t, job.a.n_rows, row, col - job.begin[part] };
+}
+
+/* 16 rows of N / 2 * 4 columns. */
+template <typename V, int N>
+__device__ inline void end_store(const struct gemm_sm90_job &job, int row, int col, const V (&c)[N],
+                                 uint4 *room)
+{
+    constexpr int N_STRIPS = N / 16, AT_ONCE = N_STRIPS % 4 ? N_STRIPS : 4;
+
+#pragma unroll
+    for (int first = 0; first < N_STRIPS; first += AT_ONCE) {
+        uint4 old[AT_ONCE][2] = {}; /* on its way while strips before it end */
+
+        if (job.a.add)
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++)
+                strip_load<4>(strip_at(job, row, col + 32 * (first + i)), old[i]);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            const struct gemm_strip s = strip_at(job, row, col + 32 * (first + i));
+            float v[16];
+
+            take(job.a, s, c, 16 * (first + i), v);
+            strip_store<4>(s, v, room, job.a.add, old[i]);
+        }
+    }
+}
+
+/* The first half of the columns is of gate, the other of up. */
+template <int N>
+__device__ inline void end_swiglu(const struct gemm_sm90_job &job, int row, int col,
+                                  const float (&c)[N], uint4 *room)
+{
+    const enum dtype t = job.a.y_t;
+    const uint4 none[2] = {};
+
+#pragma unroll
+    for (int i = 0; i < N / 32; i++) {
+        const struct gemm_strip gate = { &job.a.part[0], t, job.a.n_rows, row, col + 32 * i };
+        const struct gemm_strip up = { &job.a.part[1], t, job.a.n_rows, row, col + 32 * i };
+        float v[16], u[16];
+
+        take(job.a, gate, c, 16 * i, v);
+        take(job.a, up, c, N / 2 + 16 * i, u);
+        strip_swiglu<4>(t, v, u);
+        strip_store<4>(gate, v, room, false, none);
+    }
+}
+
+/* e^x for x <= 0, within 2^-21. */
+__device__ inline float exp_of_negative(float x)
+{
+    x = x < -120.0f ? -120.0f : x;
+    const float t = x * 0x1.715476p0f; /* fl(log2 e), and what t lacks: */
+    const float rest = fmaf(x, 0x1.715476p0f, -t) + x * 0x1.4ae0cp-26f;
+    float e;
+
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(t));
+    return fmaf(e, rest * 0x1.62e430p-1f, e);
+}
+
+/* What remains of the logits of rows row + lane / 4 and 8 below. */
+template <int N>
+__device__ inline void end_nll(const struct gemm_sm90_job &job, int row, int tile,
+                               const float (&c)[N])
+{
+    const int lane = threadIdx.x % 32, t = lane % 4, col = tile * 2 * N;
+    const int n_cols = (int)job.a.part[0].n_out - col; /* that exist */
+
+    if (n_cols <= 0)
+        return;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int64_t r = row + lane / 4 + 8 * half;
+        float most = -INFINITY;
+        double sum = 0;
+
+        /* No comparison with a NaN holds, so one that is found stays. */
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) {
+            float x = c[i / 2 * 4 + 2 * half + i % 2];
+            if (i / 2 * 8 < n_cols)
+                most = x > most || !(x == x) ? x : most;
+        }
+        for (int away = 1; away < 4; away *= 2) {
+            float other = __shfl_xor_sync(0xFFFFFFFFu, most, away);
+            most = most == most && (other > most || !(other == other)) ? other : most;
+        }
+        if (most > -INFINITY)
+#pragma unroll
+            for (int i = 0; i < N / 2; i++)
+                if (i / 2 * 8 < n_cols)
+                    sum += (double)exp_of_negative(c[i / 2 * 4 + 2 * half + i % 2] - most);
+        for (int away = 1; away < 4; away *= 2)
+            sum += __shfl_xor_sync(0xFFFFFFFFu, sum, away);
+        if (r >= job.a.n_rows)
+            continue;
+        if (t == 0)
+            job.a.nll.out[(job.a.nll.first_col / (2 * N) + tile) * job.a.n_rows + r] = { sum,
+                                                                                         most };
+        const int64_t at = job.a.nll.targets[r] - job.a.nll.first_col - col;
+        if (at >= 0 && at < n_cols && at < 2 * N)
+#pragma unroll
+            for (int i = 0; i < N / 2; i++)
+                if (i / 2 * 8 + 2 * t + i % 2 == at)
+                    job.a.nll.target_logit[r] = c[i / 2 * 4 + 2 * half + i % 2];
+    }
+}
+
+/* Everybody's sums of a quarter of the columns to the block that ends there: [from][sum /
+ * 4][thread] in the ring, which is free by now. */
+template <class S>
+__device__ inline void spread_sums(uint32_t room, uint32_t barrier, int rank,
+                                   const float (&c)[S::N_SUMS])
+{
+    constexpr int N = S::N_SUMS / GEMM_SPLITS;
+    const int thread = threadIdx.x - 128;
+
+#pragma unroll
+    for (int to = 0; to < GEMM_SPLITS; to++)
+        if (to != rank) {
+            const uint32_t there = shared_of(room, to), counter = shared_of(barrier, to);
+#pragma unroll
+            for (int i = 0; i < N; i += 4)
+                store_there(there + ((rank * N / 4 + i / 4) * 32 * S::N_WARPS + thread) * 16,
+                            counter, c[to * N + i], c[to * N + i + 1], c[to * N + i + 2],
+                            c[to * N + i + 3]);
+        }
+}
+
+template <class S>
+__device__ inline void gather_sums(const float4 *room, int rank, const float (&c)[S::N_SUMS],
+                                   float (&out)[S::N_SUMS / GEMM_SPLITS])
+{
+    constexpr int N = S::N_SUMS / GEMM_SPLITS;
+    float own[N] = {};
+    const int thread = threadIdx.x - 128;
+
+#pragma unroll
+    for (int i = 0; i < GEMM_SPLITS; i++)
+        if (i == rank)
+#pragma unroll
+            for (int j = 0; j < N; j++)
+                own[j] = c[i * N + j];
+#pragma unroll
+    for (int j = 0; j < N; j += 4)
+#pragma unroll
+        for (int from = 0; from < GEMM_SPLITS; from++) {
+            float4 v = make_float4(own[j], own[j + 1], own[j + 2], own[j + 3]);
+
+            if (from != rank)
+                v = room[(from * N / 4 + j / 4) * 32 * S::N_WARPS + thread];
+            out[j] = from ? out[j] + v.x : v.x;
+            out[j + 1] = from ? out[j + 1] + v.y : v.y;
+            out[j + 2] = from ? out[j + 2] + v.z : v.z;
+            out[j + 3] = from ? out[j + 3] + v.w : v.w;
+        }
+}
+
+template <class S, enum gemm_end END>
+__device__ inline void end_tile(const struct gemm_sm90_job &job, struct gemm_tile tile,
+                                int warpgroup, const typename S::sum (&c)[S::N_SUMS], uint4 *room)
+{
+    const int row = tile.m * S::ROWS + warpgroup * 64 + threadIdx.x % 128 / 32 * 16;
+
+    if constexpr (END == GEMM_STORE)
+        end_store(job, row, tile.n * S::COLS, c, room);
+    else if constexpr (END == GEMM_SWIGLU)
+        end_swiglu(job, row, tile.n * S::COLS / 2, c, room);
+    else
+        end_nll(job, row, tile.n, c);
+}
+
+/* ---- the kernel ---- */
+
+template <class S, enum gemm_end END, bool SPLIT>
+__device__ inline void empty_ring(const struct gemm_sm90_job &job, struct gemm_ring r,
+                                  uint32_t sums_there, int rank, int cluster, int n_clusters,
+                                  const uint8_t *data, uint4 *room)
+{
+    const int warpgroup = (int)threadIdx.x / 128 - 1, n_tiles = job.n_blocks_m * job.n_blocks_n;
+    typename S::sum c[S::N_SUMS];
+
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    for (int i = cluster; i < n_tiles; i += n_clusters) {
+        const struct gemm_tile tile = tile_at(job, i, SPLIT ? 0 : rank);
+
+        make_sums<S>(r, job.n_steps, warpgroup, c);
+        if constexpr (SPLIT) {
+            typename S::sum quarter[S::N_SUMS / GEMM_SPLITS];
+            const int row = tile.m * S::ROWS + warpgroup * 64 + threadIdx.x % 128 / 32 * 16;
+
+            cluster_meet(); /* nobody multiplies from the ring any more */
+            spread_sums<S>(r.data, sums_there, rank, c);
+            barrier_wait(sums_there, 0);
+            gather_sums<S>((const float4 *)data, rank, c, quarter);
+            end_store(job, row, tile.n * S::COLS + rank * (S::COLS / GEMM_SPLITS), quarter, room);
+        } else {
+            end_tile<S, END>(job, tile, warpgroup, c, room);
+        }
+    }
+}
+
+template <class S, enum gemm_end END, bool SPLIT>
+__device__ inline void gemm_block(const struct gemm_sm90_job &job, uint8_t *data,
+                                  uint64_t *barriers, uint4 (*room)[64])
+{
+    const int rank = (int)cluster_rank(), n_in_cluster = SPLIT ? GEMM_SPLITS : job.cm * job.cn;
+    const int cluster = blockIdx.x / n_in_cluster, n_clusters = gridDim.x / n_in_cluster;
+    const int place = SPLIT ? 0 : rank, first_step = SPLIT ? rank * job.n_steps : 0;
+    const uint32_t full = shared_address(barriers), empty = full + 8 * S::N_STAGES;
+    const uint32_t sums_there = empty + 8 * S::N_STAGES;
+    const struct gemm_ring r = { .data = shared_address(data),
+                                 .full = full,
+                                 .empty = empty,
+                                 .give = where_to_give(job, empty, place),
+                                 .stage = 0,
+                                 .parity = 0,
+                                 .alone = job.cm * job.cn == 1 };
+
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < S::N_STAGES; i++) {
+            barrier_init(full + 8 * i, 2);
+            barrier_init(empty + 8 * i, S::N_WARPS * (job.cm + job.cn - 1));
+        }
+        barrier_init(sums_there, 1);
+        barriers_made();
+        if (SPLIT)
+            barrier_expect(sums_there,
+                           (GEMM_SPLITS - 1) * (S::N_SUMS / GEMM_SPLITS) * 4 * 32 * S::N_WARPS);
+    }
+    __syncthreads();
+    if (n_in_cluster > 1)
+        cluster_meet();
+    if (threadIdx.x < 128) {
+        if (S::N_WARPS == 8)
+            asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        if (threadIdx.x == 0)
+            fill_ring<S, END, true>(job, r, first_step, place, cluster, n_clusters);
+        else if (threadIdx.x == 32)
+            fill_ring<S, END, false>(job, r, first_step, place, cluster, n_clusters);
+        __syncwarp();
+        if (SPLIT)
+            cluster_meet();
+    } else {
+        if (S::N_WARPS == 8)
+            asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        empty_ring<S, END, SPLIT>(job, r, sums_there, rank, cluster, n_clusters, data,
+                                  room[threadIdx.x / 32 - 4]);
+    }
+    if (!SPLIT && n_in_cluster > 1) /* others may still write here */
+        cluster_meet();
+}
+
+#endif
+
+template <enum gemm_operand OP, int WGS, int BN, enum gemm_end END, bool SPLIT>
+__global__ static void __launch_bounds__(128 * (WGS + 1), 1)
+    gemm(const __grid_constant__ struct gemm_sm90_job job)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    typedef struct gemm_shape<OP, WGS, BN> S;
+    extern __shared__ uint8_t memory[];
+    __shared__ uint64_t barriers[2 * S::N_STAGES + 1]; /* gemm_sm90_runs() looks for these */
+    __shared__ uint4 room[S::N_WARPS][64];
+    uint8_t *data = memory + (-shared_address(memory) & 1023);
+
+    gemm_block<S, END, SPLIT>(job, data, barriers, room);
+#endif
+}
+
+/* One of the kernels, and what its start needs to know. */
+struct gemm_kernel {
+    const void *start;
+    int rows, cols, n_threads, memory, step;
+    bool split;
+};
+
+template <enum gemm_operand OP, int WGS, int BN, enum gemm_end END, bool SPLIT = false>
+static struct gemm_kernel gemm_kernel_of()
+{
+    typedef struct gemm_shape<OP, WGS, BN> S;
+
+    return { (const void *)gemm<OP, WGS, BN, END, SPLIT>,
+             S::ROWS,
+             S::COLS,
+             S::N_THREADS,
+             S::MEMORY,
+             S::STEP,
+             SPLIT };
+}
+
+/* Kernel i with this end, for products whose k is split or not; start NULL: there is none. */
+template <enum gemm_operand OP>
+static struct gemm_kernel gemm_16bit_kernel(enum gemm_end end, bool split, int i)
+{
+    if (end == GEMM_NLL)
+        return i == 0 ? gemm_kernel_of<OP, 2, GEMM_NLL_COLS, GEMM_NLL>() : gemm_kernel{};
+    if (end == GEMM_SWIGLU)
+        return i == 0   ? gemm_kernel_of<OP, 2, 256, GEMM_SWIGLU>()
+               : i == 1 ? gemm_kernel_of<OP, 1, 128, GEMM_SWIGLU>()
+                        : gemm_kernel{};
+    if (split)
+        return i == 0   ? gemm_kernel_of<OP, 2, 256, GEMM_STORE, true>()
+               : i == 1 ? gemm_kernel_of<OP, 1, 128, GEMM_STORE, true>()
+                        : gemm_kernel{};
+    return i == 0   ? gemm_kernel_of<OP, 2, 256, GEMM_STORE>()
+           : i == 1 ? gemm_kernel_of<OP, 2, 128, GEMM_STORE>()
+           : i == 2 ? gemm_kernel_of<OP, 1, 192, GEMM_STORE>()
+           : i == 3 ? gemm_kernel_of<OP, 1, 128, GEMM_STORE>()
+           : i == 4 ? gemm_kernel_of<OP, 1, 64, GEMM_STORE>()
+                    : gemm_kernel{};
+}
+
+struct gemm_kernel gemm_f16_kernel(enum gemm_end end, bool split, int i);
+struct gemm_kernel gemm_bf16_kernel(enum gemm_end end, bool split, int i);
+struct gemm_kernel gemm_int8_kernel(enum gemm_end end, bool split, int i);
