@@ -115,6 +115,7 @@ install: llq_sweep                      ## into $(DESTDIR)$(PREFIX)
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/llq_sweep/sweeps/demo \
 	    $(filter-out %.py,$(wildcard sweeps/demo/*.*))
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/share/llq_sweep/analysis $(wildcard analysis/*.py)
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/llq_sweep/analysis analysis/reference_study.csv
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/llq_sweep/slurm slurm/*
 
 # Programs that need a device.  They are built anywhere with nvcc; gpu-bundle puts them, what they

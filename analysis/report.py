@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""report.py - tables (Markdown, CSV) and the size-quality plot of a results file of llq_sweep.
+"""report.py - one HTML page, tables (Markdown, CSV) and the size-quality plot of a results file of llq_sweep.
 
 It draws and formats only: every number, intervals included, is read from the file.
 """
@@ -11,6 +11,7 @@ import os
 import sys
 
 import llq_read
+import page
 import plot
 
 # Columns of the Markdown summary that are no metrics, with their heading.
@@ -160,7 +161,8 @@ def write_report(f, folder, size):
     write_text(to("comparisons.md"), comparisons_markdown(f, comparisons))
     write_csv(to("summary.csv"), summary)
     write_csv(to("comparisons.csv"), comparisons)
-    written = ["summary.md", "comparisons.md", "summary.csv", "comparisons.csv"]
+    write_text(to("report.html"), page.make(f))
+    written = ["report.html", "summary.md", "comparisons.md", "summary.csv", "comparisons.csv"]
     plots = ["size_quality.png", "size_quality.pdf"]
     title = f"{f.attrs['name']}: size and quality" if f.attrs["name"] else "Size and quality"
     if plot.size_quality(summary, size, title, f.attrs["baseline"], float(f.attrs["confidence"]),

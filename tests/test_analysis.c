@@ -48,7 +48,8 @@ static struct bytes whole(const char *name)
 
 static void remove_report(void)
 {
-    static const char *const names[] = { "summary.md",
+    static const char *const names[] = { "report.html",
+                                         "summary.md",
                                          "summary.csv",
                                          "comparisons.md",
                                          "comparisons.csv",
@@ -85,6 +86,14 @@ static void report_of_results(void **state)
               strstr(md.data, "| 0.100 [0.088, 0.112] |"),
           "the Markdown has as many digits as the interval allows: %s", md.data);
     CHECK(strstr(md.data, "5 of 7 jobs succeeded, 1 failed"), "and says how the sweep ended");
+    struct bytes html = whole("report/report.html");
+    CHECK(strncmp(html.data, "<!doctype html>", 15) == 0 && strstr(html.data, "bnb_4bit_nf4") &&
+              strstr(html.data, "Size against quality") && strstr(html.data, "</html>"),
+          "a page with the experiments and the front");
+    CHECK(!strstr(html.data, "src=") && !strstr(html.data, "http:") &&
+              !strstr(html.data, "https:"),
+          "that loads nothing from anywhere");
+    bytes_release(&html);
     CHECK(png.n > 10000 && memcmp(png.data, "\x89PNG", 4) == 0, "a plot as PNG");
     CHECK(pdf.n > 5000 && memcmp(pdf.data, "%PDF", 4) == 0, "and as PDF");
     bytes_release(&said);

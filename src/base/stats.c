@@ -41,6 +41,18 @@ double stats_sd(const double *x, int64_t n)
     return sqrt(sum / (double)(n - 1));
 }
 
+double stats_skewness(const double *x, int64_t n)
+{
+    double mean = stats_mean(x, n), squares = 0, cubes = 0;
+
+    for (int64_t i = 0; i < n; i++) {
+        double d = x[i] - mean;
+        squares += d * d;
+        cubes += d * d * d;
+    }
+    return n > 1 && squares > 0 ? cubes / (double)n / pow(squares / (double)n, 1.5) : NAN;
+}
+
 static int by_value(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;

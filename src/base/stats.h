@@ -10,9 +10,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-double stats_mean(const double *x, int64_t n);               /* n = 0: NaN */
-double stats_sd(const double *x, int64_t n);                 /* divisor n - 1; n < 2: NaN */
-double stats_median(const double *x, int64_t n);             /* x stays as it is */
+double stats_mean(const double *x, int64_t n);     /* n = 0: NaN */
+double stats_sd(const double *x, int64_t n);       /* divisor n - 1; n < 2: NaN */
+double stats_skewness(const double *x, int64_t n); /* mean cube / sd^3; NaN without spread */
+double stats_median(const double *x, int64_t n);   /* x stays as it is */
 double stats_quantile(const double *x, int64_t n, double q); /* linear between order statistics,
                                                                 as numpy; a NaN in x gives NaN */
 

@@ -115,6 +115,23 @@ static void note_items(struct statistic *t, const struct item_estimate *x, bool 
         note(t, "design effect %.2f", x->e.design_effect);
 }
 
+/* Where fewer than 93 of 100 intervals would hold the mean (tests/bench/coverage): few documents
+ * for their skewness (Cochran's 25 g^2), or so few that no skewness can be seen. */
+#define DOCUMENTS_FEW 20
+
+static void note_coverage(struct statistic *t, const struct items *items,
+                          const struct item_estimate *x, bool is_share)
+{
+    double *value = mem_array((size_t)items->n, sizeof *value);
+
+    for (int64_t i = 0; i < items->n; i++)
+        value[i] = items->all[i].value;
+    double g = stats_skewness(value, items->n);
+    if (x->e.n_clusters < DOCUMENTS_FEW || (!is_share && (double)x->e.n_clusters < 25 * g * g))
+        note(t, "few documents for their skewness of %.1f: the interval may be too narrow", g);
+    free(value);
+}
+
 /* The scores of every run; of runs that no seed can tell apart, of the first alone. */
 static void across_items(struct statistic *t, const struct runs *r, const struct metric *m,
                          double confidence, struct item_estimate *x)
@@ -141,6 +158,8 @@ static void across_items(struct statistic *t, const struct runs *r, const struct
         note_items(t, x, windows);
     if (*reason)
         note(t, "%s", items.n ? reason : "no scores by item");
+    if (isfinite(limits.low))
+        note_coverage(t, &items, x, m->is_share);
     items_release(&items);
 }
 
