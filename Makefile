@@ -46,12 +46,14 @@ ifneq ($(CU_SRC),)
   CFLAGS += -DWITH_CUDA
   OBJ    += $(CU_SRC:%.cu=$(BUILD)/%.o)
   CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+  CUDA_INCLUDE = -isystem $(CUDA_HOME)/include
   LDLIBS += -L$(CUDA_HOME)/lib64 -lcudart_static -lrt
 endif
 endif
-# Only the libraries that a program uses, found beside it first.
-GPU_LINK = gcc $(CFLAGS) -Itests -Icuda $< $(LIB) -Wl,--as-needed $(LDLIBS) -lcmocka \
-           -Wl,-rpath,'$$ORIGIN/lib' -o $@
+# Only the libraries that a program uses, found beside it first; theirs, too (no new tags).
+BESIDE   = -Wl,-rpath,'$$ORIGIN/lib' -Wl,--disable-new-dtags
+GPU_LINK = gcc $(CFLAGS) -Itests -Icuda $(CUDA_INCLUDE) $< $(LIB) -Wl,--as-needed $(LDLIBS) \
+           -lcmocka $(BESIDE) -o $@
 LIB   := $(BUILD)/libllq.a
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 GOLDEN_TESTS := $(filter %_golden,$(TESTS))
@@ -123,19 +125,35 @@ install: llq_sweep                      ## into $(DESTDIR)$(PREFIX)
 GPU_TOO   := $(patsubst %,$(BUILD)/gpu/%,test_forward_golden test_generate)# of the CPU's tests
 GPU_TESTS := $(patsubst tests/gpu/%.c,$(BUILD)/gpu/%,$(wildcard tests/gpu/*.c)) \
              $(GPU_TOO)
-GPU_BENCHES := $(BUILD)/gpu/bench_points $(BUILD)/gpu/bench_decode $(BUILD)/gpu/bench_gemm $(BUILD)/gpu/make_model
+GPU_BENCHES := $(addprefix $(BUILD)/gpu/,bench_points bench_decode bench_gemm bench_load bench_share \
+               make_model)
+GPU_PROGRAMS = $(GPU_TESTS) $(GPU_BENCHES) $(BUILD)/gpu/llq_sweep
+# What any Linux and the MPI of the other machine bring themselves.
+GPU_THERE = ld-linux|linux-vdso|lib(c|m|dl|rt|pthread|resolv|gcc_s|stdc\+\+|mpi|open-rte|open-pal|event_core-2.1|event_pthreads-2.1)\.so
 GPU_GOLDEN ?= $(firstword $(LLQ_GOLDEN) $(wildcard ../shared/golden) tests/golden)
 
-gpu-test: $(GPU_TESTS)                  ## every kernel against the CPU engine, on a GPU; fails without one
-	@tests/gpu/run.sh $(GPU_TESTS)
+gpu-test: $(GPU_TESTS) llq_sweep        ## every kernel against the CPU engine, on a GPU; fails without one
+	@tests/gpu/run.sh $(GPU_TESTS) $(wildcard tests/gpu/test_*.sh)
 
-gpu-bundle: $(GPU_TESTS) $(GPU_BENCHES)  ## the same programs for another machine, in build/gpu
-	@rm -rf build/gpu && mkdir -p build/gpu/lib build/gpu/golden
-	@cp $(GPU_TESTS) $(GPU_BENCHES) tests/gpu/run.sh sweeps/configs/llama-3.2-1b.json build/gpu
-	@ldd $(GPU_TESTS) $(GPU_BENCHES) | awk '$$3 ~ /lib(cmocka|jansson|pcre2|utf8proc|tomlplusplus|crypto|gomp|hwloc|openblas|udev|gfortran|quadmath)/ { print $$3 }' \
+gpu-bundle: $(GPU_PROGRAMS)             ## the same for another machine, and llq_sweep with its demo, in build/gpu
+	@rm -rf build/gpu && mkdir -p build/gpu/lib build/gpu/golden build/gpu/sweeps build/gpu/analysis
+	@cp $(GPU_PROGRAMS) build/gpu && strip $(addprefix build/gpu/,$(notdir $(GPU_PROGRAMS)))
+	@cp $(wildcard tests/gpu/*.sh) sweeps/configs/llama-3.2-1b.json build/gpu
+	@cp -r sweeps/demo sweeps/configs $(wildcard sweeps/*.toml) build/gpu/sweeps
+	@cp $(wildcard analysis/*.py) build/gpu/analysis
+	@ldd $(GPU_PROGRAMS) | awk '$$3 ~ /^\// && $$1 !~ /$(GPU_THERE)/ { print $$3 }' \
 	    | sort -u | xargs -r -I{} cp -L {} build/gpu/lib
 	@cp -r $(GPU_GOLDEN)/bnb_*.safetensors $(dir $(wildcard $(GPU_GOLDEN)/*/config.json)) build/gpu/golden
 	@du -sh build/gpu
+
+gpu-compare: $(addprefix $(BUILD)/gpu/,bench_points make_model) ## speed beside transformers (and bitsandbytes) on this GPU
+	@[ -e build/compare/config.json ] || $(BUILD)/gpu/make_model sweeps/configs/llama-3.2-1b.json build/compare
+	$(BUILD)/gpu/bench_points build/compare cuda 5 build/compare.csv
+	python3 analysis/bench_transformers.py build/compare build/compare.csv
+
+gpu-pack: gpu-bundle                    ## that folder as one file, build/gpu.tar.xz (20 MB)
+	@tar -C build -cf - gpu | xz -T0 --lzma2=preset=4,dict=96MiB >build/gpu.tar.xz
+	@du -h build/gpu.tar.xz
 
 tests: $(TESTS)                         ## compiles every test program
 
@@ -194,13 +212,17 @@ $(GPU_BENCHES): $(BUILD)/gpu/%: tests/bench/%.c $(LIB)
 	@mkdir -p $(@D)
 	$(SAY) BENCH $<
 	$(Q)$(GPU_LINK)
+$(BUILD)/gpu/llq_sweep: $(BUILD)/src/main.o $(LIB)
+	@mkdir -p $(@D)
+	$(SAY) LINK $@
+	$(Q)$(CC) $(BUILD)/src/main.o $(LIB) -Wl,--as-needed $(LDLIBS) $(BESIDE) -o $@
 $(BUILD)/bench/%: tests/bench/%.c $(LIB)
 	@mkdir -p $(@D)
 	$(SAY) BENCH $<
-	$(Q)$(CC) $(CFLAGS) -Itests $< $(LIB) $(LDLIBS) -o $@
+	$(Q)$(CC) $(CFLAGS) -Itests $(CUDA_INCLUDE) $< $(LIB) $(LDLIBS) -o $@
 
 benches: $(BENCHES)                     ## compiles the benchmark programs
 
 -include $(OBJ:.o=.d) $(BUILD)/src/main.d $(TESTS:=.d) $(GPU_TESTS:=.d) $(BENCHES:=.d)
 .PHONY: FORCE all deps demo demo-plot test test-golden gpu-test gpu-bundle debug layers install tests \
-        benches help clean format
+        gpu-compare gpu-pack benches help clean format

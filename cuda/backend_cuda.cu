@@ -24,6 +24,39 @@ static int no_device(cudaError_t rc, struct err *e)
     return err_set(e, ERR_USAGE, "no CUDA device answers: %s", cudaGetErrorString(rc));
 }
 
+/* Asked for its attributes, it tells whether there is code for a device. */
+static __global__ void any_kernel()
+{
+}
+
+static int check_code(const struct cudaDeviceProp *facts, int device, struct err *e)
+{
+    struct cudaFuncAttributes ignored;
+    cudaError_t rc = cudaFuncGetAttributes(&ignored, any_kernel);
+
+    if (rc != cudaErrorNoKernelImageForDevice && rc != cudaErrorInvalidDeviceFunction)
+        return cuda_check(rc, "looking for code", e);
+    cudaGetLastError();
+    return err_set(e, ERR_USAGE,
+                   "CUDA device %d, %s, has compute capability %d.%d: this program was compiled "
+                   "for " LLQ_CUDA_ARCH " (make CUDA_ARCH=...)",
+                   device, facts->name, facts->major, facts->minor);
+}
+
+/* The first calls that take memory of the device. */
+static int begin(struct cuda_state *s, const struct cudaDeviceProp *facts, struct err *e)
+{
+    CUDA_TRY(cudaSetDevice(s->device));
+    CUDA_TRY(cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking));
+    if (check_code(facts, s->device, e) < 0)
+        return -1;
+    CUDA_TRY(cudaMalloc((void **)&s->dynamic_map, sizeof weight_dynamic_map));
+    CUDA_TRY(cudaMemcpyAsync(s->dynamic_map, weight_dynamic_map, sizeof weight_dynamic_map,
+                             cudaMemcpyHostToDevice, s->stream));
+    CUDA_TRY(cudaStreamSynchronize(s->stream));
+    return 0;
+}
+
 static int open_state(struct cuda_state *s, int device, struct err *e)
 {
     struct cudaDeviceProp facts;
@@ -46,13 +79,9 @@ static int open_state(struct cuda_state *s, int device, struct err *e)
     s->staging = cuda_staging_open();
     if (!s->staging)
         return err_set(e, ERR_MEMORY, "the host has no memory left");
-    CUDA_TRY(cudaSetDevice(device));
-    CUDA_TRY(cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking));
-    CUDA_TRY(cudaMalloc((void **)&s->dynamic_map, sizeof weight_dynamic_map));
-    CUDA_TRY(cudaMemcpyAsync(s->dynamic_map, weight_dynamic_map, sizeof weight_dynamic_map,
-                             cudaMemcpyHostToDevice, s->stream));
-    CUDA_TRY(cudaStreamSynchronize(s->stream));
-    return 0;
+    if (begin(s, &facts, e) == 0)
+        return 0;
+    return e->code == ERR_MEMORY ? cuda_say_who_fills(s, e) : -1;
 }
 
 static int n_devices(void)
@@ -80,6 +109,9 @@ static void release_state(struct cuda_state *s)
     cuda_decode_close(s);
     release_scratch(s);
     cuda_group_leave(s);
+    for (int i = 0; i < MARKS_MAX; i++)
+        if (s->marks[i])
+            cudaEventDestroy(s->marks[i]);
     cuda_staging_close(s->staging);
     cuda_monitor_close(s->monitor);
     cudaFree(s->dynamic_map);
@@ -191,7 +223,9 @@ static int wait(struct cuda_state *s, struct err *e)
     cudaError_t rc = cudaStreamSynchronize(s->stream);
 
     if (rc != cudaSuccess)
-        return err_set(e, cuda_err_code(rc), "the GPU stopped: %s (last kernel started: %s)",
+        return err_set(e, cuda_err_code(rc),
+                       "the GPU stopped: %s (last kernel started: %s; CUDA_LAUNCH_BLOCKING=1 names "
+                       "the one that failed)",
                        cudaGetErrorString(rc), s->last_kernel ? s->last_kernel : "none");
     return 0;
 }
@@ -247,6 +281,8 @@ const struct backend_ops backend_cuda = {
     .trim = NULL,
     .n_devices = n_devices,
     .health = cuda_health,
+    .mark = cuda_mark,
+    .elapsed = cuda_elapsed,
     .n_others = cuda_n_others,
     .stage = cuda_stage,
     .send = cuda_send,

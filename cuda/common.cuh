@@ -51,6 +51,7 @@ struct cuda_state {
         void *p;
         size_t n_bytes;
     } scratch[SCRATCH_N_SLOTS];
+    cudaEvent_t marks[MARKS_MAX]; /* NULL: not used yet */
     struct cuda_staging *staging; /* staging.cu */
     struct cuda_monitor *monitor; /* device_facts.cu; NULL: not asked yet */
     struct cuda_group *group;     /* share_weights.cu; NULL: none is joined */
@@ -129,6 +130,8 @@ int cuda_arrange(struct backend *b, struct weight *w, struct err *e);
 int cuda_facts(struct backend *b, struct device_facts *out, struct err *e);
 int cuda_health(struct backend *b, struct device_health *out, struct err *e);
 int cuda_n_others(struct backend *b, int *out, struct err *e);
+int cuda_mark(struct backend *b, int i, struct err *e);
+int cuda_elapsed(struct backend *b, int from, int to, double *seconds, struct err *e);
 int cuda_stage(struct backend *b, void **out, struct err *e);
 int cuda_send(struct backend *b, void *to, void *staged, size_t n_bytes, struct err *e);
 extern const struct share_ops cuda_share;
@@ -139,6 +142,8 @@ struct cuda_staging *cuda_staging_open(void);    /* NULL: no memory */
 void cuda_staging_close(struct cuda_staging *g); /* NULL is fine */
 /* name, id and driver of the state. */
 void cuda_name_device(struct cuda_state *s, const struct cudaDeviceProp *facts);
+/* Adds to an "out of memory" what is free and how many others use it, without a context; -1. */
+int cuda_say_who_fills(struct cuda_state *s, struct err *e);
 void cuda_monitor_close(struct cuda_monitor *m); /* NULL is fine */
 void cuda_group_leave(struct cuda_state *s);     /* without one, too */
 void cuda_decode_close(struct cuda_state *s);    /* without graphs, too */

@@ -23,6 +23,10 @@ struct nvml_process {
     unsigned gpu_instance, compute_instance;
 };
 
+struct nvml_memory {
+    unsigned long long total, free, used;
+};
+
 struct nvml {
     int (*nvmlInit_v2)(void);
     int (*nvmlShutdown)(void);
@@ -34,6 +38,7 @@ struct nvml {
     int (*nvmlDeviceGetClockInfo)(nvml_device, int clock, unsigned *mhz);
     int (*nvmlDeviceGetCurrentClocksThrottleReasons)(nvml_device, unsigned long long *bits);
     int (*nvmlDeviceGetComputeRunningProcesses_v3)(nvml_device, unsigned *n, struct nvml_process *);
+    int (*nvmlDeviceGetMemoryInfo)(nvml_device, struct nvml_memory *);
 };
 
 struct cuda_monitor {
@@ -56,6 +61,7 @@ static void find_functions(struct cuda_monitor *m)
     FIND(nvmlDeviceGetClockInfo);
     FIND(nvmlDeviceGetCurrentClocksThrottleReasons);
     FIND(nvmlDeviceGetComputeRunningProcesses_v3);
+    FIND(nvmlDeviceGetMemoryInfo);
 #undef FIND
 }
 
@@ -219,26 +225,70 @@ int cuda_health(struct backend *b, struct device_health *out, struct err *e)
     return 0;
 }
 
+int cuda_mark(struct backend *b, int i, struct err *e)
+{
+    struct cuda_state *s = cuda_state_of(b);
+
+    if (!s->marks[i])
+        CUDA_TRY(cudaEventCreate(&s->marks[i]));
+    CUDA_TRY(cudaEventRecord(s->marks[i], s->stream));
+    return 0;
+}
+
+int cuda_elapsed(struct backend *b, int from, int to, double *seconds, struct err *e)
+{
+    struct cuda_state *s = cuda_state_of(b);
+    float ms = 0;
+
+    CUDA_TRY(cudaEventSynchronize(s->marks[to]));
+    CUDA_TRY(cudaEventElapsedTime(&ms, s->marks[from], s->marks[to]));
+    *seconds = 1e-3 * ms;
+    return 0;
+}
+
+/* Processes with work on the device, -1: not known; *own: this one is among them by its number. */
+static int count_processes(const struct cuda_monitor *m, bool *own)
+{
+    struct nvml_process list[64];
+    unsigned n = sizeof list / sizeof *list;
+
+    *own = false;
+    if (!m || !m->device || !m->nvml.nvmlDeviceGetComputeRunningProcesses_v3)
+        return -1;
+    int rc = m->nvml.nvmlDeviceGetComputeRunningProcesses_v3(m->device, &n, list);
+    if (rc == NVML_INSUFFICIENT_SIZE)
+        return (int)n;
+    if (rc != NVML_SUCCESS)
+        return -1;
+    for (unsigned i = 0; i < n; i++)
+        *own = *own || list[i].pid == (unsigned)getpid();
+    return (int)n;
+}
+
 /* In a container NVML may number processes as the host does: then ours is not among them by number,
  * but it is one of them. */
 int cuda_n_others(struct backend *b, int *out, struct err *e)
 {
-    const struct cuda_monitor *m = monitor_of(cuda_state_of(b));
-    struct nvml_process list[64];
-    unsigned n = sizeof list / sizeof *list;
-    bool found = false;
+    bool own;
+    int n = count_processes(monitor_of(cuda_state_of(b)), &own);
 
     (void)e;
-    *out = -1;
-    if (!m || !m->device || !m->nvml.nvmlDeviceGetComputeRunningProcesses_v3)
-        return 0;
-    int rc = m->nvml.nvmlDeviceGetComputeRunningProcesses_v3(m->device, &n, list);
-    if (rc == NVML_INSUFFICIENT_SIZE)
-        *out = (int)n - 1;
-    if (rc != NVML_SUCCESS)
-        return 0;
-    for (unsigned i = 0; i < n; i++)
-        found = found || list[i].pid == (unsigned)getpid();
-    *out = found || n ? (int)n - 1 : 0;
+    *out = n > 0 ? n - 1 : n;
     return 0;
+}
+
+int cuda_say_who_fills(struct cuda_state *s, struct err *e)
+{
+    const struct cuda_monitor *m = monitor_of(s);
+    struct nvml_memory memory;
+    bool own;
+    int n = count_processes(m, &own);
+
+    if (m && m->device && m->nvml.nvmlDeviceGetMemoryInfo &&
+        m->nvml.nvmlDeviceGetMemoryInfo(m->device, &memory) == NVML_SUCCESS)
+        err_in(e, "a first use of %s, where %llu of %llu bytes are free", s->name, memory.free,
+               memory.total);
+    if (n - own > 0)
+        err_in(e, "with %d process%s of others on it", n - own, n - own == 1 ? "" : "es");
+    return -1;
 }

@@ -119,8 +119,14 @@ static void learn_device(struct results *r, const struct js *record)
     int64_t rank = js_int(js_get(record, "rank"));
     const struct js *devices = js_get(r->provenance, "gpu_names");
 
+    const struct js *driver = js_get(record, "driver"), *nccl = js_get(record, "shared_by");
+
     if (backend)
         js_set(r->provenance, "backend", js_copy(backend));
+    if (driver)
+        js_set(r->provenance, "driver_version", js_copy(driver));
+    if (nccl)
+        js_set(r->provenance, "nccl_version", js_copy(nccl));
     if (device && rank >= 0 && (size_t)rank < js_count(devices)) {
         struct js *all = js_new_array();
         for (size_t i = 0; i < js_count(devices); i++)

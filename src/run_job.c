@@ -28,6 +28,8 @@ struct runner {
     enum dtype source;
     int batch_size;
     bool shuffle;
+    double idle_watt;   /* of the device; NaN: not measured yet */
+    char shared_by[32]; /* what brought the weights from another device; empty: the file */
 };
 
 struct runner *runner_new(void)
@@ -41,7 +43,7 @@ static void runner_clear(struct runner *r)
     tokenizer_close(r->tokenizer);
     backend_close(&r->backend);
     setup_release(&r->setup);
-    *r = (struct runner){ 0 };
+    *r = (struct runner){ .idle_watt = NAN };
 }
 
 void runner_close(void *runner)
@@ -68,6 +70,8 @@ static int load(struct runner *r, const struct engine_site *site, const char *fo
         goto out;
     log_info("%s: %.2f GB read in %.2f s on %s (%d threads)", folder, (double)facts.n_bytes * 1e-9,
              facts.read_s, r->facts.name, r->facts.n_threads);
+    if (sharing.arrived)
+        memcpy(r->shared_by, sharing.version, sizeof r->shared_by);
     rc = 0;
 out:
     sharing_end(&sharing);
@@ -207,12 +211,26 @@ static struct js *modules_to_js(const struct quant_report *q)
     return modules;
 }
 
-/* Faults on command, for the tests: the experiment named by LLQ_TEST_FAIL fails, that of
- * LLQ_TEST_CRASH takes its process down. */
-static int inject_fault(const char *experiment, struct err *e)
+/* An operation on an address that is none: on a GPU, the error that no later call recovers from. */
+static int lose_device(struct backend *b, struct err *e)
 {
-    const char *to_fail = getenv("LLQ_TEST_FAIL"), *to_crash = getenv("LLQ_TEST_CRASH");
+    struct tensor nowhere = {
+        .data = (void *)(uintptr_t)4096, .dtype = DTYPE_F32, .n_rows = 1, .n_cols = 1024
+    };
+    struct add_args a = { .x = &nowhere, .y = &nowhere, .n_rows = 1 };
 
+    return b->ops->add(b, &a, e) < 0 ? -1 : b->ops->sync(b, e);
+}
+
+/* Faults on command, for the tests: the experiment named by LLQ_TEST_FAIL fails, that of
+ * LLQ_TEST_CRASH takes its process down, that of LLQ_TEST_LOSE_DEVICE its device. */
+static int inject_fault(struct backend *b, const char *experiment, struct err *e)
+{
+    const char *to_fail = getenv("LLQ_TEST_FAIL"), *to_crash = getenv("LLQ_TEST_CRASH"),
+               *to_lose = getenv("LLQ_TEST_LOSE_DEVICE");
+
+    if (to_lose && strcmp(to_lose, experiment) == 0)
+        return lose_device(b, e);
     if (to_crash && strcmp(to_crash, experiment) == 0)
         raise(SIGKILL);
     if (to_fail && strcmp(to_fail, experiment) == 0)
@@ -252,7 +270,7 @@ static int stage_quantize(struct run *run, const void *unused, struct err *e)
     struct quant_calibration ids = { 0 };
 
     (void)unused;
-    if (inject_fault(run->experiment.name, e) < 0)
+    if (inject_fault(&run->r->backend, run->experiment.name, e) < 0)
         return -1;
     if (spec_of_experiment(&run->experiment, &spec, e) < 0 || find_ids(run, &spec, &ids, e) < 0)
         return -1;
@@ -384,6 +402,7 @@ static int stage_benchmark(struct run *run, const void *settings, struct err *e)
     struct js *out = js_new_object();
     int rc = bench_options_of(settings, run->job.seed, &o, e);
 
+    o.idle_watt = &run->r->idle_watt;
     if (rc == 0)
         rc = bench_run(&run->model, &o, out, e);
     if (rc == 0) {
@@ -448,11 +467,17 @@ int runner_run(void *runner, const void *job, size_t n_bytes, struct bytes *reco
     js_set_text(run.record, "started", clock_date(date));
     js_set_text(run.record, "device", run.r->facts.name);
     js_set_text(run.record, "backend", run.r->backend.ops->name);
+    if (run.r->facts.driver[0])
+        js_set_text(run.record, "driver", run.r->facts.driver);
+    if (run.r->shared_by[0])
+        js_set_text(run.record, "shared_by", run.r->shared_by);
     mem_account_reset_peak(&run.r->backend);
     run.r->backend.notes[0] = 0;
 
     run_stages(&run, &why);
     model_release(&run.model);
+    if (!why.code) /* what failed behind the last wait */
+        run.r->backend.ops->sync(&run.r->backend, &why);
 
     js_set_real(run.seconds, "total", clock_seconds() - start);
     js_set(run.record, "seconds", run.seconds);
@@ -470,7 +495,9 @@ int runner_run(void *runner, const void *job, size_t n_bytes, struct bytes *reco
     free(line);
     js_release(run.record);
     /* A lost device context ends this process; the rank starts another. */
-    if (why.code == ERR_DEVICE)
-        return err_set(e, ERR_DEVICE, "%s", why.text);
+    if (why.code == ERR_DEVICE) {
+        err_set(e, ERR_DEVICE, "%s", why.text);
+        return err_in(e, "job %s seed %lld", run.experiment.name, (long long)run.job.seed);
+    }
     return 0;
 }

@@ -334,7 +334,7 @@ int sharing_fill(void *sharing, const struct load_parts *parts,
         return -1;
     }
     if (yes && send_all(s, parts, n_bytes, &why) == 0)
-        have = true;
+        have = s->arrived = true;
     sharing_end(s);
     if (why.code)
         log_warn("%s could not bring the weights to every GPU%s: %s", s->version,

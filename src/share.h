@@ -17,6 +17,7 @@ struct sharing {
     char version[32]; /* of what sends */
     bool talks;       /* the other engines wait for what this one tells */
     bool joining;
+    bool arrived; /* the weights came from another device, or went there */
     double start_s;
     struct err cannot; /* why this device could not join */
 };

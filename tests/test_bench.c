@@ -1,6 +1,7 @@
 /* test_bench.c - the protocol on a small random model: shapes, counts and bytes, not times. */
 #include "check.h"
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/rng.h"
 #include "bench/bench.h"
@@ -8,6 +9,7 @@
 #include "bench/point.h"
 #include "model/tensor_list.h"
 
+#include <math.h>
 #include <string.h>
 
 static struct backend backend = BACKEND_INIT;
@@ -334,7 +336,7 @@ static void test_pieces(void **state)
     struct point p = { .kind = PREFILL, .batch = 1, .prompt = PROMPT_ROWS_MAX + 3 };
     struct kv_cache cache;
     struct point_run run = { .model = &m, .cache = &cache };
-    double value, seconds;
+    struct point_time t;
     struct err e = ERR_INIT;
     (void)state;
 
@@ -342,13 +344,135 @@ static void test_pieces(void **state)
           "a pass has %d rows", PROMPT_ROWS_MAX);
     CHECK_OK(kv_cache_open(&cache, &m, 1, point_capacity(&p), &e), e);
     CHECK_OK(forward_open(&run.forward, &m, point_rows(&p), 1, &e), e);
-    CHECK_OK(point_measure(&run, &p, &value, &seconds, &e), e);
+    CHECK_OK(point_measure(&run, &p, &t, &e), e);
     CHECK(cache.length[0] == PROMPT_ROWS_MAX + 3, "the whole prompt is in the cache");
-    CHECK_OK(point_measure(&run, &p, &value, &seconds, &e), e);
+    CHECK_OK(point_measure(&run, &p, &t, &e), e);
     CHECK(cache.length[0] == PROMPT_ROWS_MAX + 3, "a repeat starts afresh");
     forward_close(run.forward);
     kv_cache_close(&cache);
     model_release(&m);
+}
+
+/* ---- a device that tells how it does ---- */
+
+static double began_s, clock_of_look;
+static int n_looks;
+static bool has_counter;
+
+/* 100 W, in steps of 50 ms; a clock that falls by a tenth. */
+static int pretend_health(struct backend *b, struct device_health *out, struct err *e)
+{
+    (void)b, (void)e;
+    *out = (struct device_health){ .energy_j = NAN, .power_w = 100, .temperature_c = 40 + n_looks };
+    if (has_counter)
+        out->energy_j = 5 * floor((clock_seconds() - began_s) / 0.05);
+    out->clock_mhz = clock_of_look * (n_looks++ ? 0.9 : 1);
+    snprintf(out->limits, sizeof out->limits, "%s", n_looks > 1 ? "power cap" : "none");
+    return 0;
+}
+
+static int pretend_others(struct backend *b, int *out, struct err *e)
+{
+    (void)b, (void)e;
+    *out = 2;
+    return 0;
+}
+
+static void run_watched(struct bench_options *o, struct js *out)
+{
+    struct backend_ops ops = *backend.ops;
+    const struct backend_ops *before = backend.ops;
+    struct config c = config_of(",\"max_position_embeddings\":140");
+    struct err e = ERR_INIT;
+
+    ops.health = pretend_health;
+    ops.n_others = pretend_others;
+    began_s = clock_seconds();
+    n_looks = 0;
+    clock_of_look = 1000;
+    backend.notes[0] = 0;
+    backend.ops = &ops;
+    struct model m = random_model(&c);
+    CHECK_OK(bench_run(&m, o, out, &e), e);
+    model_release(&m);
+    backend.ops = before;
+}
+
+static void test_clocks(void **state)
+{
+    struct bench_options o = options();
+    struct js *out = js_new_object();
+    (void)state;
+
+    run_watched(&o, out);
+    const struct js *clocks = js_get(out, "clocks"), *points = js_get(clocks, "points");
+    size_t n = 2 + 1 + 1 + 2;
+    struct js_member m = JS_MEMBER_INIT;
+    CHECK(js_count(points) == 9, "the table has 9 columns");
+    while (js_next(points, &m))
+        CHECK(js_count(m.value) == n, "%s has a row a point", m.key);
+    CHECK(!strcmp(js_text(js_at(js_get(points, "point"), 0)), "prefill 5") &&
+              !strcmp(js_text(js_at(js_get(points, "point"), n - 1)), "throughput 3"),
+          "a row is named by its point");
+    CHECK(js_real(js_at(js_get(points, "sm_mhz_before"), 0)) == 1000 &&
+              js_real(js_at(js_get(points, "sm_mhz_after"), 1)) == 900,
+          "clocks before and after");
+    CHECK(js_int(js_at(js_get(points, "warmup_runs"), 0)) >= 1, "how much was warm-up");
+    CHECK(!strcmp(js_text(js_at(js_get(points, "limits_before"), 0)), "none") &&
+              !strcmp(js_text(js_at(js_get(points, "limits"), 1)), "power cap"),
+          "what held them down");
+    CHECK(js_int(js_get(clocks, "other_processes")) == 2 &&
+              strstr(backend.notes, "other processes"),
+          "others on the device are noted: %s", backend.notes);
+    CHECK(!js_get(out, "energy"), "energy was not asked for");
+    js_release(out);
+}
+
+static void test_a_clock_that_moved(void **state)
+{
+    struct bench_options o = options();
+    struct js *out = js_new_object();
+    (void)state;
+
+    o.min_seconds = 0.25; /* long enough to be looked at twice */
+    o.n_prefill = o.n_batch = 1;
+    run_watched(&o, out);
+    const struct js *clocks = js_get(out, "clocks"), *points = js_get(clocks, "points");
+    CHECK(js_int(js_get(clocks, "moved_points")) == 1 &&
+              js_int(js_at(js_get(points, "moved"), 0)) == 1 &&
+              js_int(js_at(js_get(points, "moved"), 1)) == 0,
+          "the first point alone is flagged");
+    js_release(out);
+}
+
+static void test_energy(void **state)
+{
+    struct bench_options o = options();
+    struct js *out = js_new_object();
+    double idle = NAN;
+    (void)state;
+
+    o.energy = true;
+    o.idle_watt = &idle;
+    has_counter = true;
+    run_watched(&o, out);
+    has_counter = false;
+    const struct js *energy = js_get(out, "energy");
+    double watt = js_real(js_get(energy, "watt")), seconds = js_real(js_get(energy, "seconds"));
+    CHECK(fabs(watt - 100) < 10, "100 W are seen as %g", watt);
+    CHECK(seconds >= 2 && idle == js_real(js_get(energy, "idle_watt")) && fabs(idle - 100) < 10,
+          "over %g s, at rest %g W", seconds, idle);
+    CHECK(fabs(js_real(js_get(energy, "joule_per_token")) *
+                   (double)js_int(js_get(energy, "n_tokens")) -
+               watt * seconds) < 1e-6 * watt * seconds,
+          "a token's share of it");
+    js_release(out);
+
+    out = js_new_object();
+    run_watched(&o, out);
+    CHECK(!js_get(out, "energy") && strstr(backend.notes, "energy: not told"),
+          "without a counter it is said: %s", backend.notes);
+    js_release(out);
 }
 
 int main(void)
@@ -357,6 +481,8 @@ int main(void)
         cmocka_unit_test(test_what_comes_out), cmocka_unit_test(test_minimum_time),
         cmocka_unit_test(test_memory),         cmocka_unit_test(test_points_beyond_the_positions),
         cmocka_unit_test(test_prompts),        cmocka_unit_test(test_pieces),
+        cmocka_unit_test(test_clocks),         cmocka_unit_test(test_a_clock_that_moved),
+        cmocka_unit_test(test_energy),
     };
 
     return cmocka_run_group_tests_name("bench", tests, set_up, tear_down);

@@ -99,6 +99,11 @@ int backend_open(struct backend *b, const char *name, int device, char why[256],
             snprintf(why, 256, "running on CUDA device %d", device);
         return 0;
     }
+    /* A device that is there but full or broken is no reason to work a hundred times slower. */
+    if (refused.code != ERR_USAGE) {
+        *e = refused;
+        return err_in(e, "--backend auto (cpu runs without it)");
+    }
     if (why)
         snprintf(why, 256, "running on the CPU: %.200s", refused.text);
     return open_named(b, "cpu", device, e);

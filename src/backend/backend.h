@@ -326,6 +326,7 @@ struct share_ops {
 };
 
 #define STAGE_BYTES ((size_t)1 << 20)
+#define MARKS_MAX   4
 
 struct backend_ops {
     const char *name;  /* "cpu", "cuda" */
@@ -379,6 +380,10 @@ struct backend_ops {
     /* How many devices open() may be asked for; 0: none answers. */
     int (*n_devices)(void);
     int (*health)(struct backend *b, struct device_health *out, struct err *e);
+    /* Device time between two places among the queued calls, i 0 .. MARKS_MAX - 1: elapsed() waits
+     * for the second. */
+    int (*mark)(struct backend *b, int i, struct err *e);
+    int (*elapsed)(struct backend *b, int from, int to, double *seconds, struct err *e);
     /* Other processes that have the device open for work; -1: it does not tell.  Takes a while. */
     int (*n_others)(struct backend *b, int *out, struct err *e);
     /* Uploads without a copy on the host: stage() lends STAGE_BYTES of memory, send() takes what

@@ -3,6 +3,7 @@
  * (eval-and-model facts 7.3). */
 #include "bench/bench.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/stats.h"
@@ -10,13 +11,18 @@
 #include "bench/point.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* A median that still moves by more than this wants more samples ... */
 #define STABLE 0.02
 /* ... but no more than this many times the minima: a noisy host never gets there. */
 #define PATIENCE 3
+/* A clock that moves by more changes the times themselves. */
+#define CLOCK_MOVED  0.03
+#define LOOK_EVERY_S 0.1
 
 /* ---- memory ---- */
 
@@ -36,13 +42,13 @@ static int measure_memory(const struct model *m, const struct point *p, int64_t 
     struct mem_account *account = &m->backend->mem, before = *account;
     struct kv_cache cache = { 0 };
     struct point_run run = { .model = m, .cache = &cache, .seed = seed };
-    double value, seconds;
+    struct point_time ignored;
     int rc = -1;
 
     mem_account_reset_peak(m->backend);
     if (kv_cache_open(&cache, m, p->batch, point_capacity(p), e) < 0 ||
         forward_open(&run.forward, m, point_rows(p), p->batch, e) < 0 ||
-        point_measure(&run, p, &value, &seconds, e) < 0)
+        point_measure(&run, p, &ignored, e) < 0)
         goto out;
     out->cache_bytes = (int64_t)(account->peak[MEM_CACHE] - before.now[MEM_CACHE]);
     out->scratch_bytes = (int64_t)(account->peak[MEM_SCRATCH] - before.now[MEM_SCRATCH]);
@@ -145,38 +151,68 @@ static void close_buffers(struct buffers *b)
 
 /* ---- time ---- */
 
+static struct point_run run_of(const struct model *m, struct buffers *b,
+                               const struct bench_options *o, const struct point *p)
+{
+    return (struct point_run){ .model = m,
+                               .forward = b->forward,
+                               .seed = o->seed,
+                               .cache = p->kind == THROUGHPUT ? &b->batched : &b->single };
+}
+
 static int measure(const struct model *m, struct buffers *b, const struct bench_options *o,
-                   const struct point *p, double *value, double *seconds, struct err *e)
+                   const struct point *p, struct point_time *out, struct err *e)
 {
-    struct point_run run = { .model = m,
-                             .forward = b->forward,
-                             .seed = o->seed,
-                             .cache = p->kind == THROUGHPUT ? &b->batched : &b->single };
+    struct point_run run = run_of(m, b, o, p);
 
-    return point_measure(&run, p, value, seconds, e);
+    return point_measure(&run, p, out, e);
 }
 
+/* Do the medians of the last two thirds agree? */
+static bool has_settled(const double *x, int n)
+{
+    int third = n / 3;
+
+    if (third < 1)
+        return false;
+    double before = stats_median(x + n - 2 * third, third),
+           now = stats_median(x + n - third, third);
+    return fabs(now - before) <= STABLE * now;
+}
+
+/* At least as often and as long as asked for, then until it is stable, within PATIENCE. */
 static int warm_up(const struct model *m, struct buffers *b, const struct bench_options *o,
-                   const struct point *p, struct err *e)
+                   struct point *p, struct err *e)
 {
-    double spent = 0, value, seconds;
+    double spent = 0, *x = NULL;
+    int n = 0, rc = 0;
 
-    for (int i = 0; i < o->warmup || spent < o->warmup_seconds; i++) {
-        if (measure(m, b, o, p, &value, &seconds, e) < 0)
-            return -1;
-        spent += seconds;
+    while (
+        n < o->warmup || spent < o->warmup_seconds ||
+        (!has_settled(x, n) && n < PATIENCE * o->warmup && spent < PATIENCE * o->warmup_seconds)) {
+        struct point_time t;
+        rc = measure(m, b, o, p, &t, e);
+        if (rc < 0)
+            break;
+        x = mem_grow(x, (size_t)n + 1, sizeof *x);
+        x[n++] = t.seconds;
+        spent += t.seconds;
     }
-    return 0;
+    p->n_warmup = n;
+    free(x);
+    return rc;
 }
 
-static void keep(struct point *p, double value, double seconds)
+static void keep(struct point *p, const struct point_time *t)
 {
     if (p->n_samples == p->room) {
         p->room = p->room ? 2 * p->room : 64;
         p->sample = mem_grow(p->sample, (size_t)p->room, sizeof *p->sample);
+        p->device_ms = mem_grow(p->device_ms, (size_t)p->room, sizeof *p->device_ms);
     }
-    p->sample[p->n_samples++] = value;
-    p->measured_s += seconds;
+    p->sample[p->n_samples] = t->value;
+    p->device_ms[p->n_samples++] = t->device_ms;
+    p->measured_s += t->seconds;
 }
 
 /* Did the last quarter of the samples leave the median where it was? */
@@ -198,6 +234,30 @@ static bool is_done(const struct point *p, const struct bench_options *o)
     return has(p, o, 1) && (is_stable(p) || has(p, o, PATIENCE));
 }
 
+/* Looks at the device right behind a run, before it can rest: often enough to see its clock move,
+ * seldom enough not to be seen in the time. */
+static void watch(struct backend *b, struct point_watch *w)
+{
+    struct device_health now;
+    struct err ignored = ERR_INIT;
+    double s = clock_seconds();
+
+    if (!b->ops->health || (w->n && s - w->looked_s < LOOK_EVERY_S) ||
+        b->ops->health(b, &now, &ignored) < 0 || !(now.clock_mhz > 0))
+        return;
+    if (w->n++ == 0) {
+        w->before_mhz = w->least_mhz = w->most_mhz = now.clock_mhz;
+        w->temperature_c = now.temperature_c;
+        snprintf(w->before_limits, sizeof w->before_limits, "%s", now.limits);
+    }
+    w->looked_s = s;
+    w->after_mhz = now.clock_mhz;
+    w->least_mhz = fmin(w->least_mhz, now.clock_mhz);
+    w->most_mhz = fmax(w->most_mhz, now.clock_mhz);
+    w->temperature_c = fmax(w->temperature_c, now.temperature_c);
+    snprintf(w->limits, sizeof w->limits, "%s", now.limits);
+}
+
 /* Points of a kind go on together, so that their samples fill a rectangle. */
 static bool kind_is_done(const struct point *points, int n, enum point_kind kind,
                          const struct bench_options *o)
@@ -211,24 +271,109 @@ static bool kind_is_done(const struct point *points, int n, enum point_kind kind
 static int measure_all(const struct model *m, struct buffers *b, const struct bench_options *o,
                        struct point *points, int n, struct err *e)
 {
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         if (warm_up(m, b, o, &points[i], e) < 0)
             return -1;
+        watch(m->backend, &points[i].watch);
+    }
     for (bool more = true; more;) {
         bool going[THROUGHPUT + 1];
         more = false;
         for (int kind = PREFILL; kind <= THROUGHPUT; kind++)
             going[kind] = !kind_is_done(points, n, (enum point_kind)kind, o);
         for (int i = 0; i < n; i++) {
-            double value, seconds;
+            struct point_time t;
             if (!going[points[i].kind])
                 continue;
-            if (measure(m, b, o, &points[i], &value, &seconds, e) < 0)
+            if (measure(m, b, o, &points[i], &t, e) < 0)
                 return -1;
-            keep(&points[i], value, seconds);
+            keep(&points[i], &t);
+            watch(m->backend, &points[i].watch);
             more = true;
         }
     }
+    return 0;
+}
+
+/* ---- energy ---- */
+
+/* The counter moves every 20 to 100 ms: a region begins and ends where it has just moved. */
+#define ENERGY_S 2.0
+
+struct meter {
+    struct backend *backend;
+    double start_s, last_j;
+    double from_j, from_s, to_j, to_s;
+    int64_t from_tokens, n_tokens; /* n_tokens 0: not measured */
+    bool begun;
+};
+
+static double energy_now(struct backend *b)
+{
+    struct device_health now;
+    struct err ignored = ERR_INIT;
+
+    return b->ops->health && b->ops->health(b, &now, &ignored) == 0 ? now.energy_j : NAN;
+}
+
+/* point_repeat_steps() asks before each round of steps. */
+static bool meter_goes_on(void *context, int64_t n_tokens)
+{
+    struct meter *m = context;
+    double j = energy_now(m->backend), s = clock_seconds();
+    bool moved = m->last_j != j;
+
+    m->last_j = j;
+    if (moved && !m->begun) {
+        m->begun = true;
+        m->from_j = j;
+        m->from_s = s;
+        m->from_tokens = n_tokens;
+    } else if (moved && s - m->from_s >= ENERGY_S) {
+        m->to_j = j;
+        m->to_s = s;
+        m->n_tokens = n_tokens - m->from_tokens;
+        return false;
+    }
+    return s - m->start_s < (m->begun ? 5 : 1) * ENERGY_S;
+}
+
+/* The device at rest, its context open. */
+static double idle_watt(struct backend *b)
+{
+    double from_j = energy_now(b), from_s = clock_seconds();
+
+    nanosleep(&(struct timespec){ .tv_sec = (time_t)ENERGY_S }, NULL);
+    return (energy_now(b) - from_j) / (clock_seconds() - from_s);
+}
+
+static int measure_energy(const struct model *m, struct buffers *b, const struct bench_options *o,
+                          const struct point *points, int n, double idle, struct js *out,
+                          struct err *e)
+{
+    struct meter meter = { .backend = m->backend,
+                           .start_s = clock_seconds(),
+                           .last_j = energy_now(m->backend) };
+    const struct point *decode = NULL;
+
+    for (int i = 0; i < n; i++)
+        if (points[i].kind == DECODE)
+            decode = &points[i];
+    struct point_run run = run_of(m, b, o, decode);
+    if (point_repeat_steps(&run, decode, meter_goes_on, &meter, e) < 0)
+        return err_in(e, "the region whose energy is measured");
+    if (meter.n_tokens == 0) {
+        backend_note(m->backend, "energy: the device's counter did not move");
+        return 0;
+    }
+    struct js *energy = js_new_object();
+    double joule = meter.to_j - meter.from_j, seconds = meter.to_s - meter.from_s;
+    js_set_real(energy, "joule_per_token", joule / (double)meter.n_tokens);
+    js_set_real(energy, "watt", joule / seconds);
+    js_set_real(energy, "idle_watt", idle);
+    js_set_int(energy, "n_tokens", meter.n_tokens);
+    js_set_real(energy, "seconds", seconds);
+    js_set(out, "energy", energy);
     return 0;
 }
 
@@ -312,6 +457,64 @@ static void put_stability(const struct point *points, int n, struct js *group, b
                  batched ? "throughput" : "latency", unstable == 1 ? "" : "s", 100 * STABLE);
 }
 
+static bool moved(const struct point_watch *w)
+{
+    return w->n && w->most_mhz - w->least_mhz > CLOCK_MOVED * w->most_mhz;
+}
+
+static char *point_name(const struct point *p)
+{
+    static const char *const kinds[] = { "prefill", "decode", "e2e", "throughput" };
+    struct bytes name = BYTES_INIT;
+
+    bytes_printf(&name, "%s %lld", kinds[p->kind],
+                 (long long)(p->kind == THROUGHPUT ? p->batch : p->prompt));
+    return name.data;
+}
+
+/* A table, one row a point; nothing where the device tells nothing. */
+static void put_clocks(struct backend *b, const struct point *points, int n, struct js *out)
+{
+    static const char *const columns[] = { "point",        "warmup_runs",   "sm_mhz_before",
+                                           "sm_mhz_after", "moved",         "limits_before",
+                                           "limits",       "temperature_c", "device_ms" };
+    enum { N_COLUMNS = sizeof columns / sizeof *columns };
+    struct js *clocks = js_new_object(), *table[N_COLUMNS], *rows = js_new_object();
+    struct err ignored = ERR_INIT;
+    int n_moved = 0, n_others = -1;
+
+    for (int c = 0; c < N_COLUMNS; c++)
+        table[c] = js_new_array();
+    for (int i = 0; i < n; i++) {
+        const struct point *p = &points[i];
+        const struct point_watch *w = &p->watch;
+        char *name = point_name(p);
+        js_append(table[0], js_new_text(name));
+        js_append(table[1], js_new_int(p->n_warmup));
+        js_append(table[2], js_new_real(w->n ? w->before_mhz : NAN));
+        js_append(table[3], js_new_real(w->n ? w->after_mhz : NAN));
+        js_append(table[4], js_new_int(moved(w)));
+        js_append(table[5], js_new_text(w->before_limits));
+        js_append(table[6], js_new_text(w->limits));
+        js_append(table[7], js_new_real(w->n ? w->temperature_c : NAN));
+        js_append(table[8], js_new_real(stats_median(p->device_ms, p->n_samples)));
+        n_moved += moved(w);
+        free(name);
+    }
+    for (int c = 0; c < N_COLUMNS; c++)
+        js_set(rows, columns[c], table[c]);
+    js_set(clocks, "points", rows);
+    js_set_int(clocks, "moved_points", n_moved);
+    if (b->ops->n_others && b->ops->n_others(b, &n_others, &ignored) == 0 && n_others >= 0)
+        js_set_int(clocks, "other_processes", n_others);
+    if (n_others > 0)
+        backend_note(b, "benchmark: other processes worked on the device");
+    js_set(out, "clocks", clocks);
+    if (n_moved)
+        log_info("at %d point%s of the benchmark the clock moved by more than %g %%", n_moved,
+                 n_moved == 1 ? "" : "s", 100 * CLOCK_MOVED);
+}
+
 static int check_options(const struct bench_options *o, struct err *e)
 {
     bool good = o->n_prefill >= 1 && o->n_prefill <= BENCH_LIST_MAX && o->n_batch >= 1 &&
@@ -338,28 +541,51 @@ int bench_check(const struct config *c, const struct bench_options *o, struct er
     return 0;
 }
 
+/* Idle power of the device, measured once while it has not worked yet for this benchmark; NaN where
+ * it has no counter. */
+static double idle_of(struct backend *b, const struct bench_options *o)
+{
+    double idle = o->idle_watt ? *o->idle_watt : NAN;
+
+    if (isnan(idle) && !isnan(energy_now(b)))
+        idle = idle_watt(b);
+    if (o->idle_watt)
+        *o->idle_watt = idle;
+    return idle;
+}
+
 int bench_run(const struct model *m, const struct bench_options *o, struct js *out, struct err *e)
 {
     struct point points[POINTS_MAX];
     struct buffers buffers = { 0 };
+    struct backend *b = m->backend;
     int rc = -1, n = 0;
 
     if (bench_check(&m->config, o, e) < 0)
         return -1;
+    bool energy = o->energy && !isnan(energy_now(b));
+    double idle = energy ? idle_of(b, o) : NAN;
+    if (o->energy && !energy && b->ops->health)
+        backend_note(b, "energy: not told by this device");
     n = point_list(o, points);
     if (memory_of_largest(m, o, points, n, out, e) < 0 ||
         open_buffers(m, points, n, &buffers, e) < 0 ||
-        measure_all(m, &buffers, o, points, n, e) < 0)
+        measure_all(m, &buffers, o, points, n, e) < 0 ||
+        (energy && measure_energy(m, &buffers, o, points, n, idle, out, e) < 0))
         goto out;
     struct js *slow = latency(points, n), *fast = throughput(points, n);
     put_stability(points, n, slow, false);
     put_stability(points, n, fast, true);
     js_set(out, "latency", slow);
     js_set(out, "throughput", fast);
+    if (b->ops->health)
+        put_clocks(b, points, n, out);
     rc = 0;
 out:
     close_buffers(&buffers);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         free(points[i].sample);
+        free(points[i].device_ms);
+    }
     return rc;
 }

@@ -16,15 +16,16 @@ struct bench_options {
     int64_t decode_tokens;
     int batch_sizes[BENCH_LIST_MAX];
     bool energy;
-    int64_t seed; /* prompt ids */
+    double *idle_watt; /* kept between benchmarks of one device: NaN until measured; may be NULL */
+    int64_t seed;      /* prompt ids */
 };
 
 /* Can it run on a model of this config?  ERR_USAGE names the setting that is beyond its positions.
  */
 int bench_check(const struct config *c, const struct bench_options *o, struct err *e);
 
-/* Fills out with members "memory", "latency", "throughput" (and "energy" where measured), shaped
- * like the groups of the results file. */
+/* Fills out with members "memory", "latency", "throughput" (and "clocks", "energy" where the device
+ * tells), shaped like the groups of the results file. */
 int bench_run(const struct model *m, const struct bench_options *o, struct js *out, struct err *e);
 
 /* Bytes of cache and scratch at the largest point, for --dry-run. */

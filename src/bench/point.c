@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "base/rng.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -108,59 +109,119 @@ static int prompt_pass(const struct point_run *run, const struct point *p, const
     return 0;
 }
 
-static void put_value(const struct point *p, const int64_t at[3], double *value, double *seconds)
+/* Marks around the prompt and the steps: the device's own time, where it tells. */
+static int put_mark(const struct point_run *run, int i, struct err *e)
+{
+    const struct backend_ops *ops = run->model->backend->ops;
+
+    return ops->mark ? ops->mark(run->model->backend, i, e) : 0;
+}
+
+static int device_ms(const struct point_run *run, int from, int to, double *out, struct err *e)
+{
+    struct backend *b = run->model->backend;
+    double seconds = NAN;
+
+    if (b->ops->elapsed && b->ops->elapsed(b, from, to, &seconds, e) < 0)
+        return -1;
+    *out = 1e3 * seconds;
+    return 0;
+}
+
+static int put_value(const struct point_run *run, const struct point *p, const int64_t at[3],
+                     struct point_time *out, struct err *e)
 {
     const double prompt_s = (double)(at[1] - at[0]) * 1e-9,
                  steps_s = (double)(at[2] - at[1]) * 1e-9;
+    int from = 0, to = 2;
 
     switch (p->kind) {
     case PREFILL:
-        *seconds = prompt_s;
-        *value = 1e3 * prompt_s;
+        out->seconds = prompt_s;
+        out->value = 1e3 * prompt_s;
+        to = 1;
         break;
     case DECODE:
-        *seconds = steps_s;
-        *value = 1e3 * steps_s / (double)p->n_steps;
+        out->seconds = steps_s;
+        out->value = 1e3 * steps_s / (double)p->n_steps;
+        from = 1;
         break;
     case END_TO_END:
-        *seconds = prompt_s + steps_s;
-        *value = 1e3 * *seconds;
+        out->seconds = prompt_s + steps_s;
+        out->value = 1e3 * out->seconds;
         break;
     case THROUGHPUT:
-        *seconds = prompt_s + steps_s;
-        *value = (double)p->batch * (double)(p->n_steps + 1) / *seconds;
+        out->seconds = prompt_s + steps_s;
+        out->value = (double)p->batch * (double)(p->n_steps + 1) / out->seconds;
         break;
     }
+    return device_ms(run, from, to, &out->device_ms, e);
 }
 
-int point_measure(const struct point_run *run, const struct point *p, double *value,
-                  double *seconds, struct err *e)
+/* Fresh lists and an empty cache for p; free l->slots. */
+static struct lists lists_of(const struct point_run *run, const struct point *p, int32_t **new_ids)
 {
-    int32_t *ids = point_prompts(p, run->seed, run->model->config.vocab_size);
     int32_t *memory = mem_array((size_t)((4 + p->n_steps) * p->batch), sizeof *memory);
     const struct lists l = { memory, memory + p->batch, memory + 2 * p->batch,
                              memory + 3 * p->batch };
-    int32_t *new_ids = memory + 4 * p->batch;
-    int64_t at[3];
-    int rc = -1;
 
+    *new_ids = memory + 4 * p->batch;
     for (int s = 0; s < p->batch; s++) {
         l.slots[s] = s;
         l.lengths[s] = (int32_t)p->prompt;
         kv_cache_drop(run->cache, s);
     }
+    return l;
+}
+
+static int steps(const struct point_run *run, const struct point *p, const struct lists *l,
+                 int32_t *new_ids, struct err *e)
+{
+    if (p->n_steps == 0)
+        return 0;
+    return forward_decode(run->forward, run->cache, p->batch, l->slots, l->next, (int)p->n_steps,
+                          NULL, 0, new_ids, e);
+}
+
+int point_measure(const struct point_run *run, const struct point *p, struct point_time *out,
+                  struct err *e)
+{
+    int32_t *ids = point_prompts(p, run->seed, run->model->config.vocab_size), *new_ids;
+    const struct lists l = lists_of(run, p, &new_ids);
+    int64_t at[3];
+    int rc = -1;
+
     at[0] = clock_ns();
-    if (prompt_pass(run, p, &l, ids, e) < 0)
+    if (put_mark(run, 0, e) < 0 || prompt_pass(run, p, &l, ids, e) < 0)
         goto out;
     at[1] = clock_ns();
-    if (p->n_steps && forward_decode(run->forward, run->cache, p->batch, l.slots, l.next,
-                                     (int)p->n_steps, NULL, 0, new_ids, e) < 0)
+    if (put_mark(run, 1, e) < 0 || steps(run, p, &l, new_ids, e) < 0)
         goto out;
     at[2] = clock_ns();
-    put_value(p, at, value, seconds);
+    if (put_mark(run, 2, e) < 0 || put_value(run, p, at, out, e) < 0)
+        goto out;
     rc = 0;
 out:
     free(ids);
-    free(memory);
+    free(l.slots);
+    return rc;
+}
+
+int point_repeat_steps(const struct point_run *run, const struct point *p,
+                       bool (*more)(void *context, int64_t n_tokens), void *context, struct err *e)
+{
+    int32_t *ids = point_prompts(p, run->seed, run->model->config.vocab_size), *new_ids;
+    const struct lists l = lists_of(run, p, &new_ids);
+    int64_t n_tokens = 0;
+    int rc = prompt_pass(run, p, &l, ids, e);
+
+    while (rc == 0 && more(context, n_tokens)) {
+        rc = steps(run, p, &l, new_ids, e);
+        n_tokens += p->batch * p->n_steps;
+        for (int s = 0; s < p->batch; s++)
+            run->cache->length[s] = (int32_t)p->prompt;
+    }
+    free(ids);
+    free(l.slots);
     return rc;
 }

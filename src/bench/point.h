@@ -19,6 +19,16 @@
 
 enum point_kind { PREFILL, DECODE, END_TO_END, THROUGHPUT };
 
+/* The device while a point was measured. */
+struct point_watch {
+    int n;                                /* times it was looked at; 0: it does not tell */
+    double looked_s;                      /* last time */
+    double before_mhz, after_mhz;         /* its clock behind the warm-up, at the end */
+    double least_mhz, most_mhz;           /* in all of it */
+    double temperature_c;                 /* the highest */
+    char before_limits[128], limits[128]; /* what held the clock down, before and at the end */
+};
+
 struct point {
     enum point_kind kind;
     int batch;
@@ -27,9 +37,12 @@ struct point {
     int index;       /* in prefill_tokens or batch_sizes */
 
     /* Measured. */
-    double *sample; /* [n_samples], in the unit above */
+    double *sample;    /* [n_samples], in the unit above */
+    double *device_ms; /* [n_samples]: what the device itself took; NaN: it does not tell */
     int n_samples, room;
     double measured_s;
+    int n_warmup;
+    struct point_watch watch;
 };
 
 #define POINTS_MAX (2 * BENCH_LIST_MAX + 2)
@@ -54,6 +67,17 @@ struct point_run {
     int64_t seed;
 };
 
-/* Runs p once; *value in its unit, *seconds what was inside the clock. */
-int point_measure(const struct point_run *run, const struct point *p, double *value,
-                  double *seconds, struct err *e);
+struct point_time {
+    double value;   /* in the point's unit */
+    double seconds; /* what was inside the clock */
+    double device_ms;
+};
+
+/* Runs p once. */
+int point_measure(const struct point_run *run, const struct point *p, struct point_time *out,
+                  struct err *e);
+
+/* The steps of p again and again behind one prompt, until more() says no; it is told how many
+ * tokens there were so far. */
+int point_repeat_steps(const struct point_run *run, const struct point *p,
+                       bool (*more)(void *context, int64_t n_tokens), void *context, struct err *e);

@@ -8,6 +8,8 @@
  *   "error", "error_code", "error_stage"     where status is "error"; stage: "load", "quantize",
  *                   "sanity", "coqa", "perplexity", "benchmark", "process"
  *   "rank", "hostname", "device", "started", "finished"
+ *   "driver"        of the device, "shared_by" what brought the weights from another one; both
+ *                   only where there is one
  *   "notes"         what the device did otherwise than usual, "sentence; sentence"; else absent
  *   "seconds"       { stage: seconds, ..., "total": s }
  *   "quantization"  { "model_bytes", "bits_per_weight_linear", "bits_per_weight_model", "seconds",
@@ -26,11 +28,18 @@
  *                   "turn" and "window_tokens"
  *   "divergence"    { "kl_mean", "top1_agreement", "flips", "log_perplexity_ratio",
  *                     "delta_p_mean", "delta_p_rms", "n_tokens", "protocol", "window",
- *                     "kl_percentiles" and "delta_p_percentiles": { "percent": [..], "value": [..]
- * }, "window_kl": [..], "window_top1_agreement": [..], "window_log_ratio": [..] } "memory"        {
- * "model_size_mb", "model_bytes", "kv_cache_bytes", "scratch_bytes", "peak_bytes" } "latency" {
- * "prefill_tokens": [..], "prefill_ms": [[..], ..] (one list a length), "decode_ms_per_token":
- * [..], "e2e_ms": [..] } "throughput"    { "batch_size": [..], "tokens_per_s": [[..], ..] }
+ *                     "kl_percentiles", "delta_p_percentiles" (each "percent", "value": [..]),
+ *                     "window_kl": [..], "window_top1_agreement": [..],
+ *                     "window_log_ratio": [..] }
+ *   "memory"        { "model_size_mb", "model_bytes", "kv_cache_bytes", "scratch_bytes",
+ *                     "peak_bytes" }
+ *   "latency"       { "prefill_tokens": [..], "prefill_ms": [[..], ..] (one list a length),
+ *                     "decode_ms_per_token": [..], "e2e_ms": [..] }
+ *   "throughput"    { "batch_size": [..], "tokens_per_s": [[..], ..] }
+ *   "clocks"        { "points": { "point": [..], "warmup_runs", "sm_mhz_before", "sm_mhz_after",
+ *                     "moved", "limits_before", "limits", "temperature_c", "device_ms" },
+ *                     "moved_points", "other_processes" } where the device tells
+ *   "energy"        { "joule_per_token", "watt", "idle_watt", "n_tokens", "seconds" }, likewise
  *
  * In the results file a scalar member becomes an attribute, an array a dataset (NAME_item as
  * dataset NAME), an object a group, an object of equally long arrays a table.  */

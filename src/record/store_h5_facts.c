@@ -55,6 +55,13 @@ static const struct {
     { "prefill_tokens", { "tokens", "length of the prompt", -1 } },
     { "joule_per_token", { "J", "energy of one token", 0 } },
     { "idle_watt", { "W", "power of the device at rest", -1 } },
+    { "watt", { "W", "power of the device while it decoded", -1 } },
+    { "sm_mhz_before", { "MHz", "clock of the processors behind the warm-up", -1 } },
+    { "sm_mhz_after", { "MHz", "clock of the processors at the end", -1 } },
+    { "moved", { "1", "1 where that clock moved by more than 3 % meanwhile", -1 } },
+    { "limits", { "", "what held the clock down", -1 } },
+    { "temperature_c", { "degree Celsius", "of the chip, the highest seen", -1 } },
+    { "device_ms", { "ms", "time of the whole run on the device itself, median", 0 } },
 };
 
 /* Names say their unit at the end; this is for members that the table above does not know. */

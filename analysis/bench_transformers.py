@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""bench_transformers.py - the same checkpoint through transformers (and bitsandbytes, where it can be
+imported), beside the figures that bench_points wrote of llq_sweep, on the same GPU:
+
+    bench_points FOLDER cuda 5 FILE.csv && bench_transformers.py FOLDER FILE.csv      (make gpu-compare)
+
+prefill: a prompt of 512 ids to the first new id on the host.  decode: 128 ids more behind it, greedy,
+batch 1, a token.  b1, b4, b8: tokens a second of 128 new ids behind prompts of 16, the prompts' time
+included.  Medians of --repeats runs behind two for warm-up.  A checkpoint of random weights without
+tokenizer will do: no time here depends on values.
+"""
+
+import argparse
+import csv
+import statistics
+import sys
+import time
+
+PROMPT, NEW, SHORT, BATCHES = 512, 128, 16, (1, 4, 8)
+COLUMNS = ("prefill", "decode") + tuple(f"b{b}" for b in BATCHES)
+
+# What bitsandbytes 0.50 gave on one H200 with Llama-3.2-1B shapes, for machines without it.
+STATED = {
+    "nf4 double": (14.0, 10.0, 100, 392, 628),
+    "fp4 double": (14.5, 11.1, 90, 386, 609),
+    "nf4": (12.2, 10.0, 100, 403, 697),
+    "LLM.int8": (29.8, 23.5, 43, 142, 281),
+}
+
+
+def median_ms(torch, run, repeats):
+    times = []
+    for i in range(2 + repeats):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        if i >= 2:
+            times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
+def ceilings(torch):
+    """Copy bandwidth in TB/s, read and written bytes counted, and bf16 products in TFLOP/s."""
+    a = torch.randint(0, 2**31 - 1, (2**30,), dtype=torch.int32, device="cuda")
+    b = torch.empty_like(a)
+    copy = 2 * a.numel() * 4 / median_ms(torch, lambda: b.copy_(a), 9) * 1e-9
+    del a, b
+    n = 8192
+    x, y = (torch.randn(n, n, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    product = 2 * n**3 / median_ms(torch, lambda: torch.matmul(x, y), 9) * 1e-9
+    return copy, product
+
+
+def ids(torch, model, batch, length):
+    generator = torch.Generator(device="cuda").manual_seed(1)
+    return torch.randint(
+        0, model.config.vocab_size, (batch, length), device="cuda", generator=generator
+    )
+
+
+def generate(torch, model, prompt, n_new):
+    return model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=n_new,
+        min_new_tokens=n_new,
+        do_sample=False,
+        pad_token_id=0,
+    )
+
+
+def measure(torch, model, repeats):
+    long = ids(torch, model, 1, PROMPT)
+    with torch.inference_mode():
+        prefill = median_ms(
+            torch,
+            lambda: model(long, use_cache=True, logits_to_keep=1).logits.argmax(-1).item(),
+            repeats,
+        )
+        first = median_ms(torch, lambda: generate(torch, model, long, 1), repeats)
+        all_of_it = median_ms(torch, lambda: generate(torch, model, long, 1 + NEW), repeats)
+        rates = []
+        for batch in BATCHES:
+            prompt = ids(torch, model, batch, SHORT)
+            ms = median_ms(torch, lambda: generate(torch, model, prompt, NEW), repeats)
+            rates.append(1e3 * batch * NEW / ms)
+    return (prefill, (all_of_it - first) / NEW, *rates)
+
+
+def forms(torch):
+    """Names as bench_points has them -> arguments of from_pretrained()."""
+    out = {"bf16": dict(dtype=torch.bfloat16), "fp16": dict(dtype=torch.float16)}
+    try:
+        import bitsandbytes  # noqa: F401
+        from transformers import BitsAndBytesConfig
+    except ImportError as e:
+        return out, f"bitsandbytes cannot be imported ({e})"
+
+    def four_bits(quant_type, double):
+        return dict(
+            dtype=torch.float16,
+            quantization_config=BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type=quant_type,
+                bnb_4bit_use_double_quant=double,
+                bnb_4bit_compute_dtype=torch.float16,
+            ),
+        )
+
+    out["nf4 double"] = four_bits("nf4", True)
+    out["fp4 double"] = four_bits("fp4", True)
+    out["nf4"] = four_bits("nf4", False)
+    out["LLM.int8"] = dict(
+        dtype=torch.float16, quantization_config=BitsAndBytesConfig(load_in_8bit=True)
+    )
+    return out, f"bitsandbytes {bitsandbytes.__version__}"
+
+
+def read_ours(path):
+    """format -> (prefill, decode, b1, b4, b8), None where a figure is missing."""
+    ours = {}
+    with open(path, newline="", encoding="utf-8") as f:
+        for row in csv.DictReader(f):
+            at, value = int(row["at"]), float(row["median"])
+            figures = ours.setdefault(row["format"], dict.fromkeys(COLUMNS))
+            if row["what"] in ("prefill", "decode") and at == PROMPT:
+                figures[row["what"]] = value
+            elif row["what"] == "throughput" and f"b{at}" in figures:
+                figures[f"b{at}"] = value
+    return {name: tuple(f[c] for c in COLUMNS) for name, f in ours.items()}
+
+
+def ratio(column, theirs, ours):
+    """How many times faster ours is: times fall, rates rise."""
+    return theirs / ours if column in ("prefill", "decode") else ours / theirs
+
+
+def cell(value, form):
+    return "" if value is None else format(value, form)
+
+
+def print_table(theirs, ours, stated):
+    print(
+        "| format | whose | prefill 512, ms | decode b1, ms/token | b1, tokens/s | b4 | b8 |\n"
+        "|---|---|---|---|---|---|---|"
+    )
+    for name in list(theirs) + [n for n in ours if n not in theirs]:
+        forms_of = (".2f", ".3f", ".0f", ".0f", ".0f")
+        mine, other = ours.get(name), theirs.get(name)
+        whose = "transformers" if name not in stated else "stated earlier *"
+        if other:
+            cells = " | ".join(cell(v, f) for v, f in zip(other, forms_of))
+            print(f"| {name} | {whose} | {cells} |")
+        if mine:
+            cells = " | ".join(cell(v, f) for v, f in zip(mine, forms_of))
+            print(f"| {name} | llq_sweep | {cells} |")
+        if mine and other:
+            cells = " | ".join(
+                cell(ratio(c, t, m) if m else None, ".1f")
+                for c, t, m in zip(COLUMNS, other, mine)
+            )
+            print(f"| {name} | times faster | {cells} |")
+    if any(name in stated for name in theirs):
+        print("\n\\* bitsandbytes 0.50 on one H200, not measured in this run")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("folder", help="the checkpoint (make_model writes one)")
+    parser.add_argument("csv", nargs="?", help="what bench_points wrote")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", nargs="+", help="these formats only")
+    options = parser.parse_args()
+    if options.repeats < 1:
+        parser.error("--repeats must be at least 1")
+    ours = read_ours(options.csv) if options.csv else {}
+
+    try:
+        import torch
+        import transformers
+    except ImportError as e:
+        sys.exit(f"bench_transformers.py: {e}")
+    if not torch.cuda.is_available():
+        sys.exit("bench_transformers.py: no CUDA device answers")
+    transformers.logging.set_verbosity_error()
+
+    copy, product = ceilings(torch)
+    wanted, note = forms(torch)
+    print(
+        f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, transformers "
+        f"{transformers.__version__}, {note}; copies {copy:.2f} TB/s, bf16 products "
+        f"{product:.0f} TFLOP/s; medians of {options.repeats}\n"
+    )
+    theirs = {}
+    for name, how in wanted.items():
+        if options.only and name not in options.only:
+            continue
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            options.folder, device_map={"": 0}, **how
+        ).eval()
+        theirs[name] = measure(torch, model, options.repeats)
+        del model
+        torch.cuda.empty_cache()
+    stated = {n: f for n, f in STATED.items() if n not in wanted}
+    if options.only:
+        stated = {n: f for n, f in stated.items() if n in options.only}
+    print_table({**theirs, **stated}, ours, stated)
+
+
+if __name__ == "__main__":
+    main()
