@@ -281,6 +281,7 @@ const struct backend_ops backend_cuda = {
     .trim = NULL,
     .n_devices = n_devices,
     .health = cuda_health,
+    .energy = cuda_energy,
     .mark = cuda_mark,
     .elapsed = cuda_elapsed,
     .n_others = cuda_n_others,

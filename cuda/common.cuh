@@ -129,6 +129,7 @@ int cuda_dequantize(struct backend *b, const struct dequantize_args *a, struct e
 int cuda_arrange(struct backend *b, struct weight *w, struct err *e);
 int cuda_facts(struct backend *b, struct device_facts *out, struct err *e);
 int cuda_health(struct backend *b, struct device_health *out, struct err *e);
+int cuda_energy(struct backend *b, double *joule, struct err *e);
 int cuda_n_others(struct backend *b, int *out, struct err *e);
 int cuda_mark(struct backend *b, int i, struct err *e);
 int cuda_elapsed(struct backend *b, int from, int to, double *seconds, struct err *e);

@@ -196,21 +196,30 @@ static void name_limits(unsigned long long bits, char *out, size_t size)
             at += (size_t)snprintf(out + at, size - at, "%s%s", at ? ", " : "", names[i].text);
 }
 
+int cuda_energy(struct backend *b, double *joule, struct err *e)
+{
+    const struct cuda_monitor *m = monitor_of(cuda_state_of(b));
+    unsigned long long millijoule = 0;
+
+    (void)e;
+    *joule = NAN;
+    if (m && m->device && m->nvml.nvmlDeviceGetTotalEnergyConsumption &&
+        m->nvml.nvmlDeviceGetTotalEnergyConsumption(m->device, &millijoule) == NVML_SUCCESS)
+        *joule = 1e-3 * (double)millijoule;
+    return 0;
+}
+
 int cuda_health(struct backend *b, struct device_health *out, struct err *e)
 {
     const struct cuda_monitor *m = monitor_of(cuda_state_of(b));
     unsigned long long wide = 0;
     unsigned value = 0;
 
-    (void)e;
     memset(out, 0, sizeof *out);
-    out->energy_j = out->power_w = out->temperature_c = out->clock_mhz = NAN;
-    if (!m || !m->device)
+    out->power_w = out->temperature_c = out->clock_mhz = NAN;
+    if (cuda_energy(b, &out->energy_j, e) < 0 || !m || !m->device)
         return 0;
     const struct nvml *f = &m->nvml;
-    if (f->nvmlDeviceGetTotalEnergyConsumption &&
-        f->nvmlDeviceGetTotalEnergyConsumption(m->device, &wide) == NVML_SUCCESS)
-        out->energy_j = 1e-3 * (double)wide;
     if (f->nvmlDeviceGetPowerUsage && f->nvmlDeviceGetPowerUsage(m->device, &value) == NVML_SUCCESS)
         out->power_w = 1e-3 * value;
     if (f->nvmlDeviceGetTemperature &&
@@ -281,14 +290,16 @@ int cuda_say_who_fills(struct cuda_state *s, struct err *e)
 {
     const struct cuda_monitor *m = monitor_of(s);
     struct nvml_memory memory;
+    char others[64] = "";
     bool own;
-    int n = count_processes(m, &own);
+    int n = count_processes(m, &own) - own;
 
+    if (n > 0)
+        snprintf(others, sizeof others, " (%d other process%s on it)", n,
+                 n == 1 ? " is" : "es are");
     if (m && m->device && m->nvml.nvmlDeviceGetMemoryInfo &&
         m->nvml.nvmlDeviceGetMemoryInfo(m->device, &memory) == NVML_SUCCESS)
-        err_in(e, "a first use of %s, where %llu of %llu bytes are free", s->name, memory.free,
-               memory.total);
-    if (n - own > 0)
-        err_in(e, "with %d process%s of others on it", n - own, n - own == 1 ? "" : "es");
-    return -1;
+        return err_in(e, "the first use of %s, where %llu of %llu bytes are free%s", s->name,
+                      memory.free, memory.total, others);
+    return err_in(e, "the first use of %s%s", s->name, others);
 }

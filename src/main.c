@@ -92,6 +92,7 @@ static int run(const struct cli *c, int *argc, char ***argv)
     int status = EXIT_USAGE;
     char *command_line = show_command_line(*argc, *argv);
 
+    log_set_terminal_level(c->quiet ? LOG_ERROR : c->verbose ? LOG_INFO : LOG_WARN);
     choose_threads(c->quiet);
     /* The engine first: a process that has started MPI should not be copied. */
     if (engine_start(&engine, c->isolate, &body, &e) < 0 || link_open(&link, argc, argv, &e) < 0) {

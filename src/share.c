@@ -207,10 +207,9 @@ static int find_partners(struct sharing *s, bool share_device, int *first, struc
         goto out;
     }
     count(s, &told, first);
-    if (s->n < 2 && told.n > 1)
-        say_why(s, owner != told.own ? "it shares its GPU"
-                   : s->cannot.code  ? s->cannot.text
-                                     : "no other rank has a GPU of its own");
+    /* Without share_device those of a taken GPU idle: one may be left, which has nobody to tell. */
+    if (s->n < 2 && told.n > 1 && (s->cannot.code || share_device))
+        say_why(s, s->cannot.code ? s->cannot.text : "ranks share a GPU");
     rc = 0;
 out:
     told_release(&told);

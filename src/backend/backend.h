@@ -325,7 +325,7 @@ struct share_ops {
     void (*leave)(struct backend *b); /* after each of the above, failed or not */
 };
 
-#define STAGE_BYTES ((size_t)1 << 20)
+#define STAGE_BYTES ((size_t)2 << 20)
 #define MARKS_MAX   4
 
 struct backend_ops {
@@ -380,6 +380,7 @@ struct backend_ops {
     /* How many devices open() may be asked for; 0: none answers. */
     int (*n_devices)(void);
     int (*health)(struct backend *b, struct device_health *out, struct err *e);
+    int (*energy)(struct backend *b, double *joule, struct err *e); /* health's, alone: sooner */
     /* Device time between two places among the queued calls, i 0 .. MARKS_MAX - 1: elapsed() waits
      * for the second. */
     int (*mark)(struct backend *b, int i, struct err *e);

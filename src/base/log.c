@@ -20,9 +20,23 @@ static struct {
     enum log_level terminal_level;
     void (*listener)(enum log_level level, const char *text, void *context);
     void *context;
+    struct bytes early; /* lines for a file that is not open yet */
 } state = { .lock = PTHREAD_MUTEX_INITIALIZER, .fd = -1, .terminal_level = LOG_WARN };
 
 static const char *const names[] = { "error", "warning", "info", "debug" };
+
+/* What is said before a file is open, while models are loaded, belongs into it. */
+#define EARLY_BYTES_MAX 65536
+
+/* One write: lines of several processes on one file do not mix.  A full disk must not stop the
+ * sweep because of its log. */
+static void write_line(struct bytes *line)
+{
+    ssize_t ignored = write(state.fd, line->data, line->n);
+
+    (void)ignored;
+    bytes_release(line);
+}
 
 int log_open(const char *path, const char *who, enum log_level terminal_level, struct err *e)
 {
@@ -33,8 +47,12 @@ int log_open(const char *path, const char *who, enum log_level terminal_level, s
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     if (fd < 0)
         return err_set(e, ERR_IO, "%s: %s", path, strerror(errno));
-    log_close();
+    pthread_mutex_lock(&state.lock);
+    if (state.fd >= 0)
+        close(state.fd);
     state.fd = fd;
+    write_line(&state.early);
+    pthread_mutex_unlock(&state.lock);
     return 0;
 }
 
@@ -43,6 +61,7 @@ void log_close(void)
     if (state.fd >= 0)
         close(state.fd);
     state.fd = -1;
+    bytes_release(&state.early);
 }
 
 void log_set_terminal_level(enum log_level level)
@@ -68,14 +87,18 @@ static void put(const char *who, enum log_level level, const char *text)
     else if (level <= state.terminal_level)
         fprintf(stderr, "llq_sweep: %s%s%s%s%s\n", level <= LOG_WARN ? names[level] : "",
                 level <= LOG_WARN ? ": " : "", who ? who : "", who ? ": " : "", text);
-    if (state.fd >= 0) {
+    /* An engine has its rank to listen and never a file. */
+    if (state.fd >= 0 || (!state.listener && state.early.n < EARLY_BYTES_MAX)) {
         struct bytes line = BYTES_INIT;
         bytes_printf(&line, "%s %-7s %s: %s\n", clock_date(date), names[level],
-                     who ? who : state.who, text);
-        /* One write: lines of several processes on one file do not mix.  A full disk must not
-         * stop the sweep because of its log. */
-        ssize_t ignored = write(state.fd, line.data, line.n);
-        (void)ignored;
+                     who          ? who
+                     : *state.who ? state.who
+                                  : "rank 0",
+                     text);
+        if (state.fd < 0)
+            bytes_add(&state.early, line.data, line.n);
+        else
+            write_line(&line);
         bytes_release(&line);
     }
     pthread_mutex_unlock(&state.lock);

@@ -297,7 +297,8 @@ static int measure_all(const struct model *m, struct buffers *b, const struct be
 
 /* ---- energy ---- */
 
-/* The counter moves every 20 to 100 ms: a region begins and ends where it has just moved. */
+/* The counter moves every 20 to 100 ms and takes a while to be read: a region begins and ends where
+ * it has just moved, and is not looked at in between. */
 #define ENERGY_S 2.0
 
 struct meter {
@@ -310,30 +311,35 @@ struct meter {
 
 static double energy_now(struct backend *b)
 {
-    struct device_health now;
     struct err ignored = ERR_INIT;
+    double joule = NAN;
 
-    return b->ops->health && b->ops->health(b, &now, &ignored) == 0 ? now.energy_j : NAN;
+    return b->ops->energy && b->ops->energy(b, &joule, &ignored) == 0 ? joule : NAN;
 }
 
 /* point_repeat_steps() asks before each round of steps. */
 static bool meter_goes_on(void *context, int64_t n_tokens)
 {
     struct meter *m = context;
-    double j = energy_now(m->backend), s = clock_seconds();
-    bool moved = m->last_j != j;
+    double s = clock_seconds();
 
+    if (m->begun && s - m->from_s < ENERGY_S)
+        return true;
+    double j = energy_now(m->backend);
+    bool moved = m->last_j != j;
     m->last_j = j;
     if (moved && !m->begun) {
         m->begun = true;
         m->from_j = j;
-        m->from_s = s;
+        m->from_s = clock_seconds();
         m->from_tokens = n_tokens;
-    } else if (moved && s - m->from_s >= ENERGY_S) {
+    } else if (moved && m->to_s > 0) {
         m->to_j = j;
         m->to_s = s;
         m->n_tokens = n_tokens - m->from_tokens;
         return false;
+    } else if (m->begun) {
+        m->to_s = s; /* the first look behind the region only tells where the counter stands */
     }
     return s - m->start_s < (m->begun ? 5 : 1) * ENERGY_S;
 }

@@ -35,7 +35,8 @@ static struct lanes lanes_of(enum dtype t)
 /* Words in one go: a constant count is what lets the compiler use vectors. */
 #define RUN 64
 
-static bool any_bad(const struct lanes *l, const char *bytes, int64_t n_words)
+static inline __attribute__((always_inline)) bool any_bad_body(const struct lanes *l,
+                                                               const char *bytes, int64_t n_words)
 {
     uint64_t bad = 0, words[RUN];
 
@@ -48,6 +49,28 @@ static bool any_bad(const struct lanes *l, const char *bytes, int64_t n_words)
     for (int i = 0; i < n_words; i++)
         bad |= (words[i] & l->exponent) + l->lowest;
     return (bad & l->sign) != 0;
+}
+
+static bool any_bad_anywhere(const struct lanes *l, const char *bytes, int64_t n_words)
+{
+    return any_bad_body(l, bytes, n_words);
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) static bool any_bad_avx2(const struct lanes *l, const char *bytes,
+                                                         int64_t n_words)
+{
+    return any_bad_body(l, bytes, n_words);
+}
+#endif
+
+static bool any_bad(const struct lanes *l, const char *bytes, int64_t n_words)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2"))
+        return any_bad_avx2(l, bytes, n_words);
+#endif
+    return any_bad_anywhere(l, bytes, n_words);
 }
 
 static bool element_is_finite(enum dtype t, const char *at)
@@ -118,14 +141,22 @@ static int not_finite(const struct piece *p, const void *bytes, int64_t i, struc
                    isnan(x) ? "NaN" : "infinity", flat, p->item->from->file->path);
 }
 
+/* Part by part, so that it is still in the cache when it is checked. */
 static int read_piece(const struct piece *p, void *to, struct err *e)
 {
     const struct safetensors_tensor *t = p->item->from->tensor;
+    const int64_t size = (int64_t)dtype_bytes(t->dtype);
 
-    if (safetensors_read(p->item->from->file, t, p->first_byte, p->n_bytes, to, e) < 0)
-        return -1;
-    int64_t bad = first_not_finite(t->dtype, to, p->n_bytes / (int64_t)dtype_bytes(t->dtype));
-    return bad < 0 ? 0 : not_finite(p, to, bad, e);
+    for (int64_t at = 0; at < p->n_bytes; at += PIECE_BYTES) {
+        int64_t n = p->n_bytes - at < PIECE_BYTES ? p->n_bytes - at : PIECE_BYTES;
+        char *part = (char *)to + at;
+        if (safetensors_read(p->item->from->file, t, p->first_byte + at, n, part, e) < 0)
+            return -1;
+        int64_t bad = first_not_finite(t->dtype, part, n / size);
+        if (bad >= 0)
+            return not_finite(p, to, at / size + bad, e);
+    }
+    return 0;
 }
 
 /* own: memory of this thread, for devices that lend none. */
