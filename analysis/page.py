@@ -36,9 +36,9 @@ th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid var(--line)}
 th{position:sticky;top:0;background:var(--band);font-weight:600}
 th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:var(--bg)}
 td.text,th.text{text-align:left}.ci{color:var(--dim)}
-svg{display:block;width:100%;height:auto;max-width:60rem}
+svg{display:block;width:100%;height:auto;max-width:60rem;min-width:40rem}
 svg text{font:13px system-ui,sans-serif;fill:var(--fg)}svg .dim{fill:var(--dim)}
-.verdict{font-weight:600}nav a{margin-right:.8rem;white-space:nowrap}
+.verdict{font-weight:600}nav{display:flex;flex-wrap:wrap;gap:.2rem .9rem}nav a{color:inherit}
 @media(max-width:40rem){body{padding:.6rem;font-size:15px}table{font-size:.8rem}th,td{padding:.2rem .4rem}}
 """
 
@@ -162,7 +162,7 @@ def forest(comparisons, metric, methods):
     height = top + step * len(rows) + 34
     clip = [min(limit, max(-limit, x)) for row in rows for x in row[2] if math.isfinite(x)]
     x = Scale(clip, left, wide - right, include=(0, margin, -margin))
-    out = [f'<svg viewBox="0 0 {wide} {height}" role="img" aria-label="{esc(title_of(metric))}">']
+    out = [f'<div class="scroll"><svg viewBox="0 0 {wide} {height}" role="img" aria-label="{esc(title_of(metric))}">']
     out.append(f'<rect x="{x(-margin):.1f}" y="{top - 8}" width="{x(margin) - x(-margin):.1f}" '
                f'height="{step * len(rows) + 8}" fill="#7aa7d9" opacity=".16"/>')
     for t in x.ticks():
@@ -195,7 +195,7 @@ def forest(comparisons, metric, methods):
             said += f" (~{needed:.0f} items)"
         out.append(f'<text x="{wide - right + 12}" y="{y + 4:.1f}" style="fill:{color}">'
                    f'{d:+.3g}{" %" if percent else ""} {esc(said)}</text>')
-    out.append("</svg>")
+    out.append("</svg></div>")
     return "".join(out)
 
 
@@ -212,15 +212,13 @@ def fronts(f, summary, front, cost, metric):
     path = f"pareto/{front}/{metric}"
     best = {str(n) for n in f[path].asstr()[...]} if path in f else set()
     up = summary[metric].higher_is_better is not False
-    order = sorted(keep, key=lambda i: ys[i], reverse=up)
-    shown = order[: max(2, -(-4 * len(order) // 5))] if len(order) > 4 else order
-    off = [i for i in order if i not in shown and i not in
-           [k for k in order if names[k] in best]]
-    shown = [i for i in order if i not in off]
+    far, _edge = plot._off_scale(*(v[keep] for v in (ys, low, high)), log, up)
+    off = [i for i, away in zip(keep, far) if away]  # the others would be one line
+    shown = [i for i in keep if i not in off]
     wide, height, left, bottom = 900, 420, 70, 46
     x = Scale([xs[i] for i in shown], left + 10, wide - 150, log=True)
-    y = Scale([v for i in shown for v in (ys[i], low[i], high[i])], height - bottom, 20, log=log)
-    out = [f'<svg viewBox="0 0 {wide} {height}" role="img" aria-label="{esc(title_of(metric))}">']
+    y = Scale([v for i in shown for v in (ys[i], low[i], high[i])], height - bottom, 20, log=log, pad=0.14)
+    out = [f'<div class="scroll"><svg viewBox="0 0 {wide} {height}" role="img" aria-label="{esc(title_of(metric))}">']
     for t in x.ticks(6):
         out.append(f'<line x1="{x(t):.1f}" x2="{x(t):.1f}" y1="16" y2="{height - bottom}" '
                    f'stroke="var(--line)"/><text class="dim" x="{x(t):.1f}" y="{height - bottom + 18}" '
@@ -247,7 +245,7 @@ def fronts(f, summary, front, cost, metric):
                    f'{esc(names[i])}</text>')
     unit = summary[cost].unit
     out.append(f'<text x="{(left + wide) / 2:.0f}" y="{height - 6}" text-anchor="middle">'
-               f'{esc(title_of(cost))} ({esc(unit)})</text></svg>')
+               f'{esc(title_of(cost))} ({esc(unit)})</text></svg></div>')
     note = ("Off the plot: " + ", ".join(f"{esc(names[i])} ({num(ys[i])})" for i in off) + ". ") if off else ""
     return "".join(out) + (f'<p class="dim">{note}</p>' if note else "")
 
