@@ -157,6 +157,9 @@ int spec_of_experiment(const struct experiment *x, struct quant_spec *out, struc
     out->gptq.damp = x->damp_percent;
     out->gptq.damp_step = preset ? preset->damp_step : 0;
     out->gptq.mse = x->mse;
+    out->awq.zero_point = x->zero_point;
+    out->awq.duo_scaling = x->duo_scaling;
+    out->awq.clip = x->clip;
     snprintf(out->method, sizeof out->method, "%s", x->method);
     snprintf(out->quant_type, sizeof out->quant_type, "%s", x->quant_type);
     snprintf(out->grid, sizeof out->grid, "%s", x->grid);

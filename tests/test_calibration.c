@@ -317,6 +317,43 @@ static void gptq_where_the_device_has_no_solver(void **state)
     quant_calibration_release(&ids);
 }
 
+/* Scales are taken out of what feeds the linears: with 8 bits nearly nothing is lost, and the sums
+ * of errors know of the scales. */
+static void awq_over_a_model(void **state)
+{
+    struct quant_calibration ids;
+    struct quant_report reports[2];
+    struct model m[2];
+    struct err e = ERR_INIT;
+    int n_scaled = 0;
+
+    (void)state;
+    demo_ids(&ids);
+    struct quant_spec s = gptq_spec(&ids);
+    strcpy(s.method, "awq");
+    s.bits = 8;
+    s.awq.zero_point = s.awq.duo_scaling = true;
+    CHECK_OK(quantize_model(&base, &s, DTYPE_F16, &m[0], &reports[0], &e), e);
+    CHECK_OK(quantize_model(&base, &s, DTYPE_F16, &m[1], &reports[1], &e), e);
+    CHECK(same_bytes(&m[0], &m[1]), "the same twice");
+    CHECK(m[0].owns_norms && m[0].layers[0].input_norm.data != base.layers[0].input_norm.data,
+          "norms of its own");
+    for (int i = 0; i < reports[0].n_modules; i++) {
+        const struct quant_module *q = &reports[0].modules[i];
+
+        CHECK(q->relative_error > 0 && q->relative_error < 0.01, "%s: %g", q->name,
+              q->relative_error);
+        n_scaled += !isnan(q->solved.ratio);
+    }
+    /* Shared heads: o is fed by v, whose rows are fewer than o's inputs. */
+    CHECK(n_scaled == reports[0].n_modules / N_LINEARS * 6, "all but o are scaled, %d", n_scaled);
+    for (int i = 0; i < 2; i++) {
+        model_release(&m[i]);
+        quant_report_release(&reports[i]);
+    }
+    quant_calibration_release(&ids);
+}
+
 static void what_names_its_module(void **state)
 {
     struct quant_calibration ids;
@@ -380,6 +417,7 @@ int main(void)
         cmocka_unit_test(ids_cross_a_boundary),
         cmocka_unit_test(gptq_over_a_model),
         cmocka_unit_test(gptq_where_the_device_has_no_solver),
+        cmocka_unit_test(awq_over_a_model),
         cmocka_unit_test(what_names_its_module),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);

@@ -23,6 +23,12 @@ static void settings_refused(void **state)
                                      .quant_type = "int",
                                      .compute = DTYPE_F16,
                                      LM_HEAD };
+    const struct quant_spec awq = { .method = "awq",
+                                    .bits = 4,
+                                    .group_size = 128,
+                                    .quant_type = "int",
+                                    .compute = DTYPE_F16,
+                                    LM_HEAD };
     const struct quant_spec nvfp4 = { .method = "rtn",
                                       .bits = 4,
                                       .group_size = 16,
@@ -100,8 +106,10 @@ static void settings_refused(void **state)
     REFUSED(rtn, 0, "compute_dtype = \"int8\"", s.compute = DTYPE_I8);
     REFUSED(int8, 0, "outlier_threshold = -1", s.outlier_threshold = -1);
     REFUSED(int8, 0, "outlier_threshold = nan", s.outlier_threshold = NAN);
-    REFUSED(rtn, 0, "method \"awq\" is not in this version", strcpy(s.method, "awq"));
-    REFUSED(rtn, 0, "known are none, bnb_8bit, bnb_4bit, rtn, hqq, gptq", strcpy(s.method, "rtm"));
+    REFUSED(rtn, 0, "known are none, bnb_8bit, bnb_4bit, rtn, hqq, gptq, awq", strcpy(s.method, "rtm"));
+    REFUSED(awq, 0, "bits = 2: awq allows 3, 4, 8", s.bits = 2);
+    REFUSED(awq, 0, "group_size = 16: awq allows 32 to 1024, or -1", s.group_size = 16);
+    REFUSED(awq, 0, "quant_type = \"nf4\": awq allows int", strcpy(s.quant_type, "nf4"));
     REFUSED(gptq, 0, "bits = 5: gptq allows 2, 3, 4, 8", s.bits = 5);
     REFUSED(gptq, 0, "group_size = 8: gptq allows 16 to 1024, or -1", s.group_size = 8);
     REFUSED(gptq, 0, "group_size = 2048: gptq allows 16 to 1024", s.group_size = 2048);

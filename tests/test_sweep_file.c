@@ -118,10 +118,10 @@ static const struct {
       "t.toml:6: experiment.name = \"a/b\": must be 1 to 64 letters, digits, `_`, `.` or `-`" },
     { SWEEP MODEL "[[experiment]]\nname = 'a'\n",
       "t.toml:5: experiment.a.method: is missing; it must be one of none, bnb_8bit, bnb_4bit, "
-      "rtn, hqq, gptq" },
+      "rtn, hqq, gptq, awq" },
     { SWEEP MODEL "[[experiment]]\nname = 'a'\nmethod = 'rnt'\n",
       "t.toml:7: experiment.a.method = \"rnt\": must be one of none, bnb_8bit, bnb_4bit, rtn, "
-      "hqq, gptq" },
+      "hqq, gptq, awq" },
     { SWEEP MODEL "[[experiment]]\nname = 'a'\nmethod = 'rtn'\nbits = []\n",
       "t.toml:8: experiment.a.bits = []: the list is empty; each of its values must be an integer "
       "from 2 to 32" },
@@ -176,8 +176,8 @@ static const struct {
       "t.toml:7: tasks.perplexity.protocol = \"ptb\": must be one of gptq, lm_eval, llama_cpp" },
     { SWEEP MODEL "[tasks.multiple_choice.hellaswag]\npath = 'x'\n" BASE,
       "t.toml:5: tasks.multiple_choice: multiple_choice is not in this version" },
-    { SWEEP MODEL "[[experiment]]\nname = 'a'\nmethod = 'awq'\n",
-      "t.toml:7: experiment.a.method = \"awq\": \"awq\" is not in this version" },
+    { SWEEP MODEL "[[experiment]]\nname = 'a'\nmethod = 'awq'\ngroup_size = 16\n",
+      "t.toml:8: experiment.a.group_size = 16: awq allows divisors from 32 to 1024, and -1" },
     { SWEEP MODEL "[[experiment]]\nname = 'a'\nmethod = 'gptq'\npreset = 'itz'\n",
       "t.toml:8: experiment.a.preset = \"itz\": must be one of reference, ist, autogptq, "
       "transformers, gptqmodel, llm-compressor" },
@@ -377,7 +377,8 @@ static void a_wrong_set_names_itself(void **state)
           "the file has no [[experiment]] of this name; the nearest is base" },
         { "experiment.base.bits=8", "none allows 16, 32" },
         { "experiment.base.bist=8", "unknown key; the nearest known key is experiment.bits" },
-        { "experiment.base.method=awq", "\"awq\" is not in this version" },
+        { "experiment.base.method=avq",
+          "must be one of none, bnb_8bit, bnb_4bit, rtn, hqq, gptq, awq" },
         { "sweep.baseline=bse", "no experiment has this name; the nearest is base" },
         { "tasks.coqa.limit=3", "is missing; it must be a file in CoQA's JSON form" },
     };

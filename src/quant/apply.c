@@ -65,6 +65,11 @@ static int on_host(struct backend *b, const struct quantize_args *a, struct err 
     return rc;
 }
 
+int quant_quantize(struct backend *b, const struct quantize_args *a, struct err *e)
+{
+    return knows(b, a) ? b->ops->quantize(b, a, e) : on_host(b, a, e);
+}
+
 int quant_run_args(struct backend *b, const struct quant_spec *s, const struct tensor *w,
                    struct weight *out, struct err *e)
 {
@@ -74,7 +79,7 @@ int quant_run_args(struct backend *b, const struct quant_spec *s, const struct t
     struct quantize_args a = quantizer_find(s->method)->args(s, w->n_rows, w->n_cols);
     a.w = w;
     a.out = out;
-    return knows(b, &a) ? b->ops->quantize(b, &a, e) : on_host(b, &a, e);
+    return quant_quantize(b, &a, e);
 }
 
 int quant_shape_args(const struct quant_spec *s, int64_t n_out, int64_t n_in, struct weight *out,

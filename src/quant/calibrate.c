@@ -335,6 +335,28 @@ static int run_out(const struct part *p, const struct tensor *h, struct err *e)
     return c->b->ops->add(c->b, &add, e);
 }
 
+/* y, in the memory that nothing else of the step needs any more. */
+static int module_output(const struct part *p, enum layer_step step, struct tensor *y,
+                         struct err *e)
+{
+    struct calibration_run *c = p->c;
+    const struct config *f = &c->m->config;
+    struct tensor x = rows_of(p, &c->x), attended = rows_of(p, &c->attended);
+    struct tensor u = view(&c->side, 0, f->hidden_size);
+    struct tensor h = view(&c->pool, 0, f->intermediate_size);
+
+    *y = view(&c->up, 0, f->hidden_size);
+    if (step == STEP_O_OUTPUT)
+        return product(p, LINEAR_O, &attended, y, e);
+    if (step == STEP_MLP_OUTPUT)
+        return inner_mlp(p, &h, e) < 0 ? -1 : product(p, LINEAR_DOWN, &h, y, e);
+    /* attend() has read u before it writes where u lies. */
+    struct tensor out = view(&c->side, 0, query_width(f));
+    if (norm(p, &x, &p->layer->input_norm, &u, e) < 0 || attend(p, &u, &out, e) < 0)
+        return -1;
+    return product(p, LINEAR_O, &out, y, e);
+}
+
 static int run_part(const struct part *p, enum layer_step step, tap_fn *tap, void *context,
                     struct err *e)
 {
@@ -344,7 +366,10 @@ static int run_part(const struct part *p, enum layer_step step, tap_fn *tap, voi
     struct tensor h = view(&c->pool, 0, f->intermediate_size);
     struct tensor x = rows_of(p, &c->x), after = rows_of(p, &c->after);
 
-    if (step == STEP_QKV || step == STEP_O) {
+    if (step >= STEP_ATTENTION_OUTPUT) {
+        if (module_output(p, step, &seen, e) < 0)
+            return -1;
+    } else if (step == STEP_QKV || step == STEP_O) {
         if (norm(p, &x, &p->layer->input_norm, &u, e) < 0)
             return -1;
         if (step == STEP_O) {

@@ -12,7 +12,11 @@ enum layer_step {
     STEP_O,    /* of o: what attention gives; kept            */
     STEP_MLP,  /* of gate and up: after the first residual    */
     STEP_DOWN, /* of down: silu(gate) * up                    */
-    STEP_OUT   /* the stream after the layer; nothing is seen */
+    STEP_OUT,  /* the stream after the layer; its last product's input is seen */
+    /* Outputs of modules on what the steps above have left; nothing is kept. */
+    STEP_ATTENTION_OUTPUT, /* o(attention(q, k, v))          */
+    STEP_O_OUTPUT,         /* o, on attention's kept output   */
+    STEP_MLP_OUTPUT        /* down(silu(gate) * up)           */
 };
 
 /* The rows of some sequences of an input of linears; how many come together depends on the memory,

@@ -9,6 +9,10 @@ extern const struct quantizer quantizer_bnb_4bit;
 extern const struct quantizer quantizer_rtn;
 extern const struct quantizer quantizer_hqq;
 extern const struct quantizer quantizer_gptq;
+extern const struct quantizer quantizer_awq;
+
+/* One call of quantize(), on the host where b does not know it. */
+int quant_quantize(struct backend *b, const struct quantize_args *a, struct err *e);
 
 /* run() and shape() of methods that are one call of quantize(), from their args(). */
 int quant_run_args(struct backend *b, const struct quant_spec *s, const struct tensor *w,

@@ -57,6 +57,10 @@ struct quant_solved {
     double damp, floor;  /* of the diagonal, finally */
     int n_raised;
     double seconds;
+    /* Methods that change the weights before they pack them: their sums of (W - W')^2, W^2. */
+    bool measured;
+    double sums[2];
+    double ratio; /* awq: of the scales that were chosen; NaN: not scaled */
 };
 
 /* Which settings a method allows; messages and --list-experiments are made from it. */
@@ -73,7 +77,7 @@ struct quant_allowed {
 struct quantizer {
     const char *name;
     const char *agrees_with; /* whose numbers it reproduces; printed in the report */
-    bool wants_calibration;
+    bool wants_calibration, changes_norms;
     struct quant_allowed allowed;
     /* One weight, on the device: plain [N, K] -> packed.  As with backend_ops.quantize, a refusal
      * may come with the next sync(), and w and *out stay in their places until then. */

@@ -4,13 +4,8 @@
 #include <string.h>
 
 const struct quantizer *const quantizers[] = {
-    &quantizer_none,
-    &quantizer_bnb_8bit,
-    &quantizer_bnb_4bit,
-    &quantizer_rtn,
-    &quantizer_hqq,
-    &quantizer_gptq,
-    NULL,
+    &quantizer_none, &quantizer_bnb_8bit, &quantizer_bnb_4bit, &quantizer_rtn,
+    &quantizer_hqq,  &quantizer_gptq,     &quantizer_awq,      NULL,
 };
 
 const struct quantizer *quantizer_find(const char *name)

@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const later_methods[] = { "awq", NULL };
-
 static bool listed(const char *const *names, const char *name)
 {
     for (int i = 0; names[i]; i++)
@@ -27,8 +25,6 @@ static int unknown_method(const struct quant_spec *s, struct err *e)
 {
     struct bytes known = BYTES_INIT;
 
-    if (listed(later_methods, s->method))
-        return err_set(e, ERR_USAGE, "method \"%s\" is not in this version", s->method);
     for (int i = 0; quantizers[i]; i++)
         bytes_printf(&known, "%s%s", i ? ", " : "", quantizers[i]->name);
     err_set(e, ERR_USAGE, "method \"%s\" is not known; known are %s", s->method, known.data);

@@ -28,6 +28,11 @@ struct js *experiment_to_js(const struct experiment *x)
         js_set_real(out, "damp_percent", x->damp_percent);
         js_set_real(out, "mse", x->mse);
     }
+    if (keys & AXIS_BIT(AXIS_ZERO_POINT)) {
+        js_set_bool(out, "zero_point", x->zero_point);
+        js_set_bool(out, "duo_scaling", x->duo_scaling);
+        js_set_bool(out, "clip", x->clip);
+    }
     if (keys & AXIS_BIT(AXIS_GRID))
         js_set_text(out, "grid", x->grid);
     if (keys & AXIS_BIT(AXIS_OUTLIER_THRESHOLD))
@@ -127,6 +132,9 @@ static int read_experiment(const struct js *j, struct experiment *x, struct err 
         js_bool_or(j, "quant.true_sequential", false, &x->true_sequential, e) < 0 ||
         js_real_or(j, "quant.damp_percent", 0, &x->damp_percent, e) < 0 ||
         js_real_or(j, "quant.mse", 0, &x->mse, e) < 0 ||
+        js_bool_or(j, "quant.zero_point", false, &x->zero_point, e) < 0 ||
+        js_bool_or(j, "quant.duo_scaling", false, &x->duo_scaling, e) < 0 ||
+        js_bool_or(j, "quant.clip", false, &x->clip, e) < 0 ||
         js_bool_or(j, "quant.sym", false, &x->sym, e) < 0)
         return -1;
     if (bits < 0 || bits > 64)

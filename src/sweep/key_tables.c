@@ -128,8 +128,8 @@ static const struct key_rule benchmark[] = {
  * allows, and its defaults, stand in method.c. */
 static const struct key_rule experiment[] = {
     { "name", KEY_NAME, "1 to 64 letters, digits, `_`, `.` or `-`", .required = true },
-    { "method", KEY_TEXT, "one of none, bnb_8bit, bnb_4bit, rtn, hqq, gptq", .required = true,
-      .choices = "none bnb_8bit bnb_4bit rtn hqq gptq", .later = "awq" },
+    { "method", KEY_TEXT, "one of none, bnb_8bit, bnb_4bit, rtn, hqq, gptq, awq", .required = true,
+      .choices = "none bnb_8bit bnb_4bit rtn hqq gptq awq" },
     { "bits", KEY_INT, "an integer from 2 to 32", .least = 2, .most = 32 },
     { "group_size", KEY_INT,
       "an integer of at least 1, -1 (one group per row), or 0 (fp8_e4m3: the matrix)", .least = -1,
@@ -155,9 +155,9 @@ static const struct key_rule experiment[] = {
     { "gar", KEY_BOOL, .allowed = "true or false" },
     { "true_sequential", KEY_BOOL, .allowed = "true or false" },
     { "mse", KEY_REAL, "a number from 0 to 16 (0 = off)", .most = 16 },
-    LATER("zero_point"),
-    LATER("duo_scaling"),
-    LATER("clip"),
+    { "zero_point", KEY_BOOL, .allowed = "true or false" },
+    { "duo_scaling", KEY_BOOL, .allowed = "true or false" },
+    { "clip", KEY_BOOL, .allowed = "true or false" },
     { 0 },
 };
 

@@ -85,6 +85,18 @@ const struct method_rule method_rules[] = {
               AXIS_BIT(AXIS_DAMP_PERCENT) | AXIS_BIT(AXIS_STATIC_GROUPS) | AXIS_BIT(AXIS_GAR) |
               AXIS_BIT(AXIS_TRUE_SEQUENTIAL) | AXIS_BIT(AXIS_MSE) | AXIS_BIT(AXIS_SCALE_DTYPE) |
               AXIS_BIT(AXIS_SKIP_MODULES) },
+    { .name = "awq",
+      .bits = "3 4 8",
+      .standard_bits = 4,
+      .group_sizes = "",
+      .standard_group_size = 128,
+      .least_group = 32,
+      .most_group = 1024,
+      .quant_types = "int",
+      .has_double_quant = true,
+      .scale_dtype = "fp16",
+      .keys = AXIS_BIT(AXIS_ZERO_POINT) | AXIS_BIT(AXIS_DUO_SCALING) | AXIS_BIT(AXIS_CLIP) |
+              AXIS_BIT(AXIS_SCALE_DTYPE) | AXIS_BIT(AXIS_SKIP_MODULES) },
     { 0 },
 };
 
@@ -137,6 +149,9 @@ char *method_list_text(void)
         { AXIS_GAR, "true false", "by preset" },
         { AXIS_TRUE_SEQUENTIAL, "true false", "by preset" },
         { AXIS_MSE, "0...16", "0 = off" },
+        { AXIS_ZERO_POINT, "true false", "true" },
+        { AXIS_DUO_SCALING, "true false", "true" },
+        { AXIS_CLIP, "true false", "true" },
     };
     struct bytes text = BYTES_INIT;
     char number[24];
@@ -150,7 +165,11 @@ char *method_list_text(void)
             add_allowed(&text, "group_size", m->group_sizes, number);
         else if (m->group_sizes)
             bytes_printf(&text, "  %-18s any divisor%s, -1 = one a row (default %s)\n",
-                         "group_size", m->most_group ? " from 16 to 1024" : "", number);
+                         "group_size",
+                         m->least_group == 16 ? " from 16 to 1024"
+                         : m->least_group     ? " from 32 to 1024"
+                                              : "",
+                         number);
         if (m->quant_types) {
             snprintf(number, sizeof number, "%.*s", (int)strcspn(m->quant_types, " "),
                      m->quant_types);
@@ -381,6 +400,11 @@ static void resolve_rest(const struct method_rule *m, const struct cell *c, stru
     unsigned keys = experiment_keys(x);
 
     x->double_quant = v ? v->boolean : m->standard_double_quant;
+    if (keys & AXIS_BIT(AXIS_ZERO_POINT)) {
+        x->zero_point = flag(c, AXIS_ZERO_POINT, true);
+        x->duo_scaling = flag(c, AXIS_DUO_SCALING, true);
+        x->clip = flag(c, AXIS_CLIP, true);
+    }
     if ((keys & AXIS_BIT(AXIS_SYM)) && !(keys & AXIS_BIT(AXIS_PRESET)))
         x->sym = c->value[AXIS_SYM] ? c->value[AXIS_SYM]->boolean : true;
     if (keys & AXIS_BIT(AXIS_GRID))

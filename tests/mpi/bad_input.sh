@@ -33,8 +33,8 @@ edit twice 's/^name = "int8"/name = "nf4"/'
 wrong "two experiments of one name" 'twice.toml:[0-9]+:.*nf4' twice.toml
 edit bits 's/^bits = .*/bits = 9/'
 wrong "an impossible single value" 'bits.toml:[0-9]+:.*bits = 9.*rtn' bits.toml
-edit method 's/^method = "bnb_8bit"/method = "awq"/'
-wrong "a method of a later version" 'method.toml:[0-9]+:.*awq.*not in this version' method.toml
+edit method 's/^method = "bnb_8bit"/method = "gptq"/'
+wrong "a method that wants text, without any" 'gptq.*\[calibration\] path is missing' method.toml
 edit group 's/^group_size = 64/group_size = 48/'
 wrong "a group size that does not divide" 'group.toml:[0-9]+:.*group_size = 48' group.toml
 edit seeds 's/^seeds = .*/seeds = []/'

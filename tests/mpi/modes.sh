@@ -16,7 +16,7 @@ for option in --output --resume --force --dry-run --experiment --limit --seeds -
     grep -q -- "$option" out
     ok "--help knows $option"
 done
-! grep -qE -- 'shard|awq' out
+! grep -qE -- 'shard' out
 ok "--help speaks of nothing that this version cannot do"
 "$program" --version >out 2>&1 && said 'MPI' && said 'HDF5' && said 'commit|Commit'
 ok "--version names the libraries and the commit"
