@@ -442,6 +442,39 @@ static void every_method_is_listed_with_its_defaults(void **state)
     free(text);
 }
 
+/* The files that come with the program, and how many experiments each makes. */
+static void files_that_come_with_it(void **state)
+{
+    static const struct {
+        const char *path;
+        int n_experiments;
+    } files[] = {
+        { "sweeps/comparison.toml", 5 },   { "sweeps/extended.toml", 10 },
+        { "sweeps/gptq.toml", 7 },         { "sweeps/awq.toml", 9 },
+        { "sweeps/hyperparam.toml", 130 }, { "sweeps/bits.toml", 31 },
+    };
+    static const char *const of_the_study[] = {
+        "fp16_baseline",          "bnb_8bit",          "bnb_4bit_nf4",   "bnb_4bit_fp4",
+        "bnb_4bit_nf4_no_double", "bnb_4bit_nf4_bf16", "gptq_4bit_g128", "gptq_4bit_g32",
+        "gptq_3bit_g128",         "awq_4bit_g128",
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        struct sweep s;
+        struct err e = ERR_INIT;
+
+        CHECK_OK(sweep_read(files[i].path, NULL, &s, &e), e);
+        CHECK_OK(sweep_expand(&s, NULL, NULL, NULL, &e), e);
+        CHECK(s.n_experiments == files[i].n_experiments, "%s makes %d experiments", files[i].path,
+              s.n_experiments);
+        CHECK(!s.removed_cells, "%s: no cell is impossible: %s", files[i].path, s.removed_cells);
+        for (int k = 0; i == 1 && k < 10; k++)
+            CHECK(!strcmp(s.experiments[k].name, of_the_study[k]), "%s is there", of_the_study[k]);
+        sweep_release(&s);
+    }
+}
+
 static void presets_of_gptq(void **state)
 {
     static const struct {
@@ -572,6 +605,7 @@ static void our_shapes_are_those_of_the_models(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(files_that_come_with_it),
         cmocka_unit_test(names_follow_the_rules),
         cmocka_unit_test(a_name_may_have_64_characters),
         cmocka_unit_test(settings_are_resolved),
