@@ -442,6 +442,8 @@ static void every_method_is_listed_with_its_defaults(void **state)
     free(text);
 }
 
+static char root[1024]; /* where the test was started */
+
 /* The files that come with the program, and how many experiments each makes. */
 static void files_that_come_with_it(void **state)
 {
@@ -463,8 +465,10 @@ static void files_that_come_with_it(void **state)
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         struct sweep s;
         struct err e = ERR_INIT;
+        char path[8192];
 
-        CHECK_OK(sweep_read(files[i].path, NULL, &s, &e), e);
+        snprintf(path, sizeof path, "%s/%s", root, files[i].path);
+        CHECK_OK(sweep_read(path, NULL, &s, &e), e);
         CHECK_OK(sweep_expand(&s, NULL, NULL, NULL, &e), e);
         CHECK(s.n_experiments == files[i].n_experiments, "%s makes %d experiments", files[i].path,
               s.n_experiments);
@@ -533,7 +537,6 @@ static void distances_are_edits(void **state)
 }
 
 /* The files that come with the program, and the names of the reference study. */
-static char root[1024];
 
 static void our_sweeps_are_what_they_should_be(void **state)
 {
