@@ -57,7 +57,7 @@ GPU_LINK = gcc $(CFLAGS) -Itests -Icuda $(CUDA_INCLUDE) $< $(LIB) -Wl,--as-neede
 LIB   := $(BUILD)/libllq.a
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 GOLDEN_TESTS := $(filter %_golden,$(TESTS))
-BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(filter-out %/bench_gemm.c,$(wildcard tests/bench/*.c)))
+BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(filter-out %/bench_gemm.c %/bench_linear.c,$(wildcard tests/bench/*.c)))
 
 all: llq_sweep
 
@@ -125,7 +125,7 @@ install: llq_sweep                      ## into $(DESTDIR)$(PREFIX)
 GPU_TOO   := $(patsubst %,$(BUILD)/gpu/%,test_forward_golden test_generate)# of the CPU's tests
 GPU_TESTS := $(patsubst tests/gpu/%.c,$(BUILD)/gpu/%,$(wildcard tests/gpu/*.c)) \
              $(GPU_TOO)
-GPU_BENCHES := $(addprefix $(BUILD)/gpu/,bench_points bench_decode bench_gemm bench_load bench_share \
+GPU_BENCHES := $(addprefix $(BUILD)/gpu/,bench_points bench_decode bench_gemm bench_linear bench_load bench_share \
                make_model)
 GPU_PROGRAMS = $(GPU_TESTS) $(GPU_BENCHES) $(BUILD)/gpu/llq_sweep
 # What any Linux and the MPI of the other machine bring themselves.

@@ -70,7 +70,7 @@ __global__ static void __launch_bounds__(N_THREADS)
 static bool has_order(const struct weight *w)
 {
     const int64_t group = w->group_size;
-    bool codes = (w->form == WEIGHT_TABLE && w->bits == 4) ||
+    bool codes = (w->form == WEIGHT_TABLE && w->bits <= 4) ||
                  (w->form == WEIGHT_AFFINE && w->bits >= 2 && w->bits <= 8 && w->bits != 7);
     bool groups =
         group == w->n_in || (group >= 32 && (group & (group - 1)) == 0 && w->n_in % group == 0);

@@ -222,7 +222,7 @@ __global__ static void __launch_bounds__(N_THREADS)
     if (C::N_LOOKUP) {
         __shared__ float table[16];
         if (threadIdx.x < 16)
-            table[threadIdx.x] = w.form == WEIGHT_TABLE ? w.table[threadIdx.x] : threadIdx.x;
+            table[threadIdx.x] = w.table[threadIdx.x];
         __syncthreads();
         C::fill_lookup(lookup, table);
         __syncthreads();
@@ -245,7 +245,7 @@ __global__ static void __launch_bounds__(N_THREADS)
 
             if (j == 0 || group_size < 64 || (group_size < 128 && j == 2))
                 of_group = numbers_of(w, row, row * n_groups + group, map);
-            auto g = C::template group<BF16>(of_group.scale, of_group.zero);
+            auto g = C::template group<BF16>(of_group.scale, of_group.zero, w.table);
             c.template pairs<BF16>(j, g, lookup, lane, v);
             if (r >= 0 && r < to.n_rows)
                 *(uint4 *)(out + 32 * j) = make_uint4(v[0], v[1], v[2], v[3]);
@@ -282,21 +282,25 @@ static bool arranged_stores(const struct weight *w, const struct target *to)
 static int arranged(struct cuda_state *s, const struct weight *w, const struct target *to,
                     struct err *e)
 {
+    struct weight v = *w;
+
+    for (int i = 0; i < 16 && w->form == WEIGHT_AFFINE; i++)
+        v.table[i] = (float)i;
     switch (w->bits) {
     case 2:
-        return start_arranged<codes_2>(s, w, to, e);
+        return start_arranged<codes_2>(s, &v, to, e);
     case 3:
-        return start_arranged<codes_3>(s, w, to, e);
+        return start_arranged<codes_3>(s, &v, to, e);
     case 4:
         if (w->form == WEIGHT_TABLE)
-            return start_arranged<codes_4<false>>(s, w, to, e);
-        return start_arranged<codes_4<true>>(s, w, to, e);
+            return start_arranged<codes_4<false>>(s, &v, to, e);
+        return start_arranged<codes_4<true>>(s, &v, to, e);
     case 5:
-        return start_arranged<codes_4_and<1>>(s, w, to, e);
+        return start_arranged<codes_4_and<1>>(s, &v, to, e);
     case 6:
-        return start_arranged<codes_4_and<2>>(s, w, to, e);
+        return start_arranged<codes_4_and<2>>(s, &v, to, e);
     default:
-        return start_arranged<codes_8>(s, w, to, e);
+        return start_arranged<codes_8>(s, &v, to, e);
     }
 }
 

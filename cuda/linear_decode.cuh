@@ -74,8 +74,6 @@ size_t cuda_linear_decode_room(const struct decode_linear *a);
 int cuda_linear_decode_blocks(struct cuda_state *s, const struct decode_linear *a);
 /* On s->stream; may be captured. */
 int cuda_linear_decode(struct cuda_state *s, const struct decode_linear *a, struct err *e);
-/* The stream, for programs that capture launches. */
-void *cuda_stream_of(struct cuda_state *s);
 #if defined(__cplusplus)
 }
 #endif

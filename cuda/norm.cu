@@ -6,10 +6,10 @@
  * in pieces of 16 bytes, and wait in registers.
  *
  * In the decode phase products norm their input themselves; norms that stand alone then have the
- * order of theirs (linear_decode_strip.cuh), so that a step has the same bits however it is put
+ * order of theirs (linear_decode_job.cuh), so that a step has the same bits however it is put
  * together.  */
 #include "eight.cuh"
-#include "linear_decode_strip.cuh"
+#include "linear_decode_job.cuh"
 
 #define N_THREADS 256
 #define LANES     16
@@ -128,30 +128,29 @@ template <enum dtype T> static void start_eights(struct cuda_state *s, const str
 
 /* The sums of the products' own norm. */
 template <bool BF16>
-__global__ static void __launch_bounds__(STRIP_THREADS)
+__global__ static void __launch_bounds__(DECODE_THREADS)
     norm_decode(const uint4 *x, const uint4 *weight, uint4 *out, int n_vectors, float eps)
 {
-    constexpr enum dtype t = BF16 ? DTYPE_BF16 : DTYPE_F16;
-    __shared__ float sums[STRIP_WARPS];
+    __shared__ __align__(16) float sums[K_PARTS];
     const int64_t first = (int64_t)blockIdx.x * n_vectors;
     float sum = 0;
 
-    for (int v = threadIdx.x; v < n_vectors; v += STRIP_THREADS)
-        sum = add_squares(t, x[first + v], sum);
+    for (int v = threadIdx.x; v < n_vectors; v += DECODE_THREADS)
+        sum = add_squares<BF16>(x[first + v], sum);
     sum = sum_of_warp(sum);
     if (threadIdx.x % 32 == 0)
         sums[threadIdx.x / 32] = sum;
     __syncthreads();
     const float factor = norm_factor(sums, 8 * n_vectors, eps);
-    for (int v = threadIdx.x; v < n_vectors; v += STRIP_THREADS)
-        out[first + v] = finished_x<BF16>(t, x[first + v], true, factor, weight[v]);
+    for (int v = threadIdx.x; v < n_vectors; v += DECODE_THREADS)
+        out[first + v] = finished_x<BF16, BF16>(x[first + v], true, factor, weight[v]);
 }
 
 static void start_decode(struct cuda_state *s, const struct norm_args *a)
 {
     const auto kernel = a->x->dtype == DTYPE_BF16 ? norm_decode<true> : norm_decode<false>;
 
-    kernel<<<(unsigned)a->n_rows, STRIP_THREADS, 0, s->stream>>>(
+    kernel<<<(unsigned)a->n_rows, DECODE_THREADS, 0, s->stream>>>(
         (const uint4 *)a->x->data, (const uint4 *)a->weight->data, (uint4 *)a->out->data,
         (int)(a->x->n_cols / 8), a->eps);
 }

@@ -180,8 +180,10 @@ struct scale_zero {
     float scale, zero;
 };
 
-/* 4 bits looked up: code tables, and affine codes less their zero.  With ZERO the zero varies. */
-template <bool ZERO> struct codes_4 {
+/* 4 bits looked up: code tables, and affine codes less their zero.  VARIES: with the group, so does
+ * the zero. */
+template <bool VARIES> struct codes_4 {
+    static constexpr bool ZERO = VARIES;
     static constexpr int N_WORDS = 4, BITS = 4;
     static constexpr int N_LOOKUP = 256 * TABLE_COPIES * 8;
     uint32_t word[4];
@@ -201,7 +203,7 @@ template <bool ZERO> struct codes_4 {
 
         word[0] = v.x, word[1] = v.y, word[2] = v.z, word[3] = v.w;
     }
-    template <bool BF16> __device__ static group_t group(float scale, float zero)
+    template <bool BF16> __device__ static group_t group(float scale, float zero, const float *)
     {
         return { scale, zero };
     }
@@ -227,6 +229,7 @@ template <bool ZERO> struct codes_4 {
 
 /* 2 bits: the four finished values of a group are eight bytes, and a permutation picks two. */
 struct codes_2 {
+    static constexpr bool ZERO = true; /* group() wants it */
     static constexpr int N_WORDS = 2, BITS = 2, N_LOOKUP = 0;
     uint32_t word[2];
     struct group_t {
@@ -242,10 +245,11 @@ struct codes_2 {
 
         word[0] = v.x, word[1] = v.y;
     }
-    template <bool BF16> __device__ static group_t group(float scale, float zero)
+    template <bool BF16>
+    __device__ static group_t group(float scale, float zero, const float *table)
     {
-        return { pack_pair<BF16>((0.0f - zero) * scale, (1.0f - zero) * scale),
-                 pack_pair<BF16>((2.0f - zero) * scale, (3.0f - zero) * scale) };
+        return { pack_pair<BF16>((table[0] - zero) * scale, (table[1] - zero) * scale),
+                 pack_pair<BF16>((table[2] - zero) * scale, (table[3] - zero) * scale) };
     }
     template <bool BF16>
     __device__ void pairs(int j, const group_t &g, const char *, int, uint32_t out[4])
@@ -264,6 +268,7 @@ struct codes_2 {
 
 /* 3 bits: eight values, their low and high bytes apart. */
 struct codes_3 {
+    static constexpr bool ZERO = true;
     static constexpr int N_WORDS = 3, BITS = 3, N_LOOKUP = 0;
     uint32_t word[3];
     struct group_t {
@@ -280,15 +285,16 @@ struct codes_3 {
         word[0] = v.x, word[1] = v.y;
         word[2] = load_4(chunk + 256 + 4 * lane);
     }
-    template <bool BF16> __device__ static group_t group(float scale, float zero)
+    template <bool BF16>
+    __device__ static group_t group(float scale, float zero, const float *table)
     {
         uint32_t v[4];
         group_t g;
 
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            v[i] = pack_pair<BF16>(((float)(2 * i) - zero) * scale,
-                                   ((float)(2 * i + 1) - zero) * scale);
+            v[i] =
+                pack_pair<BF16>((table[2 * i] - zero) * scale, (table[2 * i + 1] - zero) * scale);
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             g.low[i] = pick_bytes(v[2 * i], v[2 * i + 1], 0x6420);
@@ -331,6 +337,7 @@ __device__ inline void affine_pairs(uint32_t even, uint32_t odd, const struct sc
 
 /* 5 and 6 bits: nibbles, and HIGH more bits. */
 template <int HIGH> struct codes_4_and {
+    static constexpr bool ZERO = true;
     static constexpr int N_WORDS = 4 + HIGH, BITS = 4 + HIGH, N_LOOKUP = 0;
     uint32_t word[4 + HIGH];
     typedef struct scale_zero group_t;
@@ -350,7 +357,7 @@ template <int HIGH> struct codes_4_and {
             word[4] = h.x, word[3 + HIGH] = h.y;
         }
     }
-    template <bool BF16> __device__ static group_t group(float scale, float zero)
+    template <bool BF16> __device__ static group_t group(float scale, float zero, const float *)
     {
         return { scale, zero };
     }
@@ -373,6 +380,7 @@ template <int HIGH> struct codes_4_and {
 };
 
 struct codes_8 {
+    static constexpr bool ZERO = true;
     static constexpr int N_WORDS = 8, BITS = 8, N_LOOKUP = 0;
     uint32_t word[8];
     typedef struct scale_zero group_t;
@@ -388,7 +396,7 @@ struct codes_8 {
             word[4 * i] = v.x, word[4 * i + 1] = v.y, word[4 * i + 2] = v.z, word[4 * i + 3] = v.w;
         }
     }
-    template <bool BF16> __device__ static group_t group(float scale, float zero)
+    template <bool BF16> __device__ static group_t group(float scale, float zero, const float *)
     {
         return { scale, zero };
     }

@@ -3,7 +3,7 @@
  * product beside the operations one after another. */
 #include "twin.h"
 
-#include "../../cuda/linear_decode.cuh"
+#include "linear_decode.cuh"
 
 /* Those that have an order of their own on the GPU, and two that have none. */
 static const struct form packed[] = {
