@@ -1,8 +1,8 @@
-/* backend_cuda.cu - the table of the CUDA backend: opening a device, its memory, copies.
+/* backend_cuda.cu - the table of the CUDA backend: opening a device, copies.
  *
  * Nothing here runs before open(): a build with CUDA starts, dry-runs and reports on a machine
  * that has neither driver nor device.  */
-#include "common.cuh"
+#include "answers.cuh"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,7 +48,8 @@ static int begin(struct cuda_state *s, const struct cudaDeviceProp *facts, struc
 {
     CUDA_TRY(cudaSetDevice(s->device));
     CUDA_TRY(cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking));
-    if (check_code(facts, s->device, e) < 0)
+    if (check_code(facts, s->device, e) < 0 || cuda_memory_open(s, e) < 0 ||
+        cuda_answers_open(s, e) < 0 || cuda_queue_open(s, e) < 0)
         return -1;
     CUDA_TRY(cudaMalloc((void **)&s->dynamic_map, sizeof weight_dynamic_map));
     CUDA_TRY(cudaMemcpyAsync(s->dynamic_map, weight_dynamic_map, sizeof weight_dynamic_map,
@@ -94,27 +95,24 @@ static int n_devices(void)
     return n;
 }
 
-static void release_scratch(struct cuda_state *s)
-{
-    s->n_taken++;
-    for (int i = 0; i < SCRATCH_N_SLOTS; i++) {
-        cudaFree(s->scratch[i].p);
-        s->scratch[i].p = NULL;
-        s->scratch[i].n_bytes = 0;
-    }
-}
-
+/* Also of a state that is half open. */
 static void release_state(struct cuda_state *s)
 {
-    cuda_decode_close(s);
-    release_scratch(s);
+    if (s->stream) {
+        cudaStreamSynchronize(s->stream);
+        cuda_decode_close(s);
+        cuda_trim(s->backend);
+    }
     cuda_group_leave(s);
     for (int i = 0; i < MARKS_MAX; i++)
         if (s->marks[i])
             cudaEventDestroy(s->marks[i]);
     cuda_staging_close(s->staging);
     cuda_monitor_close(s->monitor);
+    cuda_queue_close(s);
+    cuda_answers_close(s);
     cudaFree(s->dynamic_map);
+    cuda_memory_close(s);
     if (s->stream)
         cudaStreamDestroy(s->stream);
     cudaGetLastError();
@@ -127,83 +125,20 @@ static int cuda_open(struct backend *b, int device, struct err *e)
 
     if (!s)
         return err_set(e, ERR_MEMORY, "the host refused %zu bytes", sizeof *s);
+    s->backend = b;
+    b->state = s;
     if (open_state(s, device, e) < 0) {
         release_state(s);
+        b->state = NULL;
         return -1;
     }
-    b->state = s;
     return 0;
 }
 
 static void cuda_close(struct backend *b)
 {
-    struct cuda_state *s = cuda_state_of(b);
-
-    cudaStreamSynchronize(s->stream);
-    release_state(s);
+    release_state(cuda_state_of(b));
     b->state = NULL;
-}
-
-/* cudaMalloc(); when refused, once more without our own scratch. */
-static int device_alloc(struct cuda_state *s, size_t n_bytes, void **out, struct err *e)
-{
-    size_t n_free = 0, n_all = 0;
-    cudaError_t rc = cudaMalloc(out, n_bytes ? n_bytes : 1);
-
-    if (rc == cudaErrorMemoryAllocation) {
-        cudaGetLastError();
-        CUDA_TRY(cudaStreamSynchronize(s->stream));
-        release_scratch(s);
-        rc = cudaMalloc(out, n_bytes ? n_bytes : 1);
-    }
-    if (rc == cudaSuccess)
-        return 0;
-    *out = NULL;
-    cudaGetLastError();
-    if (rc != cudaErrorMemoryAllocation || cudaMemGetInfo(&n_free, &n_all) != cudaSuccess)
-        return err_set(e, cuda_err_code(rc), "cudaMalloc of %zu bytes: %s", n_bytes,
-                       cudaGetErrorString(rc));
-    return err_set(e, ERR_MEMORY, "does not fit: %zu bytes asked for, %zu of %zu free on %s",
-                   n_bytes, n_free, n_all, s->name);
-}
-
-int cuda_scratch(struct cuda_state *s, enum cuda_scratch_slot slot, size_t n_bytes, void **out,
-                 struct err *e)
-{
-    if (s->scratch[slot].n_bytes < n_bytes) {
-        void *p = NULL;
-
-        s->n_taken++;
-        CUDA_TRY(cudaFree(s->scratch[slot].p)); /* waits for the work that uses it */
-        s->scratch[slot].p = NULL;
-        s->scratch[slot].n_bytes = 0;
-        /* Not device_alloc(): giving back other slots would pull them from under this call. */
-        cudaError_t rc = cudaMalloc(&p, n_bytes);
-        if (rc != cudaSuccess) {
-            size_t n_free = 0, n_all = 0;
-
-            cudaGetLastError();
-            cudaMemGetInfo(&n_free, &n_all);
-            return err_set(e, cuda_err_code(rc),
-                           "does not fit: %zu bytes of scratch asked for, %zu of %zu free on %s",
-                           n_bytes, n_free, n_all, s->name);
-        }
-        s->scratch[slot].p = p;
-        s->scratch[slot].n_bytes = n_bytes;
-    }
-    *out = s->scratch[slot].p;
-    return 0;
-}
-
-static int cuda_alloc(struct backend *b, size_t n_bytes, void **out, struct err *e)
-{
-    return device_alloc(cuda_state_of(b), n_bytes, out, e);
-}
-
-static void cuda_free(struct backend *b, void *p)
-{
-    cuda_state_of(b);
-    cudaFree(p);
 }
 
 /* From pageable memory the call returns once everything is in the driver's own buffer, so `from`
@@ -217,19 +152,6 @@ static int cuda_upload(struct backend *b, void *to, const void *from, size_t n_b
     return 0;
 }
 
-/* What failed may be any kernel since the last wait; the last one is a hint. */
-static int wait(struct cuda_state *s, struct err *e)
-{
-    cudaError_t rc = cudaStreamSynchronize(s->stream);
-
-    if (rc != cudaSuccess)
-        return err_set(e, cuda_err_code(rc),
-                       "the GPU stopped: %s (last kernel started: %s; CUDA_LAUNCH_BLOCKING=1 names "
-                       "the one that failed)",
-                       cudaGetErrorString(rc), s->last_kernel ? s->last_kernel : "none");
-    return 0;
-}
-
 static int cuda_download(struct backend *b, void *to, const void *from, size_t n_bytes,
                          struct err *e)
 {
@@ -237,12 +159,12 @@ static int cuda_download(struct backend *b, void *to, const void *from, size_t n
 
     if (n_bytes)
         CUDA_TRY(cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyDeviceToHost, s->stream));
-    return wait(s, e);
+    return cuda_wait(s, e);
 }
 
 static int cuda_sync(struct backend *b, struct err *e)
 {
-    return wait(cuda_state_of(b), e);
+    return cuda_wait(cuda_state_here(b), e);
 }
 
 extern "C" {
@@ -276,9 +198,9 @@ const struct backend_ops backend_cuda = {
     .linear_swiglu = cuda_linear_swiglu,
     .linear_nll = cuda_linear_nll,
     .arrange = cuda_arrange,
-    .compare = NULL,
+    .compare = cuda_compare,
     .decode = cuda_decode,
-    .trim = NULL,
+    .trim = cuda_trim,
     .n_devices = n_devices,
     .health = cuda_health,
     .energy = cuda_energy,

@@ -26,8 +26,8 @@ extern "C" {
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-/* Memory that a call needs for itself, kept for the next call.  A slot is used by one stage of a
- * call at a time; the stream orders the calls. */
+/* Memory that a call needs for itself, kept for the next call and counted as MEM_SCRATCH.  A slot
+ * is used by one stage of a call at a time; the stream orders the calls. */
 enum cuda_scratch_slot {
     SCRATCH_X,
     SCRATCH_W,
@@ -40,17 +40,22 @@ enum cuda_scratch_slot {
     SCRATCH_N_SLOTS
 };
 
+struct cuda_scratch {
+    void *p;
+    size_t n_bytes;
+};
+
 struct cuda_state {
+    struct backend *backend;
     int device, n_multiprocessors;
     int cluster_max;                    /* blocks of a cluster; 1: none; 0: not asked yet */
     char name[128], id[64], driver[32]; /* as in struct device_facts */
     cudaStream_t stream;
     const char *last_kernel; /* for the text of an error that shows up later */
     float *dynamic_map;      /* weight_dynamic_map on the device */
-    struct {
-        void *p;
-        size_t n_bytes;
-    } scratch[SCRATCH_N_SLOTS];
+    cudaMemPool_t pool;      /* NULL: the device has none */
+    struct cuda_scratch scratch[SCRATCH_N_SLOTS];
+    bool scratch_grows;
     cudaEvent_t marks[MARKS_MAX]; /* NULL: not used yet */
     struct cuda_staging *staging; /* staging.cu */
     struct cuda_monitor *monitor; /* device_facts.cu; NULL: not asked yet */
@@ -63,14 +68,32 @@ struct cuda_state {
         const void *kernel;
         int n_in_cluster, n_blocks; /* that run at the same time */
     } gemm_rooms[32];
+    struct cuda_answers *answers; /* answers.cuh */
+    struct cuda_queue *queue;     /* quantizations not started yet: n_queued of them */
+    int n_queued;
+    struct nest_table *nest_table; /* on the device */
 };
 
-/* The state, with its device made the calling thread's current one. */
-static inline struct cuda_state *cuda_state_of(const struct backend *b)
+/* Starts the quantizations that were asked for and wait to be started together. */
+void cuda_quantize_start(struct cuda_state *s);
+
+/* The state, with its device made the calling thread's current one: for calls that start nothing.
+ */
+static inline struct cuda_state *cuda_state_here(const struct backend *b)
 {
     struct cuda_state *s = (struct cuda_state *)b->state;
 
     cudaSetDevice(s->device);
+    return s;
+}
+
+/* The same for all other calls: what was asked for before is in the stream. */
+static inline struct cuda_state *cuda_state_of(const struct backend *b)
+{
+    struct cuda_state *s = cuda_state_here(b);
+
+    if (s->n_queued)
+        cuda_quantize_start(s);
     return s;
 }
 
@@ -137,6 +160,10 @@ int cuda_stage(struct backend *b, void **out, struct err *e);
 int cuda_send(struct backend *b, void *to, void *staged, size_t n_bytes, struct err *e);
 extern const struct share_ops cuda_share;
 int cuda_decode(struct backend *b, struct decode_args *a, struct err *e);
+int cuda_compare(struct backend *b, const struct compare_args *a, struct err *e);
+int cuda_alloc(struct backend *b, size_t n_bytes, void **out, struct err *e);
+void cuda_free(struct backend *b, void *p);
+void cuda_trim(struct backend *b);
 }
 
 struct cuda_staging *cuda_staging_open(void);    /* NULL: no memory */
@@ -148,6 +175,17 @@ int cuda_say_who_fills(struct cuda_state *s, struct err *e);
 void cuda_monitor_close(struct cuda_monitor *m); /* NULL is fine */
 void cuda_group_leave(struct cuda_state *s);     /* without one, too */
 void cuda_decode_close(struct cuda_state *s);    /* without graphs, too */
+
+int cuda_memory_open(struct cuda_state *s, struct err *e);
+void cuda_memory_close(struct cuda_state *s);
+/* Free is also what lies free in the pool. */
+int cuda_memory_facts(struct cuda_state *s, size_t *n_free, size_t *n_all, struct err *e);
+
+int cuda_queue_open(struct cuda_state *s, struct err *e);
+void cuda_queue_close(struct cuda_state *s);
+
+/* Waits for everything; fills in the answers of calls and tells the first refusal. */
+int cuda_wait(struct cuda_state *s, struct err *e);
 
 /* At least n_bytes in the slot, 256-aligned, contents undefined; ERR_MEMORY when refused. */
 int cuda_scratch(struct cuda_state *s, enum cuda_scratch_slot slot, size_t n_bytes, void **out,
@@ -162,7 +200,8 @@ int cuda_weight_rows(struct cuda_state *s, const struct weight *w, int64_t first
 int cuda_copy_rows(struct cuda_state *s, const void *x, enum dtype from, int64_t n_rows,
                    int64_t n_cols, void *out, enum dtype to, int64_t ld, struct err *e);
 
-/* The WEIGHT_INT8 case of cuda_linear(); of several products of one x, whose codes are made once. */
+/* The WEIGHT_INT8 case of cuda_linear(); of several products of one x, whose codes are made once.
+ */
 int cuda_linear_int8(struct backend *b, const struct linear_args *a, struct err *e);
 bool cuda_int8_together(const struct linear_args *a, int n);
 int cuda_linear_int8_many(struct backend *b, const struct linear_args *a, int n, struct err *e);

@@ -158,7 +158,8 @@ int cuda_facts(struct backend *b, struct device_facts *out, struct err *e)
     size_t n_free, n_all;
     int runtime = 0;
 
-    CUDA_TRY(cudaMemGetInfo(&n_free, &n_all));
+    if (cuda_memory_facts(s, &n_free, &n_all, e) < 0)
+        return -1;
     CUDA_TRY(cudaRuntimeGetVersion(&runtime));
     memset(out, 0, sizeof *out);
     memcpy(out->name, s->name, sizeof out->name);

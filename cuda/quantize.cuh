@@ -1,11 +1,65 @@
-/* quantize.cuh - what the quantizers on the device share: the job, and the affine grids of
- * src/cpu/quantize_grid.c, to the bit. */
+/* quantize.cuh - what the quantizers on the device share: the job, the affine grids of
+ * src/cpu/quantize_grid.c, to the bit, and the second quantization of scales.
+ *
+ * Two ways lead to the same bits: quantize_stream.cu for 16-bit weights in groups of a warp or a
+ * block, which it queues and starts together; quantize_block.cu for all others.  */
 #pragma once
 
-#include "common.cuh"
+#include "answers.cuh"
 
 #define QUANTIZE_F16_MAX 65504.0f
 #define QUANTIZE_F32_MAX 0x1.fffffep127f
+
+/* Larger magnitudes are refused. */
+static inline float quantize_most(enum quantize_rule rule)
+{
+    return rule == QUANTIZE_INT8_ROW ? QUANTIZE_F16_MAX : QUANTIZE_F32_MAX;
+}
+
+/* What stands for the scale of a group of zeros, whose codes all say zero; 0 where it is quantized
+ * again. */
+static inline float quantize_zero_scale(enum quantize_rule rule, const struct weight *w)
+{
+    if (rule != QUANTIZE_GRID_ABSMAX && rule != QUANTIZE_GRID_GPTQ && rule != QUANTIZE_GRID_AWQ)
+        return 0.0f;
+    if (w->scale_form != SCALE_F32)
+        return 0.0f;
+    return rule == QUANTIZE_GRID_ABSMAX ? 1.0f : 2.0f / (float)((1 << w->bits) - 1);
+}
+
+/* ---- scales again ---- */
+
+#define NEST_PARTS_MAX 32
+
+/* Scales of a matrix and where they go. */
+struct nest_part {
+    const float *scales; /* [n] */
+    /* SCALE_NESTED: sums of the scales in the order that they are added; their mean is rounded once
+     * to fp32. */
+    const double *sums; /* [n_sums] */
+    int64_t n, n_sums;
+    uint8_t *codes; /* [n] */
+    float *scales2; /* [ceil(n / WEIGHT_NESTED_RUN)] */
+    union cuda_answer *answer;
+    unsigned first_block; /* filled in */
+};
+
+struct nest_batch {
+    struct nest_part part[NEST_PARTS_MAX];
+    int n_parts;
+    const struct nest_table *table; /* filled in */
+};
+
+/* To SCALE_NESTED or SCALE_U8. */
+int cuda_nest(struct cuda_state *s, struct nest_batch *a, enum scale_form form, struct err *e);
+
+struct nest_table *cuda_nest_table_open(struct err *e);
+
+/* ---- the queue ---- */
+
+/* Takes the call when it knows how; false: it does not.  w is allocated. */
+bool cuda_quantize_queue(struct cuda_state *s, const struct quantize_args *a,
+                         const struct weight *w, union cuda_answer *answer);
 
 struct quantize_job {
     enum dtype x_t, source;
@@ -18,6 +72,40 @@ struct quantize_job {
     uint32_t fp4_codes; /* codebook_fp4_code, 4 bits each */
     float threshold[15];
 };
+
+/* ---- on the device ---- */
+
+/* rcp.approx.ftz.f32: what 1 / x is in a library compiled with --use_fast_math. */
+__device__ inline float approximate_reciprocal(float x)
+{
+    float r;
+
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+}
+
+__device__ inline float multiply_ftz(float a, float b)
+{
+    float r;
+
+    asm("mul.ftz.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+    return r;
+}
+
+/* The sum of one number a thread, by halves; in thread 0. */
+template <int N_THREADS> __device__ inline double block_sum(double x)
+{
+    __shared__ double of_warp[N_THREADS / 32];
+
+    for (int half = 16; half; half /= 2)
+        x += __shfl_xor_sync(0xFFFFFFFFu, x, half);
+    if (threadIdx.x % 32 == 0)
+        of_warp[threadIdx.x / 32] = x;
+    __syncthreads();
+    for (int i = 1; threadIdx.x == 0 && i < N_THREADS / 32; i++)
+        x += of_warp[i];
+    return x;
+}
 
 /* An affine grid of 2^b codes: value = (code - zero) * scale. */
 struct grid {

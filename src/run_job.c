@@ -28,8 +28,9 @@ struct runner {
     enum dtype source;
     int batch_size;
     bool shuffle;
-    double idle_watt;   /* of the device; NaN: not measured yet */
-    char shared_by[32]; /* what brought the weights from another device; empty: the file */
+    double idle_watt;    /* of the device; NaN: not measured yet */
+    char shared_by[32];  /* what brought the weights from another device; empty: the file */
+    double idle_since_s; /* the last record was handed over then; 0: none was */
 };
 
 struct runner *runner_new(void)
@@ -101,8 +102,10 @@ int runner_setup(void *runner, const struct engine_site *site, const void *setup
     r->batch_size = (int)batch_size;
     r->source = source_of_name(source);
     int device = site->local_rank % backend_n_devices(backend);
+    double start = clock_seconds();
     if (backend_open(&r->backend, backend, device, why, e) < 0)
         return -1;
+    log_info("device opened in %.3f s", clock_seconds() - start);
     if (why[0])
         log_info("%s", why);
     if (r->backend.ops->facts(&r->backend, &r->facts, e) < 0)
@@ -121,6 +124,8 @@ struct run {
     struct model unquantized; /* for tasks that compare with it */
     bool has_unquantized;
     struct js *record, *seconds;
+    double packing_s; /* quant_report.seconds */
+    double end_s;     /* the model was given back then */
     int64_t model_bytes;
     bool broken;
 };
@@ -288,6 +293,7 @@ static int stage_quantize(struct run *run, const void *unused, struct err *e)
     if (calibration)
         js_set(q, "calibration", calibration);
     run->model_bytes = report.sizes.model_bytes;
+    run->packing_s = report.seconds;
     js_set_int(q, "model_bytes", report.sizes.model_bytes);
     js_set_real(q, "bits_per_weight_linear", report.sizes.bits_per_weight_linear);
     js_set_real(q, "bits_per_weight_model", report.sizes.bits_per_weight_model);
@@ -452,6 +458,23 @@ static void run_stages(struct run *run, struct err *e)
         stage(run, "benchmark", stage_benchmark, benchmark, e);
 }
 
+/* Where the time of a job went, in the log alone: what is not quantizing, evaluating or timing is
+ * what a rank loses between jobs. */
+static void log_times(const struct run *run, double start, double released)
+{
+    struct bytes text = BYTES_INIT;
+    struct js_member m = JS_MEMBER_INIT;
+    double now = clock_seconds(), idle = run->r->idle_since_s ? start - run->r->idle_since_s : 0;
+
+    while (js_next(run->seconds, &m))
+        bytes_printf(&text, "%s %.4f, ", m.key, js_real(m.value));
+    log_debug("%s seed %lld: seconds: %.4f idle before, %spacking alone %.4f, model given back in "
+              "%.4f, record %.4f",
+              run->experiment.name, (long long)run->job.seed, idle, text.data ? text.data : "",
+              run->packing_s, released, now - run->end_s);
+    bytes_release(&text);
+}
+
 int runner_run(void *runner, const void *job, size_t n_bytes, struct bytes *record, struct err *e)
 {
     struct run run = { .r = runner };
@@ -478,11 +501,13 @@ int runner_run(void *runner, const void *job, size_t n_bytes, struct bytes *reco
     run.r->backend.notes[0] = 0;
 
     run_stages(&run, &why);
+    double staged = clock_seconds();
     model_release(&run.model);
     if (!why.code) /* what failed behind the last wait */
         run.r->backend.ops->sync(&run.r->backend, &why);
+    run.end_s = clock_seconds();
 
-    js_set_real(run.seconds, "total", clock_seconds() - start);
+    js_set_real(run.seconds, "total", run.end_s - start);
     js_set(run.record, "seconds", run.seconds);
     js_set_text(run.record, "finished", clock_date(date));
     if (run.r->backend.notes[0])
@@ -496,7 +521,9 @@ int runner_run(void *runner, const void *job, size_t n_bytes, struct bytes *reco
     char *line = js_write(run.record, &n);
     bytes_add(record, line, n);
     free(line);
+    log_times(&run, start, run.end_s - staged);
     js_release(run.record);
+    run.r->idle_since_s = clock_seconds();
     /* A lost device context ends this process; the rank starts another. */
     if (why.code == ERR_DEVICE) {
         err_set(e, ERR_DEVICE, "%s", why.text);

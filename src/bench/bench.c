@@ -39,12 +39,16 @@ static size_t larger(size_t a, size_t b)
 static int measure_memory(const struct model *m, const struct point *p, int64_t seed,
                           struct memory *out, struct err *e)
 {
-    struct mem_account *account = &m->backend->mem, before = *account;
+    struct mem_account *account = &m->backend->mem, before;
     struct kv_cache cache = { 0 };
     struct point_run run = { .model = m, .cache = &cache, .seed = seed };
     struct point_time ignored;
     int rc = -1;
 
+    /* What the backend kept from larger work is not this point's. */
+    if (m->backend->ops->trim)
+        m->backend->ops->trim(m->backend);
+    before = *account;
     mem_account_reset_peak(m->backend);
     if (kv_cache_open(&cache, m, p->batch, point_capacity(p), e) < 0 ||
         forward_open(&run.forward, m, point_rows(p), p->batch, e) < 0 ||

@@ -1,11 +1,13 @@
-/* bench_quantize.c - how fast each method packs the linears of one layer of Llama-3.2-1B.
+/* bench_quantize.c - how fast each method packs the linears of Llama-3.2-1B, through the engine:
  *
- *   build/cpu/bench/bench_quantize [REPEATS]
+ *   bench_quantize [cpu|cuda [REPEATS]]
  *
- * Protocol: bf16 weights, about normal, already in memory; one untimed round, then REPEATS
- * (default 5) rounds over the seven matrices; the median round counts.  GB/s are bytes of the
- * bf16 weights; the last column scales the layer's time to the 973 M weights of the model. */
-#include "backend/backend.h"
+ * On a GPU all 16 layers, on the CPU one.  Weights are bf16, about normal, already in memory; the
+ * source dtype is fp16, so they are rounded on the way, or bf16 where a row says so.  One untimed
+ * round, then REPEATS (default 5); the median counts.  "packed": quant_report.seconds, in GB/s of
+ * 16-bit input; "errors": the rest of quantize_model(), which measures them; "freed": the job's
+ * model given back.  On a GPU the ceiling is a device-to-device copy of the same weights, bytes
+ * read and written, timed in the same run. */
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/rng.h"
@@ -13,45 +15,67 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
-#define N_LAYERS 16
-
-static const int64_t shapes[][2] = {
-    { 2048, 2048 }, { 512, 2048 },  { 512, 2048 },  { 2048, 2048 },
-    { 8192, 2048 }, { 8192, 2048 }, { 2048, 8192 },
-};
-#define N_MATRICES ((int)(sizeof shapes / sizeof *shapes))
+#if defined(WITH_CUDA)
+int cudaMemcpyAsync(void *to, const void *from, size_t n_bytes, int kind, void *stream);
+int cudaDeviceSynchronize(void);
+#define DEVICE_TO_DEVICE 3
+#endif
 
 #define BNB4(type, block, twice)                                                  \
     {                                                                             \
         .method = "bnb_4bit", .bits = 4, .group_size = block, .quant_type = type, \
-        .double_quant = twice, .compute = DTYPE_BF16, .n_skip = 1, .skip = {      \
+        .double_quant = twice, .compute = DTYPE_F16, .n_skip = 1, .skip = {       \
             "lm_head"                                                             \
         }                                                                         \
     }
-#define RTN(n_bits, group, symmetric, which)                                           \
-    {                                                                                  \
-        .method = "rtn", .bits = n_bits, .group_size = group, .quant_type = "int",     \
-        .sym = symmetric, .grid = which, .compute = DTYPE_BF16, .n_skip = 1, .skip = { \
-            "lm_head"                                                                  \
-        }                                                                              \
+#define RTN(n_bits, group, symmetric, which)                                          \
+    {                                                                                 \
+        .method = "rtn", .bits = n_bits, .group_size = group, .quant_type = "int",    \
+        .sym = symmetric, .grid = which, .compute = DTYPE_F16, .n_skip = 1, .skip = { \
+            "lm_head"                                                                 \
+        }                                                                             \
     }
 
-static const struct quant_spec specs[] = {
-    { .method = "none", .bits = 16, .compute = DTYPE_F16 },
-    { .method = "bnb_8bit", .bits = 8, .compute = DTYPE_F16, .outlier_threshold = 6 },
-    BNB4("nf4", 64, false),
-    BNB4("nf4", 64, true),
-    BNB4("fp4", 64, false),
-    RTN(2, 128, true, "absmax"),
-    RTN(3, 128, true, "absmax"),
-    RTN(4, 128, true, "absmax"),
-    RTN(4, 32, false, "gptq"),
-    RTN(4, -1, false, "awq"),
-    RTN(8, 128, true, "absmax"),
+static const struct {
+    struct quant_spec spec;
+    enum dtype source;
+} rows[] = {
+    { { .method = "none", .bits = 16, .compute = DTYPE_F16 }, DTYPE_F16 },
+    { BNB4("nf4", 64, true), DTYPE_F16 },
+    { BNB4("nf4", 64, true), DTYPE_BF16 },
+    { BNB4("nf4", 64, false), DTYPE_F16 },
+    { BNB4("nf4", 4096, true), DTYPE_F16 },
+    { BNB4("fp4", 64, true), DTYPE_F16 },
+    { { .method = "bnb_8bit",
+        .bits = 8,
+        .compute = DTYPE_F16,
+        .outlier_threshold = 6,
+        .n_skip = 1,
+        .skip = { "lm_head" } },
+      DTYPE_F16 },
+    { RTN(2, 128, true, "absmax"), DTYPE_F16 },
+    { RTN(3, 128, true, "absmax"), DTYPE_F16 },
+    { RTN(4, 128, true, "absmax"), DTYPE_F16 },
+    { RTN(4, 32, false, "gptq"), DTYPE_F16 },
+    { RTN(4, -1, false, "awq"), DTYPE_F16 },
+    { RTN(8, 128, true, "absmax"), DTYPE_F16 },
 };
+#define N_ROWS (sizeof rows / sizeof *rows)
 
-static void describe(const struct quant_spec *s, char *out, size_t room)
+static const struct config shapes = { .family = FAMILY_LLAMA,
+                                      .vocab_size = 64,
+                                      .hidden_size = 2048,
+                                      .intermediate_size = 8192,
+                                      .n_layers = 16,
+                                      .n_heads = 32,
+                                      .n_kv_heads = 8,
+                                      .head_dim = 64,
+                                      .stored_dtype = DTYPE_BF16,
+                                      .tied = true };
+
+static void describe(const struct quant_spec *s, enum dtype source, char *out, size_t room)
 {
     int n = snprintf(out, room, "%s", s->method);
 
@@ -62,74 +86,175 @@ static void describe(const struct quant_spec *s, char *out, size_t room)
                       (long long)s->group_size);
     if (s->grid[0])
         n += snprintf(out + n, room - (size_t)n, " %s %s", s->grid, s->sym ? "sym" : "asym");
-    if (s->double_quant)
-        snprintf(out + n, room - (size_t)n, " dq");
+    snprintf(out + n, room - (size_t)n, "%s%s", s->double_quant ? " dq" : "",
+             source == DTYPE_BF16 ? ", bf16" : "");
 }
 
-static int make_weights(struct backend *b, struct tensor *w, struct err *e)
-{
-    for (int i = 0; i < N_MATRICES; i++) {
-        int64_t n = shapes[i][0] * shapes[i][1];
+/* ---- the base model ---- */
 
-        if (tensor_alloc(b, MEM_BASE, DTYPE_BF16, shapes[i][0], shapes[i][1], &w[i], e) < 0)
-            return -1;
-        uint16_t *to = w[i].data; /* the CPU backend's memory is the host's */
+/* n values; 16 random bits pick one of 65536 draws. */
+static void fill(uint16_t *to, int64_t n, const uint16_t *draws, uint64_t stream)
+{
 #pragma omp parallel for
-        for (int64_t j = 0; j < n; j++) {
-            double sum = -2;
-            for (uint64_t k = 0; k < 4; k++)
-                sum += rng_real((uint64_t)i, RNG_WEIGHTS, 4 * (uint64_t)j + k);
-            to[j] = dtype_f32_to_bf16((float)(0.02 * sum));
+    for (int64_t i = 0; i < n / 4; i++) {
+        uint64_t bits = rng_u64(stream, RNG_WEIGHTS, (uint64_t)i);
+        for (int k = 0; k < 4; k++)
+            to[4 * i + k] = draws[bits >> 16 * k & 0xFFFF];
+    }
+}
+
+static int make_tensor(struct backend *b, int64_t n_rows, int64_t n_cols, const uint16_t *values,
+                       struct tensor *out, struct err *e)
+{
+    if (tensor_alloc(b, MEM_BASE, DTYPE_BF16, n_rows, n_cols, out, e) < 0)
+        return -1;
+    return b->ops->upload(b, out->data, values, tensor_bytes(out), e);
+}
+
+static int make_model(struct backend *b, int64_t n_layers, struct model *m, struct err *e)
+{
+    const int64_t most = shapes.intermediate_size * shapes.hidden_size;
+    uint16_t *values = mem_array((size_t)most, sizeof *values), *draws = mem_array(65536, 2);
+    int rc = -1;
+
+    *m = (struct model){ .config = shapes,
+                         .backend = b,
+                         .dtype = DTYPE_BF16,
+                         .compute = DTYPE_BF16,
+                         .owns_embed = true,
+                         .owns_norms = true };
+    m->config.n_layers = n_layers;
+    m->layers = mem_array((size_t)n_layers, sizeof *m->layers);
+    for (int i = 0; i < 65536; i++) {
+        double sum = -2;
+        for (uint64_t k = 0; k < 4; k++)
+            sum += rng_real(0, RNG_WEIGHTS, 4 * (uint64_t)i + k);
+        draws[i] = dtype_f32_to_bf16((float)(0.035 * sum));
+    }
+    fill(values, most, draws, 1);
+    if (make_tensor(b, shapes.vocab_size, shapes.hidden_size, values, &m->embed, e) < 0 ||
+        make_tensor(b, 1, shapes.hidden_size, values, &m->norm, e) < 0)
+        goto out;
+    m->head = weight_of_tensor(&m->embed);
+    for (int64_t i = 0; i < n_layers; i++) {
+        struct layer *layer = &m->layers[i];
+        if (make_tensor(b, 1, shapes.hidden_size, values, &layer->input_norm, e) < 0 ||
+            make_tensor(b, 1, shapes.hidden_size, values, &layer->post_norm, e) < 0)
+            goto out;
+        for (int l = 0; l < N_LINEARS; l++) {
+            struct tensor w;
+            int64_t n_out, n_in;
+            config_linear_shape(&shapes, l, &n_out, &n_in);
+            fill(values, n_out * n_in, draws, (uint64_t)(2 + i * N_LINEARS + l));
+            if (make_tensor(b, n_out, n_in, values, &w, e) < 0)
+                goto out;
+            layer->linear[l] = weight_of_tensor(&w);
+            layer->linear[l].owned = true;
         }
     }
+    rc = b->ops->sync(b, e);
+out:
+    free(values);
+    free(draws);
+    return rc;
+}
+
+/* ---- timing ---- */
+
+struct seconds {
+    double packed, errors, freed;
+};
+
+static int one_round(const struct model *base, int row, struct seconds *out, struct err *e)
+{
+    struct quant_report report;
+    struct model m;
+    double start = clock_seconds();
+
+    if (quantize_model(base, &rows[row].spec, rows[row].source, &m, &report, e) < 0 ||
+        base->backend->ops->sync(base->backend, e) < 0)
+        return -1;
+    out->packed = report.seconds;
+    out->errors = clock_seconds() - start - report.seconds;
+    quant_report_release(&report);
+    start = clock_seconds();
+    model_release(&m);
+    if (base->backend->ops->sync(base->backend, e) < 0)
+        return -1;
+    out->freed = clock_seconds() - start;
     return 0;
 }
 
-/* Seconds for all seven matrices. */
-static int one_round(struct backend *b, const struct quant_spec *s, const struct tensor *w,
-                     double *seconds, struct err *e)
+static int by_packed(const void *a, const void *b)
 {
-    const struct quantizer *z = quantizer_find(s->method);
-
-    *seconds = 0;
-    for (int i = 0; i < N_MATRICES; i++) {
-        struct weight packed;
-        double start = clock_seconds();
-
-        if (z->run(b, s, &w[i], &packed, e) < 0 || b->ops->sync(b, e) < 0)
-            return -1;
-        *seconds += clock_seconds() - start;
-        weight_release(b, &packed);
-    }
-    return 0;
-}
-
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
+    double x = ((const struct seconds *)a)->packed, y = ((const struct seconds *)b)->packed;
 
     return (x > y) - (x < y);
 }
 
-static int bench(struct backend *b, const struct tensor *w, int n_repeats, struct err *e)
+/* Bytes read and written a second by copies of every linear; 0: not known. */
+static double copy_rate(const struct model *m, struct err *e)
 {
-    double *round = mem_array((size_t)n_repeats, sizeof *round), n_weights = 0;
+    double best = 0;
+#if defined(WITH_CUDA)
+    struct tensor to;
+
+    if (strcmp(m->backend->ops->name, "cuda") != 0)
+        return 0;
+    if (tensor_alloc(m->backend, MEM_BASE, DTYPE_BF16, shapes.intermediate_size * 8,
+                     shapes.hidden_size, &to, e) < 0 ||
+        m->backend->ops->sync(m->backend, e) < 0)
+        return 0;
+    for (int round = 0; round < 6; round++) {
+        double start = clock_seconds(), n_bytes = 0;
+        for (int64_t i = 0; i < m->config.n_layers; i++)
+            for (int l = 0; l < N_LINEARS; l++) {
+                const struct weight *w = &m->layers[i].linear[l];
+                size_t n = weight_codes_bytes(w);
+                char *at =
+                    (char *)to.data + (size_t)(i * N_LINEARS + l) % 8 * (tensor_bytes(&to) / 8);
+                cudaMemcpyAsync(at, w->codes, n, DEVICE_TO_DEVICE, NULL);
+                n_bytes += 2.0 * (double)n;
+            }
+        cudaDeviceSynchronize();
+        double rate = n_bytes / (clock_seconds() - start);
+        best = rate > best ? rate : best;
+    }
+    tensor_free(m->backend, &to);
+#else
+    (void)m, (void)e;
+#endif
+    return best;
+}
+
+static int bench(const struct model *base, int n_repeats, struct err *e)
+{
+    struct seconds *round = mem_array((size_t)n_repeats, sizeof *round);
+    const double n_weights = (double)config_n_linear_parameters(&base->config);
+    const double ceiling = copy_rate(base, e);
     int rc = -1;
 
-    for (int i = 0; i < N_MATRICES; i++)
-        n_weights += (double)shapes[i][0] * (double)shapes[i][1];
-    printf("%-36s %9s %8s %10s %9s\n", "method", "ms/layer", "GB/s", "Mweights/s", "s/model");
-    for (size_t k = 0; k < sizeof specs / sizeof *specs; k++) {
-        char name[96];
+    if (ceiling > 0)
+        printf("device-to-device copy of the linears: %.2f TB/s read and written\n",
+               1e-12 * ceiling);
+    printf("%-34s %10s %8s %9s %10s %9s\n", "method", "packed ms", "GB/s", "of copy", "errors ms",
+           "freed ms");
+    for (size_t k = 0; k < N_ROWS; k++) {
+        char name[96], share[16] = "";
 
         for (int i = -1; i < n_repeats; i++)
-            if (one_round(b, &specs[k], w, &round[i < 0 ? 0 : i], e) < 0)
+            if (one_round(base, (int)k, &round[i < 0 ? 0 : i], e) < 0)
                 goto out;
-        qsort(round, (size_t)n_repeats, sizeof *round, compare);
-        double median = (round[(n_repeats - 1) / 2] + round[n_repeats / 2]) / 2;
-        describe(&specs[k], name, sizeof name);
-        printf("%-36s %9.1f %8.2f %10.0f %9.2f\n", name, 1e3 * median, 2e-9 * n_weights / median,
-               1e-6 * n_weights / median, N_LAYERS * median);
+        qsort(round, (size_t)n_repeats, sizeof *round, by_packed);
+        const struct seconds *median = &round[n_repeats / 2];
+        describe(&rows[k].spec, rows[k].source, name, sizeof name);
+        /* What any way must move: the weights in, the codes out. */
+        double moved = n_weights * (2 + rows[k].spec.bits / 8.0);
+        if (ceiling > 0)
+            snprintf(share, sizeof share, "%.0f %%", 100 * moved / median->packed / ceiling);
+        printf("%-34s %10.3f %8.1f %9s %10.3f %9.3f\n", name, 1e3 * median->packed,
+               2e-9 * n_weights / median->packed, share, 1e3 * median->errors, 1e3 * median->freed);
+        fflush(stdout);
     }
     rc = 0;
 out:
@@ -139,29 +264,29 @@ out:
 
 int main(int argc, char **argv)
 {
+    const char *backend = argc > 1 ? argv[1] : "cpu";
     struct backend b = BACKEND_INIT;
-    struct tensor w[N_MATRICES] = { 0 };
+    struct model base = MODEL_INIT;
     struct device_facts facts;
     struct err e = ERR_INIT;
-    int n_repeats = argc > 1 ? atoi(argv[1]) : 5, rc = 1;
+    int n_repeats = argc > 2 ? atoi(argv[2]) : 5, rc = 1;
 
-    if (n_repeats < 1 || argc > 2) {
-        fprintf(stderr, "usage: bench_quantize [REPEATS]\n");
+    if (n_repeats < 1 || argc > 3) {
+        fprintf(stderr, "usage: bench_quantize [cpu|cuda [REPEATS]]\n");
         return 2;
     }
-    if (backend_open(&b, "cpu", 0, NULL, &e) < 0 || b.ops->facts(&b, &facts, &e) < 0 ||
-        make_weights(&b, w, &e) < 0)
+    if (backend_open(&b, backend, 0, NULL, &e) < 0 || b.ops->facts(&b, &facts, &e) < 0 ||
+        make_model(&b, strcmp(b.ops->name, "cuda") ? 1 : 16, &base, &e) < 0)
         goto out;
-    printf("%s, %d threads; one layer of Llama-3.2-1B, bf16, median of %d\n", facts.name,
-           facts.n_threads, n_repeats);
-    if (bench(&b, w, n_repeats, &e) < 0)
+    printf("%s; %lld layer%s of Llama-3.2-1B, stored as bf16, median of %d\n", facts.name,
+           (long long)base.config.n_layers, base.config.n_layers == 1 ? "" : "s", n_repeats);
+    if (bench(&base, n_repeats, &e) < 0)
         goto out;
     rc = 0;
 out:
     if (rc)
         fprintf(stderr, "bench_quantize: %s\n", e.text);
-    for (int i = 0; i < N_MATRICES; i++)
-        tensor_free(&b, &w[i]);
+    model_release(&base);
     backend_close(&b);
     return rc;
 }

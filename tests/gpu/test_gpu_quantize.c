@@ -1,5 +1,6 @@
 /* test_gpu_quantize.c - quantizers on the GPU: bitsandbytes' own files bit for bit, and the CPU's
- * scales for every rule, width and group, and its codes where both divide alike. */
+ * scales for every rule, width and group, and its codes where both divide alike; the two ways that
+ * lead to codes; what is told with the next wait; errors of quantization. */
 #include "twin.h"
 #include "vectors.h"
 
@@ -32,6 +33,7 @@ static struct weight quantized(const struct tensor *x, struct quantize_args a, e
     a.w = &dx;
     a.out = &w;
     CHECK_OK(gpu.ops->quantize(&gpu, &a, &e), e);
+    CHECK_OK(gpu.ops->sync(&gpu, &e), e);
     if (values) {
         struct tensor out = device_result(t, w.n_out, w.n_in);
         struct dequantize_args d = { &w, &out };
@@ -91,7 +93,7 @@ static void twin_case(const char *name, struct quantize_args a, enum dtype t, in
 {
     /* Where bitsandbytes divides approximately and the CPU does not, its files decide. */
     bool approximate = a.rule == QUANTIZE_BNB_FP4 || a.rule == QUANTIZE_INT8_ROW ||
-                       (a.rule == QUANTIZE_BNB_NF4 && t == DTYPE_F32);
+                       (a.rule == QUANTIZE_BNB_NF4 && t == DTYPE_F32 && !dtype_is_16bit(a.source));
     struct tensor x = random_tensor(t, n_out, n_in, 0.1f);
     struct weight want;
     struct err e = ERR_INIT;
@@ -106,8 +108,12 @@ static void twin_case(const char *name, struct quantize_args a, enum dtype t, in
     CHECK(got.form == want.form && got.row_bytes == want.row_bytes && got.bits == want.bits &&
               got.n_groups == want.n_groups && got.scale_form == want.scale_form,
           "%s: same forms", name);
-    if (a.rule == QUANTIZE_BNB_FP4 || a.rule == QUANTIZE_INT8_ROW)
+    if (a.rule == QUANTIZE_BNB_FP4 || a.rule == QUANTIZE_INT8_ROW) {
+        for (int64_t i = 0; dtype_is_16bit(a.source) && i < n_out * n_in; i++)
+            set_element(&x, i / n_in, i % n_in,
+                        round_to(a.source, element(&x, i / n_in, i % n_in)));
         check_near_threshold(name, &a, &got, &want);
+    }
     CHECK(approximate || !memcmp(got.codes, want.codes, weight_codes_bytes(&want)),
           "%s of %s, %lld x %lld: the CPU's codes", name, dtype_name(t), (long long)n_out,
           (long long)n_in);
@@ -133,7 +139,12 @@ static void every_rule(void **state)
 {
     static const struct {
         int64_t n_out, n_in, group;
-    } cases[] = { { 1, 1, 1 }, { 3, 63, 63 }, { 9, 96, 32 }, { 33, 640, 128 }, { 70, 172, 172 } };
+    } cases[] = {
+        { 1, 1, 1 },         { 3, 63, 63 },     { 9, 96, 32 },    { 33, 640, 128 },
+        { 70, 172, 172 },    { 8, 512, 64 },    { 64, 256, 256 }, { 6, 1024, 512 },
+        { 3, 1024, 1024 },   { 5, 2048, 2048 }, { 2, 896, 896 },  { 1, 16384, 16384 },
+        { 1, 16416, 16416 },
+    };
     static const struct {
         const char *name;
         enum quantize_rule rule;
@@ -169,6 +180,164 @@ static void every_rule(void **state)
         }
 }
 
+static void flat_blocks_of_every_size(void **state)
+{
+    (void)state;
+    for (int64_t size = 32; size <= 8192; size *= 2)
+        for (size_t d = 0; d < 3; d++)
+            for (int nested = 0; nested < 2; nested++) {
+                struct quantize_args a = {
+                    .rule = QUANTIZE_BNB_NF4, .bits = 4, .group_size = size, .double_quant = nested
+                };
+
+                twin_case("nf4", a, model_dtypes[d], 31, 1056);
+                twin_case("nf4", a, model_dtypes[d], 16, 4096);
+                a.rule = QUANTIZE_BNB_FP4;
+                twin_case("fp4", a, model_dtypes[d], 16, 4096);
+            }
+}
+
+static void weights_go_through_the_source_dtype(void **state)
+{
+    static const struct quantize_args rules[] = {
+        { .rule = QUANTIZE_BNB_NF4, .bits = 4, .group_size = 64, .double_quant = true },
+        { .rule = QUANTIZE_BNB_FP4, .bits = 4, .group_size = 64 },
+        { .rule = QUANTIZE_INT8_ROW, .bits = 8, .group_size = 1024 },
+        { .rule = QUANTIZE_GRID_ABSMAX, .bits = 3, .group_size = 128, .sym = true },
+        { .rule = QUANTIZE_GRID_AWQ, .bits = 4, .group_size = 1024 },
+    };
+
+    (void)state;
+    for (size_t r = 0; r < 5; r++)
+        for (size_t stored = 0; stored < 3; stored++)
+            for (size_t source = 0; source < 3; source++) {
+                struct quantize_args a = rules[r];
+
+                a.source = model_dtypes[source];
+                twin_case("by way of another type", a, model_dtypes[stored], 12, 1024);
+            }
+}
+
+/* ---- the two ways to codes: side by side, and one word at a time ---- */
+
+/* A copy whose elements begin 2 bytes further: no 16-byte word of it is aligned. */
+static void *unaligned_copy(const struct tensor *x, struct tensor *view)
+{
+    char *p = mem_alloc(tensor_bytes(x) + 2);
+
+    memcpy(p + 2, x->data, tensor_bytes(x));
+    void *base = to_device(p, tensor_bytes(x) + 2);
+    free(p);
+    *view = *x;
+    view->data = (char *)base + 2;
+    return base;
+}
+
+static void check_same_weights(const char *name, const struct weight *a, const struct weight *b)
+{
+    struct weight x = host_weight(a), y = host_weight(b);
+
+    CHECK(!memcmp(x.codes, y.codes, weight_codes_bytes(&x)), "%s: the same codes", name);
+    CHECK(!memcmp(x.scales, y.scales, weight_scales_bytes(&x)), "%s: the same scales", name);
+    CHECK(!x.scales2 || !memcmp(x.scales2, y.scales2, weight_scales2_bytes(&x)),
+          "%s: the same second scales", name);
+    CHECK(!x.zeros || !memcmp(x.zeros, y.zeros, weight_zeros_bytes(&x)), "%s: the same zero points",
+          name);
+    CHECK(a->nested_offset == b->nested_offset, "%s: the same offset", name);
+    weight_release(&isas[0], &x);
+    weight_release(&isas[0], &y);
+}
+
+static void unaligned_case(const char *name, struct quantize_args a, const struct tensor *x)
+{
+    struct tensor dx = device_tensor(x), view;
+    void *base = unaligned_copy(x, &view);
+    struct weight w, v;
+    struct err e = ERR_INIT;
+
+    a.w = &dx;
+    a.out = &w;
+    CHECK_OK(gpu.ops->quantize(&gpu, &a, &e), e);
+    a.w = &view;
+    a.out = &v;
+    CHECK_OK(gpu.ops->quantize(&gpu, &a, &e), e);
+    CHECK_OK(gpu.ops->sync(&gpu, &e), e);
+    check_same_weights(name, &w, &v);
+    weight_release(&gpu, &w);
+    weight_release(&gpu, &v);
+    device_free(dx.data);
+    device_free(base);
+}
+
+/* Every bit pattern that is a number, in blocks of all magnitudes. */
+static struct tensor all_numbers(enum dtype t, int64_t n_out, int64_t n_in)
+{
+    struct tensor out = new_tensor(t, n_out, n_in);
+    uint16_t *bits = out.data;
+
+    for (int64_t i = 0; i < n_out * n_in; i++) {
+        const uint16_t limit = t == DTYPE_F16 ? 0x7BFF : 0x7F7F;
+        uint16_t most = (uint16_t)(draw() * (limit + 1));
+
+        /* Mostly within four binades below the block's greatest. */
+        if (i % 64)
+            most = bits[i - i % 64] & 0x7FFF;
+        uint16_t span = t == DTYPE_F16 ? 0x1000 : 0x200;
+        uint16_t low = most > span && draw() < 0.9 ? (uint16_t)(most - span) : 0;
+        bits[i] = (uint16_t)(low + draw() * (most - low + 1));
+        bits[i] |= draw() < 0.5 ? 0x8000 : 0;
+    }
+    return out;
+}
+
+static void both_ways_give_the_same_bits(void **state)
+{
+    static const int64_t groups[] = { 32, 64, 128, 256, 512, 1024, 2048, 4096 };
+
+    (void)state;
+    for (size_t d = 1; d < 3; d++) {
+        struct tensor x = all_numbers(model_dtypes[d], 160, 4096);
+
+        for (size_t k = 0; k < 8; k++)
+            for (int nested = 0; nested < 2; nested++) {
+                struct quantize_args a = { .rule = QUANTIZE_BNB_NF4,
+                                           .bits = 4,
+                                           .group_size = groups[k] };
+
+                /* Means of such scales are not exact, so they depend on the order. */
+                unaligned_case("nf4", a, &x);
+                a.rule = QUANTIZE_BNB_FP4;
+                unaligned_case("fp4", a, &x);
+                for (int bits = 2; bits <= 8; bits++)
+                    for (int rule = QUANTIZE_GRID_ABSMAX; rule <= QUANTIZE_GRID_AWQ; rule++) {
+                        struct quantize_args g = { .rule = (enum quantize_rule)rule,
+                                                   .bits = bits,
+                                                   .group_size = groups[k],
+                                                   .sym = (bits + nested) % 2,
+                                                   .double_quant = nested };
+                        /* A range from -3e38 to 3e38 is refused. */
+                        if (d == 1)
+                            unaligned_case("grid", g, &x);
+                    }
+            }
+        struct quantize_args a = { .rule = QUANTIZE_INT8_ROW, .bits = 8, .group_size = 4096 };
+        if (d == 1)
+            unaligned_case("int8 rows", a, &x);
+        free_tensor(&x);
+
+        x = random_tensor(model_dtypes[d], 160, 4096, 0.02f);
+        a = (struct quantize_args){
+            .rule = QUANTIZE_BNB_NF4, .bits = 4, .group_size = 64, .double_quant = true
+        };
+        unaligned_case("nf4 nested", a, &x);
+        a.source = model_dtypes[3 - d];
+        unaligned_case("nf4 nested, converted", a, &x);
+        free_tensor(&x);
+    }
+}
+
+/* ---- what the next wait tells ---- */
+
 static void what_is_not_finite_is_refused(void **state)
 {
     static const enum quantize_rule rules[] = { QUANTIZE_BNB_NF4, QUANTIZE_BNB_FP4,
@@ -188,15 +357,213 @@ static void what_is_not_finite_is_refused(void **state)
                 .w = &dx, .rule = rules[i], .bits = 8, .group_size = 64, .out = &w
             };
             bool fine = k == 2 && rules[i] != QUANTIZE_INT8_ROW;
-            CHECK((gpu.ops->quantize(&gpu, &a, &e) == 0) == fine, "%g and rule %d: %s",
-                  (double)bad[k], rules[i], e.text);
+            CHECK_OK(gpu.ops->quantize(&gpu, &a, &e), e);
+            CHECK((gpu.ops->sync(&gpu, &e) == 0) == fine, "%g and rule %d: %s", (double)bad[k],
+                  rules[i], e.text);
             CHECK(fine || (e.code == ERR_INPUT && strstr(e.text, "weight [3, 41]")),
                   "the place is said: %s", e.text);
-            if (fine)
-                weight_release(&gpu, &w);
+            CHECK(gpu.ops->sync(&gpu, &e) == 0, "and only once");
+            weight_release(&gpu, &w);
             device_free(dx.data);
             free_tensor(&x);
         }
+}
+
+/* 16-bit weights of every way that are refused, in words of their own and others'. */
+static void refused_in_16_bits(void **state)
+{
+    static const struct quantize_args rules[] = {
+        { .rule = QUANTIZE_BNB_NF4, .bits = 4, .group_size = 64, .double_quant = true },
+        { .rule = QUANTIZE_BNB_FP4, .bits = 4, .group_size = 1024 },
+        { .rule = QUANTIZE_BNB_NF4, .bits = 4, .group_size = 4096 },
+        { .rule = QUANTIZE_INT8_ROW, .bits = 8, .group_size = 1024 },
+        { .rule = QUANTIZE_GRID_ABSMAX, .bits = 3, .group_size = 32, .sym = true },
+        { .rule = QUANTIZE_GRID_GPTQ, .bits = 8, .group_size = 512 },
+    };
+    static const float bad[] = { NAN, INFINITY, -INFINITY };
+
+    (void)state;
+    for (size_t i = 0; i < 6; i++)
+        for (size_t k = 0; k < 9; k++) {
+            const enum dtype t = k / 3 == 0 ? DTYPE_F16 : DTYPE_BF16;
+            struct tensor x = random_tensor(t, 8, 1024, 1);
+            struct quantize_args a = rules[i];
+            struct weight w;
+            struct err e = ERR_INIT;
+
+            a.source = k / 3 == 2 ? DTYPE_F16 : DTYPE_F32;
+            /* What the source dtype cannot hold is infinite. */
+            set_element(&x, 5, 1000, k / 3 == 2 ? 1e6f : bad[k % 3]);
+            set_element(&x, 6, 3, NAN);
+            struct tensor dx = device_tensor(&x);
+            a.w = &dx;
+            a.out = &w;
+            CHECK_OK(gpu.ops->quantize(&gpu, &a, &e), e);
+            CHECK(gpu.ops->sync(&gpu, &e) == -1 && e.code == ERR_INPUT &&
+                      strstr(e.text, "weight [5, 1000]"),
+                  "rule %d: %s", (int)i, e.text);
+            weight_release(&gpu, &w);
+            device_free(dx.data);
+            free_tensor(&x);
+        }
+}
+
+/* Many are asked for, two of them refused: the first is told, all others are what they are alone.
+ */
+static void many_before_a_wait(void **state)
+{
+    enum { N = 75 };
+    static struct weight w[N];
+    static struct tensor dx[N], x[N];
+    struct err e = ERR_INIT;
+
+    (void)state;
+    for (int i = 0; i < N; i++) {
+        /* Kinds change now and then, so that some start together and some do not. */
+        struct quantize_args a = { .w = &dx[i],
+                                   .rule = i / 30 % 2 ? QUANTIZE_BNB_FP4 : QUANTIZE_BNB_NF4,
+                                   .bits = 4,
+                                   .group_size = i == 20 ? 5 : 64,
+                                   .double_quant = i != 64,
+                                   .out = &w[i] };
+
+        x[i] = random_tensor(i % 11 ? DTYPE_F16 : DTYPE_BF16, 16 + 16 * (i % 3), 1024, 0.02f);
+        if (i == 33 || i == 50)
+            set_element(&x[i], 3, i, NAN);
+        dx[i] = device_tensor(&x[i]);
+        CHECK_OK(gpu.ops->quantize(&gpu, &a, &e), e);
+        CHECK(w[i].codes && w[i].n_out == x[i].n_rows, "the form is there at once");
+    }
+    CHECK(gpu.ops->sync(&gpu, &e) == -1 && strstr(e.text, "weight [3, 33]"), "refused: %s", e.text);
+    for (int i = 0; i < N; i++) {
+        struct quantize_args a = { .rule = i / 30 % 2 ? QUANTIZE_BNB_FP4 : QUANTIZE_BNB_NF4,
+                                   .bits = 4,
+                                   .group_size = i == 20 ? 5 : 64,
+                                   .double_quant = i != 64 };
+        if (i != 33 && i != 50) {
+            struct weight alone;
+            a.w = &dx[i];
+            a.out = &alone;
+            CHECK_OK(gpu.ops->quantize(&gpu, &a, &e), e);
+            CHECK_OK(gpu.ops->sync(&gpu, &e), e);
+            check_same_weights("alone", &w[i], &alone);
+            weight_release(&gpu, &alone);
+        }
+        weight_release(&gpu, &w[i]);
+        device_free(dx[i].data);
+        free_tensor(&x[i]);
+    }
+}
+
+/* More answers than there is room for at once. */
+static void thousands_before_a_wait(void **state)
+{
+    enum { N = 2100 };
+    struct weight *w = mem_array(N, sizeof *w);
+    struct tensor x = random_tensor(DTYPE_F16, 1, 1024, 1), dx = device_tensor(&x);
+    struct tensor bad = random_tensor(DTYPE_F16, 1, 1024, 1);
+    struct err e = ERR_INIT;
+
+    (void)state;
+    set_element(&bad, 0, 77, INFINITY);
+    struct tensor dbad = device_tensor(&bad);
+    for (int i = 0; i < N; i++) {
+        struct quantize_args a = { .w = i == 100 ? &dbad : &dx,
+                                   .rule = QUANTIZE_BNB_NF4,
+                                   .bits = 4,
+                                   .group_size = 64,
+                                   .double_quant = true,
+                                   .out = &w[i] };
+        CHECK_OK(gpu.ops->quantize(&gpu, &a, &e), e);
+    }
+    CHECK(gpu.ops->sync(&gpu, &e) == -1 && strstr(e.text, "weight [0, 77]"),
+          "an early refusal is not lost: %s", e.text);
+    const float offset = w[0].nested_offset;
+    for (int i = 0; i < N; i++) {
+        CHECK(i == 100 || (w[i].nested_offset == offset && offset > 0), "offset %d came", i);
+        weight_release(&gpu, &w[i]);
+    }
+    device_free(dx.data);
+    device_free(dbad.data);
+    free_tensor(&x);
+    free_tensor(&bad);
+    free(w);
+}
+
+/* ---- errors of quantization ---- */
+
+static void compare_case(const struct quantize_args *rule, enum dtype stored, enum dtype source,
+                         int64_t n_out, int64_t n_in)
+{
+    struct tensor x = random_tensor(stored, n_out, n_in, 0.02f), dx = device_tensor(&x), values;
+    struct quantize_args a = *rule;
+    struct weight w;
+    double sums[2] = { NAN, NAN };
+    long double error = 0, square = 0;
+    struct err e = ERR_INIT;
+
+    a.w = &dx;
+    a.out = &w;
+    a.source = source;
+    CHECK_OK(gpu.ops->quantize(&gpu, &a, &e), e);
+    CHECK_OK(gpu.ops->sync(&gpu, &e), e);
+    struct tensor out = device_result(DTYPE_F32, n_out, n_in);
+    struct dequantize_args d = { &w, &out };
+    struct compare_args c = { .w = &dx, .source = source, .packed = &w, .out = sums };
+    CHECK_OK(gpu.ops->dequantize(&gpu, &d, &e), e);
+    CHECK_OK(gpu.ops->compare(&gpu, &c, &e), e);
+    CHECK_OK(gpu.ops->sync(&gpu, &e), e);
+    values = host_tensor(&out);
+    for (int64_t i = 0; i < n_out * n_in; i++) {
+        double plain = element(&x, i / n_in, i % n_in);
+        if (dtype_is_16bit(source))
+            plain = round_to(source, plain);
+        double delta = plain - (double)element(&values, i / n_in, i % n_in);
+        error += (long double)delta * delta;
+        square += (long double)plain * plain;
+    }
+    CHECK(check_near(sums[0], (double)error, 1e-13 * (double)error) && error > 0,
+          "rule %d, %lld x %lld: %.17g, not %.17g", a.rule, (long long)n_out, (long long)n_in,
+          sums[0], (double)error);
+    CHECK(check_near(sums[1], (double)square, 1e-13 * (double)square), "squares: %.17g, not %.17g",
+          sums[1], (double)square);
+    free_tensor(&values);
+    device_free(out.data);
+    weight_release(&gpu, &w);
+    device_free(dx.data);
+    free_tensor(&x);
+}
+
+static void errors_are_those_of_the_values(void **state)
+{
+    static const struct quantize_args rules[] = {
+        { .rule = QUANTIZE_BNB_NF4, .bits = 4, .group_size = 64, .double_quant = true },
+        { .rule = QUANTIZE_BNB_FP4, .bits = 4, .group_size = 64 },
+        { .rule = QUANTIZE_BNB_NF4, .bits = 4, .group_size = 5 },
+        { .rule = QUANTIZE_INT8_ROW, .bits = 8 },
+        { .rule = QUANTIZE_GRID_ABSMAX, .bits = 3, .sym = true },
+        { .rule = QUANTIZE_GRID_GPTQ, .bits = 7, .double_quant = true },
+        { .rule = QUANTIZE_GRID_AWQ, .bits = 4 },
+    };
+    static const int64_t sizes[][2] = { { 7, 33 }, { 12, 520 }, { 70, 1024 }, { 40, 601 } };
+
+    (void)state;
+    for (size_t r = 0; r < 7; r++)
+        for (size_t k = 0; k < 4; k++)
+            for (size_t d = 0; d < 3; d++)
+                for (size_t source = 0; source < 3; source++) {
+                    struct quantize_args a = rules[r];
+
+                    a.group_size = a.group_size ? a.group_size : sizes[k][1];
+                    compare_case(&a, model_dtypes[d], model_dtypes[source], sizes[k][0],
+                                 sizes[k][1]);
+                }
+    struct quantize_args large = {
+        .rule = QUANTIZE_BNB_NF4, .bits = 4, .group_size = 64, .double_quant = true
+    };
+    compare_case(&large, DTYPE_BF16, DTYPE_F16, 1030, 4104);
+    large.group_size = 63;
+    compare_case(&large, DTYPE_BF16, DTYPE_F16, 1030, 4104);
 }
 
 /* ---- bitsandbytes' files ---- */
@@ -387,7 +754,14 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_rule),
+        cmocka_unit_test(flat_blocks_of_every_size),
+        cmocka_unit_test(weights_go_through_the_source_dtype),
+        cmocka_unit_test(both_ways_give_the_same_bits),
         cmocka_unit_test(what_is_not_finite_is_refused),
+        cmocka_unit_test(refused_in_16_bits),
+        cmocka_unit_test(many_before_a_wait),
+        cmocka_unit_test(thousands_before_a_wait),
+        cmocka_unit_test(errors_are_those_of_the_values),
         cmocka_unit_test(bnb_4bit_files),
         cmocka_unit_test(bnb_int8_file),
     };

@@ -1,0 +1,801 @@
+/* quantize_stream.cu - 16-bit weights to codes, many matrices in one launch, each weight read once.
+ *
+ * The matrices are taken as flat lists of weights.  A lane reads 16 bytes, 8 weights, of a group
+ * that a warp (groups of 32 .. 1024) or a block (up to 16384) holds in registers: its range by
+ * packed maxima and shuffles, then the codes of a lane as one word.  Bytes: 2 a weight in, bits / 8
+ * and a scale a group out.
+ *
+ * No threshold is searched for: a polynomial of the scaled value x names the one threshold that may
+ * still lie between x and its code, which a comparison decides (checked for every fp32 number of
+ * [-1, 1]).  Quotients of affine grids are correctly rounded: two corrections with a correctly
+ * rounded reciprocal (Markstein 1990).  About 12 operations a weight in all; at the rate of
+ * memory a multiprocessor of an H200 has 17.
+ *
+ * quantize() puts a matrix into a queue; the queue starts when it is full, when a matrix of another
+ * kind comes, or before anything else is started.  */
+#include "quantize.cuh"
+
+#include <stdlib.h>
+
+#define N_THREADS   256
+#define N_WARPS     (N_THREADS / 32)
+#define TILE_WORDS  4                     /* 16-byte words of a lane */
+#define TILE        (TILE_WORDS * 32 * 8) /* weights of a warp at a time */
+#define CHUNK       (2 * N_WARPS * TILE)  /* weights of a block */
+#define ROW_WORDS   8                     /* of a lane, a block holds one group */
+#define ROW_MAX     (ROW_WORDS * N_THREADS * 8)
+#define QUEUE_PARTS 28          /* 4 layers */
+#define MAGIC       12582912.0f /* 1.5 * 2^23: adding it rounds to a whole number, in the low bits */
+#define MAGIC_BITS  0x4B400000u
+
+static_assert(QUEUE_PARTS <= NEST_PARTS_MAX, "what is queued is nested in one launch");
+
+struct part {
+    const uint4 *x;
+    void *codes;
+    float *scales;
+    uint8_t *zeros;
+    double *sums; /* one a block: of its scales; NULL: not wanted */
+    union cuda_answer *answer;
+    int64_t n; /* weights */
+    unsigned first_block;
+};
+
+struct batch {
+    struct part part[QUEUE_PARTS];
+    int n_parts;
+    int group_size, group_shift; /* shift: log2, for groups of a warp */
+    enum quantize_rule rule;
+    bool sym, converts; /* converts: stored in the other 16-bit type */
+    int zero_constant;
+    float of_zeros;
+    uint32_t fp4_codes;
+    float threshold[16];
+};
+
+/* ---- 8 weights of a lane ---- */
+
+template <typename T> struct pair_of;
+template <> struct pair_of<__half> {
+    typedef __half2 type;
+};
+template <> struct pair_of<__nv_bfloat16> {
+    typedef __nv_bfloat162 type;
+};
+
+template <typename P> __device__ static P as_pair(uint32_t bits)
+{
+    P p;
+
+    memcpy(&p, &bits, sizeof p);
+    return p;
+}
+
+template <typename P> __device__ static uint32_t bits_of(P p)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &p, sizeof bits);
+    return bits;
+}
+
+__device__ static float2 widen(__half2 p)
+{
+    return __half22float2(p);
+}
+
+__device__ static float2 widen(__nv_bfloat162 p)
+{
+    const uint32_t bits = bits_of(p);
+
+    return { __uint_as_float(bits << 16), __uint_as_float(bits & 0xFFFF0000u) };
+}
+
+/* From the other type, rounded. */
+__device__ static uint32_t converted(__half2, uint32_t bits)
+{
+    float2 x = widen(as_pair<__nv_bfloat162>(bits));
+
+    return bits_of(__floats2half2_rn(x.x, x.y));
+}
+
+__device__ static uint32_t converted(__nv_bfloat162, uint32_t bits)
+{
+    float2 x = widen(as_pair<__half2>(bits));
+
+    return bits_of(__floats2bfloat162_rn(x.x, x.y));
+}
+
+/* Read once: nothing of it should stay in the caches. */
+template <typename T> __device__ static uint4 load_word(const uint4 *x, int64_t at, int64_t n_words)
+{
+    uint4 word = { 0, 0, 0, 0 };
+
+    return at < n_words ? __ldcs(x + at) : word;
+}
+
+template <typename T> __device__ static uint4 convert_word(uint4 v)
+{
+    typename pair_of<T>::type tag = {};
+
+    return { converted(tag, v.x), converted(tag, v.y), converted(tag, v.z), converted(tag, v.w) };
+}
+
+struct eight {
+    float x[8];
+};
+
+template <typename T> __device__ static void widen_word(uint4 v, struct eight &out)
+{
+    typedef typename pair_of<T>::type P;
+    const uint32_t bits[4] = { v.x, v.y, v.z, v.w };
+
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float2 two = widen(as_pair<P>(bits[i]));
+        out.x[2 * i] = two.x;
+        out.x[2 * i + 1] = two.y;
+    }
+}
+
+/* ---- the range of a group ---- */
+
+/* Two numbers side by side each; a NaN anywhere stays. */
+template <typename T> struct range2 {
+    typedef typename pair_of<T>::type P;
+    P least, most; /* grids; of the others `most` is the largest magnitude and `least` unused */
+};
+
+template <typename T, bool SIGNED> __device__ static range2<T> range_of_word(uint4 v)
+{
+    typedef typename pair_of<T>::type P;
+    const P a = as_pair<P>(v.x), b = as_pair<P>(v.y), c = as_pair<P>(v.z), d = as_pair<P>(v.w);
+
+    if (SIGNED)
+        return { __hmin2_nan(__hmin2_nan(a, b), __hmin2_nan(c, d)),
+                 __hmax2_nan(__hmax2_nan(a, b), __hmax2_nan(c, d)) };
+    return { a, __hmax2_nan(__hmax2_nan(__habs2(a), __habs2(b)),
+                            __hmax2_nan(__habs2(c), __habs2(d))) };
+}
+
+template <typename T, bool SIGNED> __device__ static range2<T> wider(range2<T> a, range2<T> b)
+{
+    if (SIGNED)
+        a.least = __hmin2_nan(a.least, b.least);
+    a.most = __hmax2_nan(a.most, b.most);
+    return a;
+}
+
+template <typename T, bool SIGNED> __device__ static range2<T> of_lane(range2<T> a, int distance)
+{
+    typedef typename pair_of<T>::type P;
+    range2<T> b = a;
+
+    if (SIGNED)
+        b.least = as_pair<P>(__shfl_xor_sync(0xFFFFFFFFu, bits_of(a.least), distance));
+    b.most = as_pair<P>(__shfl_xor_sync(0xFFFFFFFFu, bits_of(a.most), distance));
+    return b;
+}
+
+/* (low, high) halves of two pairs: the first halves of both, or the second. */
+template <typename P> __device__ static P halves(P a, P b, unsigned selector)
+{
+    return as_pair<P>(__byte_perm(bits_of(a), bits_of(b), selector));
+}
+
+/* What two words' pairs come to: { first word, second word }. */
+template <typename T, bool SIGNED>
+__device__ static range2<T> side_by_side(range2<T> a, range2<T> b)
+{
+    range2<T> low = { halves(a.least, b.least, 0x5410), halves(a.most, b.most, 0x5410) };
+    range2<T> high = { halves(a.least, b.least, 0x7632), halves(a.most, b.most, 0x7632) };
+
+    return wider<T, SIGNED>(low, high);
+}
+
+template <typename T> __device__ static range2<T> swapped(range2<T> a)
+{
+    return { halves(a.least, a.least, 0x1032), halves(a.most, a.most, 0x1032) };
+}
+
+struct group {
+    float scale, absmax; /* absmax: infinity or NaN when a weight is */
+    int zero;
+};
+
+/* HIGH: of the second halves. */
+template <typename T, enum quantize_rule RULE, int BITS>
+__device__ static struct group group_of(const struct batch &a, range2<T> r, bool high)
+{
+    const float2 least = widen(r.least), most = widen(r.most);
+    const float x = high ? least.y : least.x, y = high ? most.y : most.x;
+
+    if (RULE != QUANTIZE_GRID_ABSMAX)
+        return { y, y, 0 };
+    struct grid g = grid_of(a.rule, BITS, a.sym, x, y);
+    float absmax = fabsf(x) <= fabsf(y) ? fabsf(y) : fabsf(x); /* a NaN is in both */
+    return { g.scale, absmax, a.sym ? a.zero_constant : g.zero };
+}
+
+/* ---- codes ---- */
+
+/* The bits of MAGIC, 8 times, each 4 bits further up. */
+constexpr uint32_t MAGIC_WORD = MAGIC_BITS + (MAGIC_BITS << 4) + (MAGIC_BITS << 8);
+static_assert(MAGIC_BITS << 12 == 0, "and no more of them");
+
+__device__ static void add_if_greater(uint32_t &n, float a, float b)
+{
+    asm("{\n\t.reg .pred p;\n\tsetp.gt.f32 p, %1, %2;\n\t@p add.u32 %0, %0, 1;\n\t}"
+        : "+r"(n)
+        : "f"(a), "f"(b));
+}
+
+/* Thresholds in shared memory, [c] behind the bits of MAGIC + c: an address is one multiply-add. */
+__device__ static float threshold_at(uint32_t table, uint32_t c)
+{
+    float t;
+
+    asm("ld.shared.f32 %0, [%1];" : "=f"(t) : "r"(table + c * 4));
+    return t;
+}
+
+/* r is finite: y is a number, within an ulp of [-1, 1]. */
+__device__ static uint32_t nf4_word(const struct eight &v, float r, uint32_t table)
+{
+    uint32_t word = 0;
+
+#pragma unroll
+    for (int i = 7; i >= 0; i--) {
+        float y = multiply_ftz(v.x[i], r);
+        uint32_t c = __float_as_uint(fmaf(y, fmaf(fabsf(y), -4.455f, 11.915f), MAGIC + 7.0f));
+
+        word = word * 16 + c;
+        add_if_greater(word, y, threshold_at(table, c));
+    }
+    return word - MAGIC_WORD;
+}
+
+__device__ static uint32_t fp4_word(const struct eight &v, float r, uint32_t table, uint32_t codes)
+{
+    uint32_t word = 0;
+
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        float y = multiply_ftz(v.x[i], r), size = fabsf(y);
+        uint32_t n = __float_as_uint(fmaf(size, fmaf(size, -4.61f, 11.2f), MAGIC));
+
+        add_if_greater(n, size, threshold_at(table, n));
+        word |= (codes >> 4 * (n - MAGIC_BITS) & 7) << 4 * i;
+        if (y < 0.0f)
+            word |= 8u << 4 * i;
+    }
+    return word;
+}
+
+/* Correctly rounded x / d where nothing overflows; r: 1 / d, correctly rounded. */
+__device__ static float quotient(float x, float d, float r)
+{
+    float q = x * r;
+
+    q = fmaf(fmaf(-q, d, x), r, q);
+    return fmaf(fmaf(-q, d, x), r, q);
+}
+
+/* One code: y rounded to a whole number of the grid. */
+__device__ static uint32_t grid_code(float y, int zero, float low, float high)
+{
+    return __float_as_uint(fminf(fmaxf(y, low), high) + MAGIC) - MAGIC_BITS + (uint32_t)zero;
+}
+
+/* Scales beyond all measure; out of line, for it is long and hardly ever run. */
+__device__ __noinline__ static uint64_t grid_codes_slowly(struct eight v, float scale, int zero,
+                                                          int bits)
+{
+    uint64_t field = 0;
+
+    for (int i = 7; i >= 0; i--) {
+        uint32_t c = grid_code(v.x[i] / scale, zero, (float)-zero, (float)((1 << bits) - 1 - zero));
+        field = field << bits | (scale > 0.0f ? c : (uint32_t)zero);
+    }
+    return field;
+}
+
+template <int BITS>
+__device__ static uint64_t grid_codes(const struct eight &v, const struct group &g)
+{
+    const float low = (float)-g.zero, high = (float)((1 << BITS) - 1 - g.zero);
+    const float r = __frcp_rn(g.scale);
+    uint64_t field = 0;
+
+    if (!(g.scale > 0x1p-60f && g.scale < 0x1p60f && g.absmax < 0x1p60f * g.scale))
+        return grid_codes_slowly(v, g.scale, g.zero, BITS);
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        field |= (uint64_t)grid_code(quotient(v.x[i], g.scale, r), g.zero, low, high) << BITS * i;
+    return field;
+}
+
+/* A row of zeros: 0 * infinity is NaN, and the nearest integer to that is 0. */
+__device__ static uint64_t int8_codes(const struct eight &v, float absmax)
+{
+    const float s = __fdividef(127.0f, absmax);
+    uint64_t field = 0;
+
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        uint32_t c = __float_as_uint(v.x[i] * s + MAGIC);
+        field |= (uint64_t)(c & 0xFF) << 8 * i;
+    }
+    return absmax > 0.0f ? field : 0;
+}
+
+/* Word `word` of the codes that four lanes have, 8 * BITS bits each. */
+template <int BITS> __device__ static uint32_t quad_word(uint64_t field, int word)
+{
+    const int from = word * 32 / (8 * BITS), shift = word * 32 - from * 8 * BITS;
+    const int lane = (threadIdx.x % 32 & ~3) + from;
+    const uint64_t low = __shfl_sync(0xFFFFFFFFu, field, lane & 31);
+    const uint64_t high = __shfl_sync(0xFFFFFFFFu, field, (lane + 1) & 31);
+
+    return (uint32_t)(low >> shift | (8 * BITS - shift < 32 ? high << (8 * BITS - shift) : 0));
+}
+
+/* Where the codes of word `at` of the weights begin; for widths that are no whole words those of
+ * its four lanes. */
+template <int BITS> __device__ static uint32_t *place_of(void *codes, int64_t at)
+{
+    return (uint32_t *)codes + (BITS % 4 ? at / 4 * BITS : at * (BITS / 4));
+}
+
+/* All lanes of a warp together. */
+template <int BITS> __device__ static void store_codes(uint32_t *to, bool there, uint64_t field)
+{
+    if (BITS == 4) {
+        if (there)
+            *to = (uint32_t)field;
+    } else if (BITS == 8) {
+        if (there)
+            *(uint2 *)to = { (uint32_t)field, (uint32_t)(field >> 32) };
+    } else {
+        const int lane = threadIdx.x % 4;
+#pragma unroll
+        for (int first = 0; first < BITS; first += 4) {
+            uint32_t word = quad_word<BITS>(field, first + lane < BITS ? first + lane : 0);
+            if (there && first + lane < BITS)
+                to[first + lane] = word;
+        }
+    }
+}
+
+template <typename T, enum quantize_rule RULE, int BITS>
+__device__ static uint64_t codes_of(const struct batch &a, uint4 word, const struct group &g,
+                                    uint32_t table)
+{
+    struct eight v;
+
+    widen_word<T>(word, v);
+    if (RULE == QUANTIZE_INT8_ROW)
+        return int8_codes(v, g.absmax);
+    if (RULE == QUANTIZE_GRID_ABSMAX)
+        return grid_codes<BITS>(v, g);
+    /* Else 1 / absmax is infinite for bitsandbytes: 0 * infinity is above no threshold, code 0. */
+    if (!(g.absmax >= 0x1p-126f && g.absmax < INFINITY))
+        return 0;
+    const float r = approximate_reciprocal(g.absmax);
+    return RULE == QUANTIZE_BNB_NF4 ? nf4_word(v, r, table) : fp4_word(v, r, table, a.fp4_codes);
+}
+
+/* By one lane of a group. */
+__device__ static void store_group(const struct batch &a, const struct part &p, int64_t i,
+                                   const struct group &g)
+{
+    p.scales[i] = g.scale > 0.0f ? g.scale : a.of_zeros;
+    if (p.zeros)
+        p.zeros[i] = (uint8_t)g.zero;
+    if (!(g.absmax < INFINITY && g.scale < INFINITY))
+        atomicMin(&p.answer->quantized.refused_from, (unsigned long long)(i * a.group_size));
+}
+
+/* ---- kernels ---- */
+
+__device__ static const struct part &part_of(const struct batch &a)
+{
+    int i = 0;
+
+#pragma unroll
+    for (int step = 16; step; step /= 2)
+        if (i + step < a.n_parts && a.part[i + step].first_block <= blockIdx.x)
+            i += step;
+    return a.part[i];
+}
+
+/* The table that threshold_at() reads; its address is made behind the barrier, so that no read can
+ * be moved before it. */
+__device__ static uint32_t load_thresholds(const struct batch &a)
+{
+    __shared__ float threshold[16];
+    uint32_t table;
+
+    if (threadIdx.x < 16)
+        threshold[threadIdx.x] = a.threshold[threadIdx.x];
+    __syncthreads();
+    asm volatile("sub.u32 %0, %1, %2;"
+                 : "=r"(table)
+                 : "r"((uint32_t)__cvta_generic_to_shared(threshold)), "n"(MAGIC_BITS << 2));
+    return table;
+}
+
+/* A warp takes TILE weights: words of a lane lie 32 words apart, so word j holds weights
+ * 256 j .. 256 j + 255 of them.  Returns the scale of the group that the lane stored, or 0. */
+template <typename T, enum quantize_rule RULE, int BITS>
+__device__ static double take_tile(const struct batch &a, const struct part &p, int64_t first,
+                                   int group_size, uint32_t table)
+{
+    constexpr bool SIGNED = RULE == QUANTIZE_GRID_ABSMAX;
+    const int lane = threadIdx.x % 32;
+    const uint4 *x = p.x + first / 8 + lane;
+    uint32_t *codes = place_of<BITS>(p.codes, first / 8 + lane);
+    uint4 v[TILE_WORDS];
+
+#pragma unroll
+    for (int j = 0; j < TILE_WORDS; j++)
+        v[j] = __ldcs(x + 32 * j);
+    if (a.converts)
+#pragma unroll
+        for (int j = 0; j < TILE_WORDS; j++)
+            v[j] = convert_word<T>(v[j]);
+
+    range2<T> r[2];
+#pragma unroll
+    for (int j = 0; j < 2; j++)
+        r[j] = side_by_side<T, SIGNED>(range_of_word<T, SIGNED>(v[2 * j]),
+                                       range_of_word<T, SIGNED>(v[2 * j + 1]));
+    if (group_size > 512)
+        r[0] = r[1] = wider<T, SIGNED>(r[0], r[1]);
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        if (group_size > 256)
+            r[j] = wider<T, SIGNED>(r[j], swapped<T>(r[j]));
+#pragma unroll
+        for (int distance = 1; distance < 32; distance *= 2)
+            if (8 * distance < group_size)
+                r[j] = wider<T, SIGNED>(r[j], of_lane<T, SIGNED>(r[j], distance));
+    }
+
+    /* The first lanes of a group store one group each. */
+    const int lanes = group_size < 256 ? group_size / 8 : 32, mine = lane & (lanes - 1);
+    const int weight = 256 * mine + 8 * (lane - mine);
+    struct group own = {};
+#pragma unroll
+    for (int j = 0; j < TILE_WORDS; j++) {
+        const struct group g = group_of<T, RULE, BITS>(a, r[j / 2], j % 2);
+
+        store_codes<BITS>(codes + j * 32 * BITS / 4, true,
+                          codes_of<T, RULE, BITS>(a, v[j], g, table));
+        if (mine == j)
+            own = g;
+    }
+    if (mine >= TILE_WORDS || (weight & (group_size - 1)))
+        return 0;
+    store_group(a, p, (first + weight) >> a.group_shift, own);
+    return own.scale;
+}
+
+/* GROUP_SIZE 0: any. */
+template <typename T, enum quantize_rule RULE, int BITS, int GROUP_SIZE>
+__global__ static void __launch_bounds__(N_THREADS, 4)
+    quantize_tiles(const __grid_constant__ struct batch a)
+{
+    const struct part &p = part_of(a);
+    const int64_t block = blockIdx.x - p.first_block;
+    double sum = 0;
+
+    const uint32_t table = load_thresholds(a);
+#pragma unroll 1
+    for (int i = threadIdx.x / 32; i < CHUNK / TILE; i += N_WARPS) {
+        int64_t first = block * CHUNK + (int64_t)i * TILE;
+        if (first < p.n)
+            sum += take_tile<T, RULE, BITS>(a, p, first, GROUP_SIZE ? GROUP_SIZE : a.group_size,
+                                            table);
+    }
+    if (!p.sums)
+        return;
+    sum = block_sum<N_THREADS>(sum);
+    if (threadIdx.x == 0)
+        p.sums[block] = sum;
+}
+
+/* The range of a block's words, in every thread. */
+template <typename T, bool SIGNED> __device__ static range2<T> block_range(range2<T> r)
+{
+    __shared__ range2<T> of_warp[N_WARPS];
+
+#pragma unroll
+    for (int distance = 1; distance < 32; distance *= 2)
+        r = wider<T, SIGNED>(r, of_lane<T, SIGNED>(r, distance));
+    r = wider<T, SIGNED>(r, swapped<T>(r));
+    if (threadIdx.x % 32 == 0)
+        of_warp[threadIdx.x / 32] = r;
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < N_WARPS; i++)
+        r = wider<T, SIGNED>(r, of_warp[i]);
+    return r;
+}
+
+/* A block takes one group. */
+template <typename T, enum quantize_rule RULE, int BITS>
+__global__ static void __launch_bounds__(N_THREADS, 4)
+    quantize_rows(const __grid_constant__ struct batch a)
+{
+    constexpr bool SIGNED = RULE == QUANTIZE_GRID_ABSMAX;
+    const struct part &p = part_of(a);
+    const int64_t group = blockIdx.x - p.first_block;
+    const int n_words = a.group_size / 8;
+    const uint4 *x = p.x + group * n_words;
+    uint4 v[ROW_WORDS];
+
+    const uint32_t table = load_thresholds(a);
+#pragma unroll
+    for (int j = 0; j < ROW_WORDS; j++)
+        v[j] = load_word<T>(x, threadIdx.x + N_THREADS * j, n_words);
+    if (a.converts)
+#pragma unroll
+        for (int j = 0; j < ROW_WORDS; j++)
+            v[j] = convert_word<T>(v[j]);
+
+    /* A thread that has no word of its own repeats the first. */
+    range2<T> r = range_of_word<T, SIGNED>((int)threadIdx.x < n_words ? v[0]
+                                           : a.converts               ? convert_word<T>(__ldg(x))
+                                                                      : __ldg(x));
+#pragma unroll
+    for (int j = 1; j < ROW_WORDS; j++)
+        if ((int)threadIdx.x + N_THREADS * j < n_words)
+            r = wider<T, SIGNED>(r, range_of_word<T, SIGNED>(v[j]));
+    r = block_range<T, SIGNED>(r);
+
+    const struct group g = group_of<T, RULE, BITS>(a, r, false);
+#pragma unroll
+    for (int j = 0; j < ROW_WORDS; j++) {
+        const int at = threadIdx.x + N_THREADS * j;
+
+        if (N_THREADS * j < n_words)
+            store_codes<BITS>(place_of<BITS>(p.codes, group * n_words + at), at < n_words,
+                              codes_of<T, RULE, BITS>(a, v[j], g, table));
+    }
+    if (threadIdx.x == 0) {
+        store_group(a, p, group, g);
+        if (p.sums)
+            p.sums[group] = g.scale;
+    }
+}
+
+/* ---- the queue ---- */
+
+typedef void (*kernel)(struct batch);
+
+/* Of one way and type: nf4, fp4, int8, grids of 2 .. 8 bits. */
+#define KERNELS(way)                                                                   \
+    {                                                                                  \
+        way(QUANTIZE_BNB_NF4, 4), way(QUANTIZE_BNB_FP4, 4), way(QUANTIZE_INT8_ROW, 8), \
+            way(QUANTIZE_GRID_ABSMAX, 2), way(QUANTIZE_GRID_ABSMAX, 3),                \
+            way(QUANTIZE_GRID_ABSMAX, 4), way(QUANTIZE_GRID_ABSMAX, 5),                \
+            way(QUANTIZE_GRID_ABSMAX, 6), way(QUANTIZE_GRID_ABSMAX, 7),                \
+            way(QUANTIZE_GRID_ABSMAX, 8),                                              \
+    }
+#define F16_TILES(rule, bits)  quantize_tiles<__half, rule, bits, 0>
+#define BF16_TILES(rule, bits) quantize_tiles<__nv_bfloat16, rule, bits, 0>
+#define F16_ROWS(rule, bits)   quantize_rows<__half, rule, bits>
+#define BF16_ROWS(rule, bits)  quantize_rows<__nv_bfloat16, rule, bits>
+
+static const kernel kernels[2][2][10] = {
+    { KERNELS(F16_TILES), KERNELS(BF16_TILES) },
+    { KERNELS(F16_ROWS), KERNELS(BF16_ROWS) },
+};
+
+/* bitsandbytes' own block size: nf4, fp4. */
+static const kernel kernels_of_64[2][2] = {
+    { quantize_tiles<__half, QUANTIZE_BNB_NF4, 4, 64>,
+      quantize_tiles<__half, QUANTIZE_BNB_FP4, 4, 64> },
+    { quantize_tiles<__nv_bfloat16, QUANTIZE_BNB_NF4, 4, 64>,
+      quantize_tiles<__nv_bfloat16, QUANTIZE_BNB_FP4, 4, 64> },
+};
+
+/* What matrices of one launch have in common. */
+struct kind {
+    enum dtype stored, working; /* working: what codes are made from */
+    enum quantize_rule rule;
+    int bits;
+    int64_t group_size;
+    bool sym;
+    enum scale_form scale_form;
+    bool by_rows;
+};
+
+struct cuda_queue {
+    struct kind kind;
+    struct batch batch;
+    struct nest_batch nest; /* the same matrices, where scales are quantized again */
+    int64_t n_blocks[QUEUE_PARTS];
+};
+
+int cuda_queue_open(struct cuda_state *s, struct err *e)
+{
+    s->queue = (struct cuda_queue *)calloc(1, sizeof *s->queue);
+    if (!s->queue)
+        return err_set(e, ERR_MEMORY, "the host refused %zu bytes", sizeof *s->queue);
+    s->nest_table = cuda_nest_table_open(e);
+    return s->nest_table ? 0 : -1;
+}
+
+void cuda_queue_close(struct cuda_state *s)
+{
+    cudaFree(s->nest_table);
+    free(s->queue);
+    s->nest_table = NULL;
+    s->queue = NULL;
+}
+
+static bool is_power_of_two(int64_t n)
+{
+    return n > 0 && (n & (n - 1)) == 0;
+}
+
+/* Is the call one of these kernels'? */
+static bool kind_of(const struct quantize_args *a, const struct weight *w, struct kind *out)
+{
+    const int64_t size = w->group_size, n = w->n_out * w->n_in;
+    const enum dtype stored = a->w->dtype;
+    const enum dtype source = dtype_is_16bit(a->source) ? a->source : stored;
+    const bool int8 = a->rule == QUANTIZE_INT8_ROW;
+
+    *out = (struct kind){ .stored = stored,
+                          .working = int8 ? DTYPE_F16 : source,
+                          .rule = a->rule,
+                          .bits = w->bits,
+                          .group_size = size,
+                          .sym = a->sym,
+                          .scale_form = w->scale_form,
+                          .by_rows = size > TILE || !is_power_of_two(size) };
+    /* fp16 by way of bf16 to fp16 again */
+    if (int8 && stored == DTYPE_F16 && source == DTYPE_BF16)
+        return false;
+    return dtype_is_16bit(stored) && (uintptr_t)a->w->data % 16 == 0 &&
+           w->row_bytes * 8 == w->n_in * w->bits && n % size == 0 && size % 32 == 0 &&
+           size <= ROW_MAX && (out->by_rows ? size >= 256 : n % TILE == 0) &&
+           n < INT32_MAX * (int64_t)32;
+}
+
+static bool same_kind(const struct kind *a, const struct kind *b)
+{
+    return a->stored == b->stored && a->working == b->working && a->rule == b->rule &&
+           a->bits == b->bits && a->group_size == b->group_size && a->sym == b->sym &&
+           a->scale_form == b->scale_form;
+}
+
+static void begin(struct cuda_queue *q, const struct kind *k, const struct weight *w)
+{
+    struct batch *b = &q->batch;
+
+    q->kind = *k;
+    b->n_parts = 0;
+    b->group_size = (int)k->group_size;
+    b->group_shift = 0;
+    while (k->group_size >> b->group_shift > 1)
+        b->group_shift++;
+    b->rule = k->rule;
+    b->sym = k->sym;
+    b->converts = k->stored != k->working;
+    b->zero_constant = w->zero_constant;
+    b->of_zeros = quantize_zero_scale(k->rule, w);
+    b->fp4_codes = 0;
+    for (int i = 0; i < 8; i++)
+        b->fp4_codes |= (uint32_t)codebook_fp4_code[i] << 4 * i;
+    for (int i = 0; i < 16; i++)
+        b->threshold[i] = k->rule == QUANTIZE_BNB_NF4 && i < 15  ? codebook_nf4_threshold[i]
+                          : k->rule == QUANTIZE_BNB_FP4 && i < 7 ? codebook_fp4_threshold[i]
+                                                                 : INFINITY;
+}
+
+bool cuda_quantize_queue(struct cuda_state *s, const struct quantize_args *a,
+                         const struct weight *w, union cuda_answer *answer)
+{
+    struct cuda_queue *q = s->queue;
+    struct kind k;
+
+    if (!kind_of(a, w, &k))
+        return false;
+    if (s->n_queued && (s->n_queued == QUEUE_PARTS || !same_kind(&k, &q->kind)))
+        cuda_quantize_start(s);
+    if (!s->n_queued)
+        begin(q, &k, w);
+    const int i = s->n_queued++;
+    q->n_blocks[i] = k.by_rows ? w->n_groups : ceil_div(w->n_out * w->n_in, CHUNK);
+    q->batch.part[i] = { .x = (const uint4 *)a->w->data,
+                         .codes = w->codes,
+                         .scales = (float *)w->scales,
+                         .zeros = w->zero_form == ZERO_U8 ? (uint8_t *)w->zeros : NULL,
+                         .sums = NULL,
+                         .answer = answer,
+                         .n = w->n_out * w->n_in,
+                         .first_block = 0 };
+    q->nest.part[i] = { .scales = NULL,
+                        .sums = NULL,
+                        .n = w->n_groups,
+                        .n_sums = q->n_blocks[i],
+                        .codes = (uint8_t *)w->scales,
+                        .scales2 = (float *)w->scales2,
+                        .answer = answer,
+                        .first_block = 0 };
+    return true;
+}
+
+static size_t whole(size_t n_bytes)
+{
+    return (n_bytes + 255) / 256 * 256;
+}
+
+/* Room for the scales that are quantized again, and for their sums. */
+static int place_scales(struct cuda_state *s, int n_parts, struct err *e)
+{
+    struct cuda_queue *q = s->queue;
+    size_t n_bytes = 0;
+    void *room;
+
+    for (int i = 0; i < n_parts; i++)
+        n_bytes += whole((size_t)q->nest.part[i].n * sizeof(float)) +
+                   whole((size_t)q->n_blocks[i] * sizeof(double));
+    if (cuda_scratch(s, SCRATCH_SCALES, n_bytes, &room, e) < 0)
+        return -1;
+    char *at = (char *)room;
+    for (int i = 0; i < n_parts; i++) {
+        q->batch.part[i].scales = (float *)at;
+        q->nest.part[i].scales = (const float *)at;
+        at += whole((size_t)q->nest.part[i].n * sizeof(float));
+        q->batch.part[i].sums = q->kind.scale_form == SCALE_NESTED ? (double *)at : NULL;
+        q->nest.part[i].sums = (const double *)at;
+        at += whole((size_t)q->n_blocks[i] * sizeof(double));
+    }
+    return 0;
+}
+
+static kernel kernel_of(const struct kind *k)
+{
+    const bool bf16 = k->working == DTYPE_BF16;
+    const int rule = k->rule == QUANTIZE_BNB_NF4    ? 0
+                     : k->rule == QUANTIZE_BNB_FP4  ? 1
+                     : k->rule == QUANTIZE_INT8_ROW ? 2
+                                                    : 1 + k->bits;
+
+    return rule < 2 && k->group_size == 64 ? kernels_of_64[bf16][rule]
+                                           : kernels[k->by_rows][bf16][rule];
+}
+
+static int start(struct cuda_state *s, int n_parts, struct err *e)
+{
+    struct cuda_queue *q = s->queue;
+    const bool nests = q->kind.scale_form != SCALE_F32;
+    int64_t n_blocks = 0;
+
+    if (nests && place_scales(s, n_parts, e) < 0)
+        return -1;
+    for (int i = 0; i < n_parts; i++) {
+        q->batch.part[i].first_block = (unsigned)n_blocks;
+        n_blocks += q->n_blocks[i];
+    }
+    q->batch.n_parts = q->nest.n_parts = n_parts;
+    kernel_of(&q->kind)<<<(unsigned)n_blocks, N_THREADS, 0, s->stream>>>(q->batch);
+    CUDA_LAUNCHED(s, q->kind.by_rows ? "quantize_rows" : "quantize_tiles");
+    return nests ? cuda_nest(s, &q->nest, q->kind.scale_form, e) : 0;
+}
+
+/* The queue counts as empty at once: making room for scales may come back here. */
+void cuda_quantize_start(struct cuda_state *s)
+{
+    const int n_parts = s->n_queued;
+    struct err e = {};
+
+    s->n_queued = 0;
+    if (n_parts && start(s, n_parts, &e) < 0)
+        cuda_fail_later(s, &e);
+}
