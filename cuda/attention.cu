@@ -199,7 +199,7 @@ int cuda_attention(struct backend *b, const struct attention_args *a, struct err
     if (a->phase == PHASE_DECODE &&
         cuda_attention_decode_fits(a->q->dtype, a->n_heads, a->n_kv_heads, a->head_dim, 0))
         return decode(s, a, e);
-    if (a->phase == PHASE_PROMPT && cuda_attention_prompt_fits(a))
+    if (a->phase == PHASE_PROMPT && cuda_attention_prompt_fits(s, a))
         return cuda_attention_prompt(s, a, e);
     return general(s, a, e);
 }

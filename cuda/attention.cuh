@@ -7,6 +7,7 @@
 #pragma once
 
 #include "common.cuh"
+#include "wgmma.cuh"
 
 #define LOG2_E 1.4426950408889634
 
@@ -61,4 +62,29 @@ __device__ inline float exp2_value(float x)
 
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
+}
+
+/* Four 8 x 8 matrices of 16-bit elements; lane i names row i % 8 of matrix i / 8.  Of each, a lane
+ * gets elements 2t, 2t + 1 of row g, */
+__device__ inline void load_matrices(uint32_t (&x)[4], uint32_t from)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                 : "r"(from));
+}
+
+/* or of column g. */
+__device__ inline void load_transposed(uint32_t (&x)[4], uint32_t from)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                 : "r"(from));
+}
+
+/* 16 bytes to shared memory, on their way on return; zeros where `there` is false. */
+__device__ inline void copy_16(uint32_t to, const uint16_t *from, bool there)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                 "r"(there ? 16 : 0)
+                 : "memory");
 }

@@ -4,5 +4,5 @@
 #include "common.cuh"
 
 /* Type, heads and segments that the kernel knows. */
-bool cuda_attention_prompt_fits(const struct attention_args *a);
+bool cuda_attention_prompt_fits(const struct cuda_state *s, const struct attention_args *a);
 int cuda_attention_prompt(struct cuda_state *s, const struct attention_args *a, struct err *e);
