@@ -88,7 +88,6 @@ __global__ static void first_step(struct ends_job a, struct first_rows first)
     if (threadIdx.x == 0) {
         a.slot[row] = first.slot[row];
         a.position[row] = first.position[row];
-        a.n_done[row] = 0;
     }
     embed_row(a, row, first.id[row]);
 }
@@ -168,6 +167,9 @@ static int start_rows(const struct decode_step *d, int first, struct err *e)
     }
     first_step<<<(unsigned)d->n_rows, N_THREADS, 0, d->s->stream>>>(ends_of(d), rows);
     CUDA_LAUNCHED(d->s, "first_step");
+    /* No launch overlaps with what is not a kernel: attention, which looks at slots and positions
+     * before it waits, never sees those of another cache. */
+    CUDA_TRY(cudaMemsetAsync(d->n_done, 0, ROWS_MAX * sizeof *d->n_done, d->s->stream));
     return 0;
 }
 

@@ -159,6 +159,8 @@ static void run_whole(const struct golden *g, enum want want, float *out)
         slot[i] = i;
         n_tokens[i] = (int32_t)g->n_ids;
     }
+    if (backend.ops->trim) /* what it keeps for later calls counts, too */
+        backend.ops->trim(&backend);
     CHECK_OK(kv_cache_open(&cache, &g->model, (int)g->n_seqs, g->n_ids, &e), e);
     CHECK_OK(forward_open(&f, &g->model, g->n_seqs * g->n_ids, (int)g->n_seqs, &e), e);
     CHECK(backend.mem.now[MEM_SCRATCH] ==

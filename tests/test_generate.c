@@ -58,6 +58,8 @@ static int close_base(void **state)
 {
     (void)state;
     model_release(&base);
+    if (backend.ops->trim)
+        backend.ops->trim(&backend);
     for (int tag = 0; tag < MEM_N_TAGS; tag++)
         if (backend.mem.now[tag]) {
             print_error("%zu bytes of tag %d were never freed\n", backend.mem.now[tag], tag);
