@@ -130,6 +130,8 @@ static void add_settings(struct prepared *p, const struct prepare_options *o)
     js_set_text(settings, "backend", o->backend);
     js_set_bool(settings, "share_gpu", o->share_gpu);
     js_set_int(settings, "least_job_bytes", p->least_job_bytes);
+    js_set_int(settings, "base_bytes",
+               config_n_parameters(&p->config) * (int64_t)dtype_bytes(p->config.stored_dtype));
     js_set_bool(settings, "shuffle", o->shuffle);
     js_set(settings, "profile", profile_to_js(&p->profile));
     size_t n;

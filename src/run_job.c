@@ -62,15 +62,22 @@ static int load(struct runner *r, const struct engine_site *site, const char *fo
     struct sharing sharing = SHARING_INIT;
     struct load_way way = { .fill = sharing_fill, .context = &sharing };
     struct load_facts facts;
+    struct bytes threads = BYTES_INIT;
+    int64_t n_bytes;
     int rc = -1;
 
     if (js_int_or(r->setup.settings, "least_job_bytes", 0, &way.least_job_bytes, e) < 0 ||
-        sharing_begin(&sharing, site, &r->backend, share_gpu, e) < 0 ||
+        js_int_or(r->setup.settings, "base_bytes", 0, &n_bytes, e) < 0 ||
+        sharing_begin(&sharing, site, &r->backend, n_bytes, share_gpu, e) < 0 ||
         tokenizer_open(&r->tokenizer, folder, e) < 0 ||
         weights_load_by(&r->backend, folder, &way, &r->base, &facts, e) < 0)
         goto out;
-    log_info("%s: %.2f GB read in %.2f s on %s (%d threads)", folder, (double)facts.n_bytes * 1e-9,
-             facts.read_s, r->facts.name, r->facts.n_threads);
+    bytes_add(&threads, "", 0);
+    if (r->facts.n_threads)
+        bytes_printf(&threads, " (%d threads)", r->facts.n_threads);
+    log_info("%s: %.2f GB loaded in %.2f s on %s%s", folder, (double)facts.n_bytes * 1e-9,
+             facts.read_s, r->facts.name, threads.data);
+    bytes_release(&threads);
     if (sharing.arrived)
         memcpy(r->shared_by, sharing.version, sizeof r->shared_by);
     rc = 0;

@@ -216,8 +216,13 @@ out:
     return rc;
 }
 
+static bool is_worth_it(int64_t n_bytes)
+{
+    return n_bytes >= SHARE_BYTES_MIN || getenv("LLQ_TEST_SHARE_ALL");
+}
+
 int sharing_begin(struct sharing *s, const struct engine_site *site, struct backend *b,
-                  bool share_device, struct err *e)
+                  int64_t n_bytes, bool share_device, struct err *e)
 {
     char id[SHARE_ID_BYTES] = "";
     int first;
@@ -237,6 +242,12 @@ int sharing_begin(struct sharing *s, const struct engine_site *site, struct back
     if (find_partners(s, share_device, &first, e) < 0) {
         stop_talking(s);
         return -1;
+    }
+    if (s->n >= 2 && !is_worth_it(n_bytes)) {
+        log_info("each rank of this node reads the weights from the file: %.3f GB are too few to "
+                 "join the GPUs for",
+                 (double)n_bytes * 1e-9);
+        s->n = 0;
     }
     if (s->n < 2) {
         stop_talking(s);

@@ -156,8 +156,9 @@ static int engine_setup_body(void *context, const struct engine_site *site, cons
     mine.backend.ops = &mine.ops;
     if (has("size"))
         parts.n = 1;
-    if (sharing_begin(&sharing, site, &mine.backend, has("share_gpu"), e) == 0 && !has("nofit") &&
-        sharing_fill(&sharing, &parts, read_file, NULL, e) == 0)
+    if (sharing_begin(&sharing, site, &mine.backend, has("small") ? 1000 : SHARE_BYTES_MIN,
+                      has("share_gpu"), e) == 0 &&
+        !has("nofit") && sharing_fill(&sharing, &parts, read_file, NULL, e) == 0)
         rc = 0;
     if (has("nofit"))
         err_set(e, ERR_MEMORY, "does not fit");
@@ -320,6 +321,16 @@ static void surplus_ranks_idle(void **state)
     stop(&node);
 }
 
+static void few_bytes_are_read_by_each(void **state)
+{
+    (void)state;
+    NODE("device=A small", "device=B small", "device=A small");
+    expect(&node, 0, "right, read 1");
+    expect(&node, 1, "right, read 1");
+    CHECK(strstr(node.outcome[2], "rank 0 has taken this GPU"), "surplus ranks idle all the same");
+    stop(&node);
+}
+
 static void ranks_on_one_gpu_read(void **state)
 {
     (void)state;
@@ -459,6 +470,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(one_reads),
         cmocka_unit_test(one_rank_alone),
         cmocka_unit_test(surplus_ranks_idle),
+        cmocka_unit_test(few_bytes_are_read_by_each),
         cmocka_unit_test(ranks_on_one_gpu_read),
         cmocka_unit_test(without_the_library_all_read),
         cmocka_unit_test(no_such_way),

@@ -97,7 +97,7 @@ ok "TERM leaves resumably"
 for way in --isolate --no-isolate; do
     rm -f both.h5*
     LLQ_TEST_FAIL=rtn_4bit run 2 -o both.h5 ${way#--isolate} -v small.toml
-    [ $? = 1 ] && said 'rank 1: .* read in'
+    [ $? = 1 ] && said 'rank 1: .* loaded in'
     ok "$way: -v shows the log of every rank"
     grep -q 'info    rank 1: ' both.h5.log && grep -q 'rtn_4bit seed 1 failed while quantize' both.h5.log
     ok "$way: and FILE.log keeps it"
