@@ -55,7 +55,7 @@ static int begin(struct cuda_state *s, const struct cudaDeviceProp *facts, struc
     CUDA_TRY(cudaMemcpyAsync(s->dynamic_map, weight_dynamic_map, sizeof weight_dynamic_map,
                              cudaMemcpyHostToDevice, s->stream));
     CUDA_TRY(cudaStreamSynchronize(s->stream));
-    return 0;
+    return cuda_linear_decode_open(s, e);
 }
 
 static int open_state(struct cuda_state *s, int device, struct err *e)

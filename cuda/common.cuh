@@ -200,6 +200,9 @@ int cuda_weight_rows(struct cuda_state *s, const struct weight *w, int64_t first
 int cuda_copy_rows(struct cuda_state *s, const void *x, enum dtype from, int64_t n_rows,
                    int64_t n_cols, void *out, enum dtype to, int64_t ld, struct err *e);
 
+/* Sets s->overlaps. */
+int cuda_linear_decode_open(struct cuda_state *s, struct err *e);
+
 /* The WEIGHT_INT8 case of cuda_linear(); of several products of one x, whose codes are made once.
  */
 int cuda_linear_int8(struct backend *b, const struct linear_args *a, struct err *e);

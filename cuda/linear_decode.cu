@@ -2,17 +2,27 @@
 #include "linear_decode_job.cuh"
 
 #define FEW_ROWS     8
-#define FEW_BYTES    (110 << 10) /* of shared memory, so that two blocks fit; sm_80: one */
+#define FEW_BYTES    (110 << 10) /* of shared memory a block, so that two fit (sm_80: one) */
 #define SLOTS_BYTES  (16 << 10)  /* of them for sums */
 #define BLOCKS_OF_SM 2
 #define MANY_PASSES  (DECODE_THREADS / 32) /* of a block: one a warp */
+#define MANY_STAGES  4
+#define SHORT_CHUNKS 2 /* of a part of K: as many as are decoded early */
 
 /* ---- which weights ---- */
 
-static bool plain_fits(const struct decode_linear *a, const struct weight *w)
+static bool rows_fit(const struct weight *w, int64_t row_bytes)
 {
-    return w->plain_dtype == a->compute && w->row_bytes == 2 * w->n_in &&
-           (uintptr_t)w->codes % 16 == 0;
+    return w->row_bytes == row_bytes && (uintptr_t)w->codes % 16 == 0;
+}
+
+static bool codes_fit(const struct decode_linear *a, const struct weight *w)
+{
+    if (w->form == WEIGHT_PLAIN)
+        return w->plain_dtype == a->compute && rows_fit(w, 2 * w->n_in);
+    if (w->form == WEIGHT_INT8)
+        return a->epilogue != DECODE_ARGMAX && rows_fit(w, w->n_in) && w->arrangement == 0;
+    return w->arrangement == 1;
 }
 
 static bool same_form(const struct weight *v, const struct weight *w)
@@ -20,16 +30,14 @@ static bool same_form(const struct weight *v, const struct weight *w)
     return v->form == w->form && v->bits == w->bits && v->n_in == w->n_in &&
            v->row_bytes == w->row_bytes && v->group_size == w->group_size &&
            v->scale_form == w->scale_form && v->zero_form == w->zero_form &&
+           v->outlier_threshold == w->outlier_threshold &&
            (v->form != WEIGHT_TABLE || !memcmp(v->table, w->table, sizeof v->table));
 }
 
 static bool part_fits(const struct decode_linear *a, const struct weight *w)
 {
-    bool codes =
-        w->form == WEIGHT_PLAIN ? plain_fits(a, w) : w->form != WEIGHT_INT8 && w->arrangement == 1;
-
-    return codes && same_form(w, a->w[0]) && w->n_out % UNIT_ROWS == 0 &&
-           w->n_in % CHUNK_COLS == 0 && w->n_out <= INT32_MAX && w->n_in <= INT32_MAX / 8;
+    return codes_fit(a, w) && same_form(w, a->w[0]) && w->n_out % UNIT_ROWS == 0 &&
+           w->n_in % CHUNK_COLS == 0 && w->n_out <= INT32_MAX / 64 && w->n_in <= INT32_MAX / 64;
 }
 
 bool cuda_linear_decode_fits(const struct decode_linear *a)
@@ -54,15 +62,32 @@ bool cuda_linear_decode_fits(const struct decode_linear *a)
 
 struct plan {
     const void *kernel;
-    bool many;
+    enum decode_kind kind;
     size_t shared_bytes;
     int n_passes, n_slots, n_split, n_blocks;
 };
 
-/* Dynamic quantities of a form: bytes of codes' table, of a scale, of a zero point. */
-static int bytes_of_scale(enum scale_form form)
+static bool is_many(enum decode_kind kind)
 {
-    return form == SCALE_F32 ? 4 : form == SCALE_F16 ? 2 : form == SCALE_NONE ? 0 : 1;
+    return kind >= DECODE_16;
+}
+
+/* Units of W side by side. */
+static int sides_of(enum decode_kind kind)
+{
+    return kind == DECODE_FEW_LONG ? 1 : 2;
+}
+
+static int bytes_of_scale(const struct weight *w)
+{
+    switch (w->scale_form) {
+    case SCALE_F32:
+        return 4;
+    case SCALE_F16:
+        return 2;
+    default:
+        return 1;
+    }
 }
 
 static int bytes_of_zero(const struct weight *w)
@@ -75,39 +100,48 @@ static int bytes_of_zero(const struct weight *w)
                                       : 0;
 }
 
-static const void *kernel_of(const struct weight *w, struct decode_choice c)
+static const void *kernel_of(const struct decode_linear *a, enum decode_kind kind)
 {
+    const struct weight *w = a->w[0];
+    const bool bf16 = a->compute == DTYPE_BF16;
+
     if (w->form == WEIGHT_PLAIN)
-        return decode_kernel_16(c);
+        return decode_kernel_16(kind, bf16);
+    if (w->form == WEIGHT_INT8)
+        return decode_kernel_int8(kind, a->model == DTYPE_BF16);
     switch (w->bits) {
     case 2:
-        return decode_kernel_2(c);
+        return decode_kernel_2(kind, bf16);
     case 3:
-        return decode_kernel_3(c);
+        return decode_kernel_3(kind, bf16);
     case 4:
-        return decode_kernel_4(bytes_of_zero(w) != 0, c);
+        return decode_kernel_4(bytes_of_zero(w) != 0, kind, bf16);
     case 5:
-        return decode_kernel_5(c);
+        return decode_kernel_5(kind, bf16);
     case 6:
-        return decode_kernel_6(c);
+        return decode_kernel_6(kind, bf16);
     default:
-        return decode_kernel_8(c);
+        return decode_kernel_8(kind, bf16);
     }
 }
 
-static size_t lookup_bytes(const struct weight *w)
+/* Of the table of codes and of what a scale's byte stands for, in shared memory. */
+static size_t tables_bytes(const struct weight *w)
 {
-    return w->form != WEIGHT_PLAIN && w->bits == 4 ? codes_4<false>::N_LOOKUP : 0;
+    bool looked_up = w->form != WEIGHT_PLAIN && w->bits == 4;
+
+    return 256 * sizeof(float) + (looked_up ? codes_4<false>::N_LOOKUP : 0);
 }
 
-static int passes_of(const struct decode_linear *a)
+/* Of `sides` units each. */
+static int passes_of(const struct decode_linear *a, int sides)
 {
     int n = 0;
 
     if (a->epilogue == DECODE_SWIGLU)
         return (int)(a->w[0]->n_out / UNIT_ROWS);
     for (int i = 0; i < a->n_parts; i++)
-        n += (int)ceil_div(a->w[i]->n_out, PASS_ROWS);
+        n += (int)ceil_div(a->w[i]->n_out, sides * UNIT_ROWS);
     return n;
 }
 
@@ -130,76 +164,75 @@ static int blocks_of(int n_passes, int n_multiprocessors)
     return best;
 }
 
+/* Of x in shared memory: values; for LLM.int8 codes, outlier columns and what was found, too. */
+static size_t x_bytes(const struct decode_linear *a)
+{
+    const size_t n_in = (size_t)a->w[0]->n_in, values = (n_in + X_PAD) * 2;
+
+    return (size_t)a->n_rows * (a->w[0]->form == WEIGHT_INT8
+                                    ? values + n_in + 64 + n_in / 8 + 2 * K_PARTS * 4
+                                    : values);
+}
+
+/* A launch of few rows of W should leave half of the registers to the one behind it, which then
+ * loads and decodes before x is there: a block a multiprocessor.  Long rows need more at once. */
+static enum decode_kind kind_of_few(const struct cuda_state *s, const struct decode_linear *a)
+{
+    if (a->epilogue == DECODE_SWIGLU || a->epilogue == DECODE_ARGMAX ||
+        passes_of(a, 2) >= 4 * s->n_multiprocessors)
+        return DECODE_FEW;
+    return a->w[0]->n_in <= SHORT_CHUNKS * K_PARTS * CHUNK_COLS ? DECODE_FEW_SHORT
+                                                                : DECODE_FEW_LONG;
+}
+
 static void plan_few(const struct cuda_state *s, const struct decode_linear *a, struct plan *p)
 {
-    const size_t slot = (size_t)a->n_rows * K_PARTS * PASS_ROWS * 4;
+    p->kind = kind_of_few(s, a);
+    const int sides = sides_of(p->kind);
+    const size_t slot = (size_t)(a->n_rows * K_PARTS * sides * UNIT_ROWS) * 4;
 
+    p->n_passes = passes_of(a, sides);
     p->n_blocks = blocks_of(p->n_passes, s->n_multiprocessors);
     p->n_slots = (int)ceil_div(p->n_passes, p->n_blocks);
     if ((size_t)p->n_slots * slot > SLOTS_BYTES)
         p->n_slots = (int)(SLOTS_BYTES / slot);
-    p->shared_bytes = lookup_bytes(a->w[0]) + 1024 + 16 * FEW_ROWS * sizeof(struct decode_best) +
-                      (size_t)p->n_slots * slot +
-                      (size_t)a->n_rows * (size_t)(a->w[0]->n_in + X_PAD) * 2;
+    p->shared_bytes = tables_bytes(a->w[0]) +
+                      DECODE_THREADS / 16 * FEW_ROWS * sizeof(struct decode_best) +
+                      (size_t)p->n_slots * slot + x_bytes(a);
 }
 
-static void plan_many(const struct cuda_state *s, const struct decode_linear *a, bool clusters,
-                      struct plan *p)
+static void plan_many(const struct cuda_state *s, const struct decode_linear *a, struct plan *p)
 {
-    const int n_groups = (int)ceil_div(p->n_passes, MANY_PASSES);
-    const size_t n_tiles = a->n_rows <= 16 ? 2 : 8;
+    const size_t n_tiles = a->n_rows <= 16 ? 2 : a->n_rows <= 32 ? 4 : 8;
 
-    p->n_split = clusters && a->epilogue != DECODE_ARGMAX && 4 * n_groups < 3 * s->n_multiprocessors
-                     ? K_PARTS
-                     : 1;
+    p->kind = n_tiles == 2 ? DECODE_16 : n_tiles == 4 ? DECODE_32 : DECODE_64;
+    p->n_passes = passes_of(a, 2);
+    int n_groups = (int)ceil_div(p->n_passes, MANY_PASSES);
+    p->n_split =
+        s->overlaps && a->epilogue != DECODE_ARGMAX && 4 * n_groups < 3 * s->n_multiprocessors
+            ? K_PARTS
+            : 1;
     p->n_blocks = n_groups * p->n_split;
-    p->shared_bytes = lookup_bytes(a->w[0]) + 1024 + (size_t)MANY_PASSES * n_tiles * 512 +
-                      2 * n_tiles * 8 * (CHUNK_COLS + X_PAD) * 2;
+    p->shared_bytes = tables_bytes(a->w[0]) + MANY_PASSES * n_tiles * 512 +
+                      MANY_STAGES * n_tiles * 8 * (CHUNK_COLS + X_PAD) * 2;
 }
 
-/* What a kernel was compiled for: code for compute_80 knows no clusters and no dependent launches.
- */
-static int compiled_for(const void *kernel, int *out, struct err *e)
+static struct plan plan_of(const struct cuda_state *s, const struct decode_linear *a)
 {
-    struct cudaFuncAttributes facts;
+    struct plan p;
 
-    CUDA_TRY(cudaFuncGetAttributes(&facts, kernel));
-    *out = facts.ptxVersion;
-    return 0;
-}
-
-static int plan_of(const struct cuda_state *s, const struct decode_linear *a, struct plan *p,
-                   struct err *e)
-{
-    struct decode_choice c = { .bf16 = a->compute == DTYPE_BF16,
-                               .bytes = bytes_of_scale(a->w[0]->scale_form) == 1,
-                               .many = a->n_rows > FEW_ROWS,
-                               .more = a->n_rows > 16 };
-    int version = 0;
-
-    *p = { .kernel = NULL,
-           .many = false,
-           .shared_bytes = 0,
-           .n_passes = passes_of(a),
-           .n_slots = 1,
-           .n_split = 1,
-           .n_blocks = 1 };
-    if (!c.many) {
-        plan_few(s, a, p);
-        c.many = p->shared_bytes > FEW_BYTES;
-    }
-    p->many = c.many;
-    p->kernel = kernel_of(a->w[0], c);
-    if (compiled_for(p->kernel, &version, e) < 0)
-        return -1;
-    if (p->many)
-        plan_many(s, a, version >= 90, p);
-    return 0;
+    memset(&p, 0, sizeof p);
+    p.n_slots = p.n_split = 1;
+    plan_few(s, a, &p);
+    if (a->w[0]->form != WEIGHT_INT8 && (a->n_rows > FEW_ROWS || p.shared_bytes > FEW_BYTES))
+        plan_many(s, a, &p);
+    p.kernel = kernel_of(a, p.kind);
+    return p;
 }
 
 static bool needs_room(const struct decode_linear *a)
 {
-    return a->norm_weight || a->model != a->compute;
+    return a->w[0]->form != WEIGHT_INT8 && (a->norm_weight || a->model != a->compute);
 }
 
 size_t cuda_linear_decode_room(const struct decode_linear *a)
@@ -209,10 +242,7 @@ size_t cuda_linear_decode_room(const struct decode_linear *a)
 
 int cuda_linear_decode_blocks(struct cuda_state *s, const struct decode_linear *a)
 {
-    struct err ignored = {};
-    struct plan p;
-
-    return plan_of(s, a, &p, &ignored) < 0 ? 0 : p.n_blocks;
+    return plan_of(s, a).n_blocks;
 }
 
 /* ---- x before the product ---- */
@@ -256,15 +286,22 @@ static const void *prepare_kernel(bool from_bf16, bool to_bf16)
 
 /* ---- launches ---- */
 
+/* Code for compute_80 knows nothing of launches that overlap, nor of clusters. */
+int cuda_linear_decode_open(struct cuda_state *s, struct err *e)
+{
+    struct cudaFuncAttributes facts;
+
+    CUDA_TRY(cudaFuncGetAttributes(&facts, prepare_kernel(false, false)));
+    s->overlaps = facts.ptxVersion >= 90;
+    return 0;
+}
+
 static int launch(struct cuda_state *s, const void *kernel, int n_blocks, int n_split,
                   size_t shared_bytes, void **args, const char *name, struct err *e)
 {
     cudaLaunchAttribute attributes[2];
     cudaLaunchConfig_t config = {};
-    int version = 0;
 
-    if (compiled_for(kernel, &version, e) < 0)
-        return -1;
     attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[0].val.programmaticStreamSerializationAllowed = 1;
     attributes[1].id = cudaLaunchAttributeClusterDimension;
@@ -276,7 +313,7 @@ static int launch(struct cuda_state *s, const void *kernel, int n_blocks, int n_
     config.dynamicSmemBytes = shared_bytes;
     config.stream = s->stream;
     config.attrs = attributes;
-    config.numAttrs = version < 90 ? 0 : n_split > 1 ? 2 : 1;
+    config.numAttrs = !s->overlaps ? 0 : n_split > 1 ? 2 : 1;
     if (shared_bytes > 48 * 1024)
         CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                       (int)shared_bytes));
@@ -325,26 +362,30 @@ static struct decode_job job_of(const struct cuda_state *s, const struct decode_
                                 const struct plan *p)
 {
     const struct weight *w = a->w[0];
+    const int sides = sides_of(p->kind);
     struct decode_job j;
 
     memset(&j, 0, sizeof j);
     for (int i = 0; i < a->n_parts; i++) {
         j.part[i] = part_of(a, i);
-        j.last_pass[i] = (i ? j.last_pass[i - 1] : 0) + (int)ceil_div(a->w[i]->n_out, PASS_ROWS);
+        j.last_pass[i] =
+            (i ? j.last_pass[i - 1] : 0) + (int)ceil_div(a->w[i]->n_out, sides * UNIT_ROWS);
     }
     j.pair = a->epilogue == DECODE_SWIGLU;
-    j.even = j.pair || (a->n_parts == 1 && a->w[0]->n_out % PASS_ROWS == 0);
+    j.even = j.pair || (a->n_parts == 1 && w->n_out % (sides * UNIT_ROWS) == 0);
     j.n_rows = (int)a->n_rows;
     j.n_in = (int)w->n_in;
     j.n_passes = p->n_passes;
     j.n_slots = p->n_slots;
     j.n_split = p->n_split;
+    j.row_inverse = (int)ceil_div(65536, a->n_rows);
     j.unit_bytes = UNIT_ROWS * w->row_bytes;
-    if (w->form != WEIGHT_PLAIN) {
+    j.threshold = w->outlier_threshold > 0 ? w->outlier_threshold : INFINITY;
+    if (w->form != WEIGHT_PLAIN && w->form != WEIGHT_INT8) {
         j.n_groups = (int)(w->n_groups / w->n_out);
         j.groups_log = w->group_size < CHUNK_COLS ? log_2(CHUNK_COLS / w->group_size) : 0;
         j.group_shift = j.n_groups == 1 ? 31 : j.groups_log ? 0 : log_2(w->group_size / CHUNK_COLS);
-        j.scale_bytes = bytes_of_scale(w->scale_form);
+        j.scale_bytes = bytes_of_scale(w);
         j.zero_bytes = bytes_of_zero(w);
         j.scale_form = w->scale_form;
         j.map = s->dynamic_map;
@@ -383,21 +424,53 @@ static int prepare(struct cuda_state *s, const struct decode_linear *a, struct d
 
 static int multiply(struct cuda_state *s, const struct decode_linear *a, struct err *e)
 {
-    struct plan p;
-
-    if (plan_of(s, a, &p, e) < 0)
-        return -1;
+    const struct plan p = plan_of(s, a);
     struct decode_job job = job_of(s, a, &p);
     void *args[] = { &job };
-    if (p.many && needs_room(a) && prepare(s, a, &job, e) < 0)
+
+    if (needs_room(a) && (is_many(p.kind) || a->model != a->compute) && prepare(s, a, &job, e) < 0)
         return -1;
     return launch(s, p.kernel, p.n_blocks, p.n_split, p.shared_bytes, args,
-                  p.many ? "decode_many" : "decode_few", e);
+                  is_many(p.kind) ? "decode_many" : "decode_few", e);
+}
+
+/* Rows first .. first + n - 1 alone. */
+static struct decode_linear rows_alone(const struct decode_linear *a, int64_t first, int64_t n)
+{
+    const size_t y_bytes = a->epilogue == DECODE_LOGITS ? 4 : 2;
+    struct decode_linear b = *a;
+
+    b.n_rows = n;
+    b.x = (const char *)a->x + (size_t)(first * a->w[0]->n_in) * 2;
+    for (int i = 0; i < a->n_parts; i++)
+        if (a->y[i])
+            b.y[i] = (char *)a->y[i] + (size_t)(first * a->w[i]->n_out) * y_bytes;
+    if (a->residual)
+        b.residual = (char *)a->residual + (size_t)(first * a->w[0]->n_out) * 2;
+    return b;
+}
+
+/* LLM.int8 takes as many rows at a time as have room in shared memory. */
+static int multiply_int8(struct cuda_state *s, const struct decode_linear *a, struct err *e)
+{
+    struct decode_linear b = rows_alone(a, 0, a->n_rows < FEW_ROWS ? a->n_rows : FEW_ROWS);
+
+    while (b.n_rows > 1 && plan_of(s, &b).shared_bytes > FEW_BYTES)
+        b.n_rows--;
+    const int64_t at_once = b.n_rows;
+    for (int64_t at = 0; at < a->n_rows; at += at_once) {
+        b = rows_alone(a, at, a->n_rows - at < at_once ? a->n_rows - at : at_once);
+        if (multiply(s, &b, e) < 0)
+            return -1;
+    }
+    return 0;
 }
 
 int cuda_linear_decode(struct cuda_state *s, const struct decode_linear *a, struct err *e)
 {
-    if (multiply(s, a, e) < 0)
+    int rc = a->w[0]->form == WEIGHT_INT8 ? multiply_int8(s, a, e) : multiply(s, a, e);
+
+    if (rc < 0)
         return err_in(e, "a decode product of %lld x %lld x %lld", (long long)a->n_rows,
                       (long long)a->w[0]->n_out, (long long)a->w[0]->n_in);
     return 0;

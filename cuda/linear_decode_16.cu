@@ -2,8 +2,11 @@
 #include "linear_decode_few.cuh"
 #include "linear_decode_many.cuh"
 
-const void *decode_kernel_16(struct decode_choice c)
+const void *decode_kernel_16(enum decode_kind kind, bool bf16)
 {
-    return c.many ? many_kernel<codes_16, 1>(c.bf16, c.more)
-                  : few_kernel<codes_16, false, 4>(c.bf16);
+    if (kind == DECODE_FEW_LONG)
+        return long_kernel<codes_16, 0, 8>(bf16);
+    if (kind == DECODE_FEW || kind == DECODE_FEW_SHORT)
+        return few_kernel<codes_16, 0, 4>(bf16);
+    return many_kernel<codes_16, 1>(kind, bf16);
 }

@@ -2,15 +2,14 @@
 #include "linear_decode_few.cuh"
 #include "linear_decode_many.cuh"
 
-template <bool VARIES> static const void *kernel(struct decode_choice c)
+template <bool VARIES> static const void *kernel(enum decode_kind kind, bool bf16)
 {
-    if (c.many)
-        return many_kernel<codes_4<VARIES>, 2>(c.bf16, c.more);
-    return c.bytes ? few_kernel<codes_4<VARIES>, true, 3>(c.bf16)
-                   : few_kernel<codes_4<VARIES>, false, 3>(c.bf16);
+    if (kind < DECODE_16)
+        return few_coded<codes_4<VARIES>>(kind, bf16);
+    return many_kernel<codes_4<VARIES>, 2>(kind, bf16);
 }
 
-const void *decode_kernel_4(bool zeros_vary, struct decode_choice c)
+const void *decode_kernel_4(bool zeros_vary, enum decode_kind kind, bool bf16)
 {
-    return zeros_vary ? kernel<true>(c) : kernel<false>(c);
+    return zeros_vary ? kernel<true>(kind, bf16) : kernel<false>(kind, bf16);
 }

@@ -1,159 +1,169 @@
 /* linear_decode_few.cuh - the kernel for up to 8 rows of x, where the bytes of W are all that
  * counts.
  *
- * A block takes passes of 16 rows of W one after another, its eight warps an eighth of K each.  W
- * goes from memory into registers, DEPTH pieces ahead of their use, the first ones while the launch
- * in front still runs; a piece is a lane's fragment of two units.  x lies in shared memory, rounded
- * (and normed) once a block.  The warps go their own way: each leaves its sums of a pass in a slot
- * of shared memory, and after n_slots passes, which is all of them but for the head, all threads
- * add the eight sums of every output in order.
+ * A block takes passes of 16 (or 8) rows of W one after another, its eight warps an eighth of K
+ * each. W goes from memory into registers, DEPTH pieces ahead of their use.  The first loads, and
+ * decoding the first EARLY pieces, happen while the launch in front still runs: a short product
+ * then has all its weights as fragments in registers when its x comes.  x lies in shared memory,
+ * rounded (and normed) once a block.  The warps go their own way: each leaves its sums of a pass in
+ * a slot of shared memory, and after n_slots passes, which is all of them but for the head, all
+ * threads add the eight sums of every output in order.
  *
- * Bytes of W: once.  Operations a weight: a quarter of a table lookup, two multiplications and a
- * conversion for two weights in 4 bits (a pair of floats comes with a byte of codes), or a
- * permutation of bytes for 2 and 3 bits.  */
+ * Bytes of W: once.  Operations for two weights: one table lookup of 8 bytes by a byte of codes,
+ * two multiplications and a conversion in 4 bits; in 2 and 3 bits permutations of bytes, which pick
+ * from the finished values of a group.  */
 #pragma once
 
 #include "linear_decode_job.cuh"
 
-/* Four fragments of x, kept: lanes without a row of x hold zeros. */
-struct few_x {
-    uint32_t word[4][4];
+/* Fragments of x for one piece, kept: lanes without a row of x hold zeros. */
+template <int N> struct few_x {
+    uint32_t word[N][4];
 };
 
-__device__ inline void load_x(struct few_x *x, unsigned at, int j, bool there)
+__device__ inline void load_x(uint32_t (&x)[4], unsigned at, bool there)
 {
     asm volatile("{ .reg .pred p; setp.ne.u32 p, %5, 0;\n"
                  "@p ld.shared.v4.u32 {%0,%1,%2,%3}, [%4]; }"
-                 : "+r"(x->word[j][0]), "+r"(x->word[j][1]), "+r"(x->word[j][2]),
-                   "+r"(x->word[j][3])
+                 : "+r"(x[0]), "+r"(x[1]), "+r"(x[2]), "+r"(x[3])
                  : "r"(at), "r"((uint32_t)there));
 }
 
-template <class C, bool BF16, bool BYTES>
-__device__ inline void multiply_piece(const struct decode_job &a, struct decode_slot<C> &s,
-                                      const struct decode_numbers &n, unsigned x_at, bool there,
-                                      struct few_x *x, const char *lookup, const float *map,
-                                      int lane, float (&sum)[4])
+/* Sums lie in [slot][row of x][part of K][row of the pass]. */
+template <int SIDES, typename V>
+__device__ inline void store_sums(const struct decode_job &a, V *sums, int slot, int warp, int lane,
+                                  const V (&sum)[4])
 {
-    float scale[2], zero[2];
-    typename C::group_t g[2];
+    constexpr int pass_rows = SIDES * UNIT_ROWS, row_sums = K_PARTS * pass_rows;
+    const int row = 2 * (lane % 4);
+    V *to = sums + (slot * a.n_rows + row) * row_sums + warp * pass_rows + lane / 4;
 
-#pragma unroll
-    for (int j = 0; j < piece_cols<C>() / 32; j++)
-        load_x(x, x_at + 64 * j, j, there);
-    if constexpr (C::BITS != 16)
-        decode_numbers_of(a, s, n, BYTES, map, scale, zero);
-#pragma unroll
-    for (int j = 0; j < piece_cols<C>() / 32; j++) {
-        uint32_t w[2][4];
-
-        weights_of<C, BF16>(a, s, j, scale, zero, g, lookup, lane, w);
-        mma_16<BF16>(sum, w[0][0], w[1][0], w[0][1], w[1][1], x->word[j][0], x->word[j][1]);
-        mma_16<BF16>(sum, w[0][2], w[1][2], w[0][3], w[1][3], x->word[j][2], x->word[j][3]);
+    if (row < a.n_rows) {
+        to[0] = sum[0];
+        if (SIDES == 2)
+            to[UNIT_ROWS] = sum[2];
+    }
+    if (row + 1 < a.n_rows) {
+        to[row_sums] = sum[1];
+        if (SIDES == 2)
+            to[row_sums + UNIT_ROWS] = sum[3];
     }
 }
 
-/* Sums lie in [slot][row of x][part of K][row of the pass]. */
-__device__ inline void store_sums(const struct decode_job &a, float *sums, int slot, int warp,
-                                  int lane, const float (&sum)[4])
+template <int SIDES, typename V> __device__ inline V sum_of_parts(const V *sums)
 {
-    float *to = sums + ((slot * a.n_rows + 2 * (lane % 4)) * K_PARTS + warp) * PASS_ROWS + lane / 4;
-
-    if (2 * (lane % 4) < a.n_rows)
-        to[0] = sum[0], to[8] = sum[2];
-    if (2 * (lane % 4) + 1 < a.n_rows)
-        to[K_PARTS * PASS_ROWS] = sum[1], to[K_PARTS * PASS_ROWS + 8] = sum[3];
-}
-
-__device__ inline float sum_of_parts(const float *sums)
-{
-    float sum = sums[0];
+    V sum = sums[0];
 
 #pragma unroll
     for (int i = 1; i < K_PARTS; i++)
-        sum += sums[i * PASS_ROWS];
+        sum += sums[i * SIDES * UNIT_ROWS];
     return sum;
 }
 
-/* Number i of the outputs in the slots: its slot, row of x and row of the pass. */
+/* Output i of the slots, whose first pass is `first`. */
 struct few_output {
-    int slot, row, in_pass;
+    bool there;
+    int row, part, col;
+    int sums; /* where its first sum lies */
 };
 
-__device__ inline struct few_output output_number(const struct decode_job &a, int i)
+template <int SIDES>
+__device__ inline struct few_output output_number(const struct decode_job &a, int i, int first,
+                                                  int n_slots)
 {
-    const int in_pass = a.pair ? UNIT_ROWS : PASS_ROWS, item = i / in_pass;
+    const int log = a.pair || SIDES == 1 ? 3 : 4, item = i >> log, in_pass = i & ((1 << log) - 1);
+    const int slot = (item * a.row_inverse) >> 16;
+    struct few_output o;
 
-    return { item / a.n_rows, item % a.n_rows, i % in_pass };
+    o.row = item - slot * a.n_rows;
+    o.sums = item * (K_PARTS * SIDES * UNIT_ROWS) + in_pass;
+    o.there = slot < n_slots &&
+              row_of_pass<SIDES>(a, first + slot * (int)gridDim.x, in_pass, &o.part, &o.col);
+    return o;
 }
 
-/* Outputs of n slots whose first pass is `first`.  held: the residual of output threadIdx.x of the
- * first slots.  bests: [half warp][row of x], of the half warp that sees it. */
-__device__ inline void finish_slots(const struct decode_job &a, const float *sums, int first, int n,
-                                    float held, bool held_here, struct decode_best *bests)
+template <int SIDES> __device__ inline int n_outputs(const struct decode_job &a, int n_slots)
 {
-    const int n_outputs = n * a.n_rows * (a.pair ? UNIT_ROWS : PASS_ROWS);
+    return n_slots * a.n_rows * (a.pair ? UNIT_ROWS : SIDES * UNIT_ROWS);
+}
 
-    for (int i = threadIdx.x; i < (n_outputs + 31) / 32 * 32; i += DECODE_THREADS) {
-        const struct few_output o = output_number(a, i);
-        const float *own = sums + (o.slot * a.n_rows + o.row) * (K_PARTS * PASS_ROWS) + o.in_pass;
-        const int pass = first + o.slot * gridDim.x;
-        int part, col;
-        bool there = i < n_outputs && row_of_pass(a, pass, o.in_pass, &part, &col);
+/* What the residual holds there. */
+__device__ inline float held_at(const struct decode_job &a, const struct few_output &o)
+{
+    if (a.epilogue != DECODE_ADD || !o.there)
+        return 0.0f;
+    return load_value(a.model, a.residual, element_at(a.part[o.part], o.row, o.col));
+}
 
-        if (a.epilogue == DECODE_ARGMAX) {
-            const int half_warp = threadIdx.x / 16;
-            struct decode_best best = { 0.0f, DECODE_NONE };
+/* The logits in the slots; bests: [half warp][row of x], of the half warp that sees it. */
+__device__ inline void finish_logits(const struct decode_job &a, const float *sums, int first,
+                                     int n_slots, struct decode_best *bests)
+{
+    struct decode_best *own = bests + threadIdx.x / 16 * a.n_rows;
 
-            if (there) {
-                float v = biased(a, a.part[0], col, sum_of_parts(own));
-                best = with_logit(a, v, col, bests[half_warp * a.n_rows + o.row]);
-            }
+    for (int i = threadIdx.x; i < (n_outputs<2>(a, n_slots) + 31) / 32 * 32; i += DECODE_THREADS) {
+        const struct few_output o = output_number<2>(a, i, first, n_slots);
+        struct decode_best best = { 0.0f, DECODE_NONE };
+
+        if (o.there)
+            best = with_logit(a, biased(a, a.part[0], o.col, sum_of_parts<2>(sums + o.sums)), o.col,
+                              own[o.row]);
 #pragma unroll
-            for (int half = 8; half; half /= 2) {
-                struct decode_best other = { __shfl_xor_sync(0xFFFFFFFFu, best.value, half),
-                                             __shfl_xor_sync(0xFFFFFFFFu, best.id, half) };
-                best = better_of(best, other);
-            }
-            if (there && threadIdx.x % 16 == 0)
-                bests[half_warp * a.n_rows + o.row] = best;
-            __syncwarp();
-            continue;
+        for (int half = 8; half; half /= 2) {
+            struct decode_best other = { __shfl_xor_sync(0xFFFFFFFFu, best.value, half),
+                                         __shfl_xor_sync(0xFFFFFFFFu, best.id, half) };
+            best = better_of(best, other);
         }
-        if (!there)
-            continue;
-        const struct decode_part &p = a.part[part];
-        if (a.pair) {
-            float gate = biased(a, p, col, sum_of_parts(own));
-            float up = biased(a, a.part[1], col, sum_of_parts(own + UNIT_ROWS));
-            store_value(a.model, p.y, element_at(p, o.row, col), swiglu_value(a.model, gate, up));
-            continue;
-        }
-        if (a.epilogue == DECODE_ADD && !(held_here && i == threadIdx.x))
-            held = load_value(a.model, a.residual, element_at(p, o.row, col));
-        store_output(a, p, o.row, col, sum_of_parts(own), held);
+        if (o.there && threadIdx.x % 16 == 0)
+            own[o.row] = best;
+        __syncwarp();
     }
 }
 
-/* Output threadIdx.x of the first slots: what the residual holds there. */
-__device__ inline float held_residual(const struct decode_job &a)
+/* The block's best of every row. */
+__device__ inline void store_bests(const struct decode_job &a, const struct decode_best *bests)
 {
-    const struct few_output o = output_number(a, threadIdx.x);
-    const int pass = blockIdx.x + o.slot * gridDim.x;
-    int part, col;
+    __syncthreads();
+    if (threadIdx.x < a.n_rows) {
+        struct decode_best best = bests[threadIdx.x];
 
-    if (a.epilogue != DECODE_ADD || pass >= a.n_passes ||
-        !row_of_pass(a, pass, o.in_pass, &part, &col))
-        return 0.0f;
-    return load_value(a.model, a.residual, element_at(a.part[part], o.row, col));
+        for (int i = 1; i < DECODE_THREADS / 16; i++)
+            best = better_of(best, bests[i * a.n_rows + threadIdx.x]);
+        a.best[(int64_t)blockIdx.x * a.n_rows + threadIdx.x] = best;
+    }
+}
+
+/* The outputs in the slots.  o, held: of output threadIdx.x of the first slots. */
+template <int SIDES>
+__device__ inline void finish_slots(const struct decode_job &a, const float *sums, int first,
+                                    int n_slots, bool first_time, struct few_output o, float held)
+{
+    for (int i = threadIdx.x; i < n_outputs<SIDES>(a, n_slots); i += DECODE_THREADS) {
+        if (!first_time || i >= DECODE_THREADS) {
+            o = output_number<SIDES>(a, i, first, n_slots);
+            held = held_at(a, o);
+        }
+        if (!o.there)
+            continue;
+        const struct decode_part &p = a.part[o.part];
+        float sum = sum_of_parts<SIDES>(sums + o.sums);
+        if (!a.pair) {
+            store_output(a, p, o.row, o.col, sum, held);
+            continue;
+        }
+        float gate = biased(a, p, o.col, sum);
+        float up = biased(a, a.part[1], o.col, sum_of_parts<SIDES>(sums + o.sums + UNIT_ROWS));
+        store_value(a.model, p.y, element_at(p, o.row, o.col), swiglu_value(a.model, gate, up));
+    }
 }
 
 /* The oldest slot, number n, becomes the first. */
-template <class C, int DEPTH> __device__ inline void turn_slots(struct decode_slot<C> *slot, int n)
+template <class C, int SIDES, int DEPTH>
+__device__ inline void turn_slots(struct decode_slot<C, SIDES> *slot, int n)
 {
 #pragma unroll 1
     for (; n > 0; n--) {
-        struct decode_slot<C> first = slot[0];
+        struct decode_slot<C, SIDES> first = slot[0];
 
 #pragma unroll
         for (int i = 0; i + 1 < DEPTH; i++)
@@ -162,118 +172,199 @@ template <class C, int DEPTH> __device__ inline void turn_slots(struct decode_sl
     }
 }
 
-template <class C, bool BF16, bool BYTES, int DEPTH>
-__global__ static void __launch_bounds__(DECODE_THREADS, 2)
-    decode_few(const __grid_constant__ struct decode_job a)
-{
-    extern __shared__ __align__(128) char room[];
-    constexpr int per_chunk = CHUNK_COLS / piece_cols<C>();
-    char *lookup = room;
-    float *map = (float *)(lookup + C::N_LOOKUP);
-    struct decode_best *bests = (struct decode_best *)(map + 256);
-    float *sums = (float *)(bests + 16 * 8);
-    uint16_t *xs = (uint16_t *)(sums + a.n_slots * a.n_rows * (K_PARTS * PASS_ROWS));
-    const int lane = threadIdx.x % 32, warp = warp_of_block(), n_chunks = a.n_in / CHUNK_COLS;
-    const int begin = first_chunk(n_chunks, warp) * per_chunk;
-    const int n_pieces = first_chunk(n_chunks, warp + 1) * per_chunk - begin;
-    const int n_passes = (a.n_passes - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
-    struct decode_cursor next = { (int)blockIdx.x, 0, { NULL, NULL }, NULL, NULL, NULL, 0 };
-    int n_to_load = n_passes * n_pieces;
-    struct decode_slot<C> slot[DEPTH];
+/* The pieces a warp has to load, one after another. */
+template <class C, int SIDES> struct few_loads {
+    struct decode_cursor<SIDES> next;
+    int begin, n_pieces, n_left, lane;
 
-    auto load_next = [&](struct decode_slot<C> *to) {
-        if (n_to_load == 0)
+    __device__ few_loads(const struct decode_job &a, int first_piece, int n, int n_passes, int l)
+        : begin(first_piece), n_pieces(n), n_left(n * n_passes), lane(l)
+    {
+        next.pass = blockIdx.x;
+        next.piece = 0;
+        if (n_left)
+            open_pass<C, SIDES>(a, begin, lane, &next);
+    }
+    __device__ void load(const struct decode_job &a, struct decode_slot<C, SIDES> *to)
+    {
+        if (n_left == 0)
             return;
-        n_to_load--;
-        load_piece<C>(a, next, (begin + next.piece) / per_chunk, lane, BYTES, to);
-        if (++next.piece < n_pieces || !n_to_load)
+        n_left--;
+        load_piece<C, SIDES>(a, next, (begin + next.piece) * C::PIECE_COLS / CHUNK_COLS, lane, to);
+        if (++next.piece < n_pieces || n_left == 0)
             return;
         if (a.even) {
-            skip_passes<C>(a, gridDim.x, &next);
+            skip_passes<C, SIDES>(a, gridDim.x, &next);
             return;
         }
         next.pass += gridDim.x;
         next.piece = 0;
-        open_pass<C>(a, begin, lane, &next);
-    };
+        open_pass<C, SIDES>(a, begin, lane, &next);
+    }
+};
+
+/* SIDES: units of a pass; EARLY: pieces decoded before x is there; DEPTH: pieces on their way. */
+template <class C, bool BF16, int SIDES, int EARLY, int DEPTH>
+__global__ static void __launch_bounds__(DECODE_THREADS, 2)
+    decode_few(const __grid_constant__ struct decode_job a)
+{
+    extern __shared__ __align__(128) char room[];
+    constexpr int steps = C::PIECE_COLS / 32;
+    char *lookup = room;
+    float *map = (float *)(lookup + C::N_LOOKUP);
+    struct decode_best *bests = (struct decode_best *)(map + 256);
+    float *sums = (float *)(bests + DECODE_THREADS / 16 * 8);
+    uint16_t *xs = (uint16_t *)(sums + a.n_slots * a.n_rows * (K_PARTS * SIDES * UNIT_ROWS));
+    const int lane = threadIdx.x % 32, warp = warp_of_block(), n_chunks = a.n_in / CHUNK_COLS;
+    const int begin = first_chunk(n_chunks, warp) * (CHUNK_COLS / C::PIECE_COLS);
+    const int n_pieces = first_chunk(n_chunks, warp + 1) * (CHUNK_COLS / C::PIECE_COLS) - begin;
+    const int n_passes = (a.n_passes - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
+    const int first_slots = n_passes < a.n_slots ? n_passes : a.n_slots;
+    const int n_early = EARLY < first_slots * n_pieces ? EARLY : first_slots * n_pieces;
+    struct decode_slot<C, SIDES> slot[DEPTH], early[EARLY ? EARLY : 1];
+    uint32_t ready[EARLY ? EARLY : 1][steps][SIDES][4];
+    struct decode_numbers numbers;
 
     let_next_start();
-    if (n_to_load)
-        open_pass<C>(a, begin, lane, &next);
+    struct few_loads<C, SIDES> loads(a, begin, n_pieces, n_passes, lane);
+#pragma unroll
+    for (int i = 0; i < EARLY; i++)
+        if (i < n_early)
+            loads.load(a, &early[i]);
 #pragma unroll
     for (int i = 0; i < DEPTH; i++)
-        load_next(&slot[i]);
+        loads.load(a, &slot[i]);
     prefetch_ahead(a);
-    if (BYTES)
+    if (C::SCALED && a.scale_bytes == 1)
         map[threadIdx.x] = byte_scale(a, threadIdx.x);
     C::fill_lookup(lookup, a.table);
-    if (threadIdx.x < 16 * 8)
+    if (a.epilogue == DECODE_ARGMAX && threadIdx.x < DECODE_THREADS / 16 * 8)
         bests[threadIdx.x] = { 0.0f, DECODE_NONE };
-    if ((a.model == DTYPE_BF16) == BF16)
-        stage_x<BF16, BF16>(a, xs, sums);
-    else
-        stage_x<!BF16, BF16>(a, xs, sums);
-    const float held = held_residual(a);
+    const uint4 first_weights = norm_weights(a, threadIdx.x);
+    const struct few_output own = output_number<SIDES>(a, threadIdx.x, blockIdx.x, first_slots);
+    if (EARLY) {
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < EARLY; i++)
+            if (i < n_early) {
+                if (i == 0 || !a.even)
+                    numbers =
+                        numbers_of_pass<SIDES>(a, blockIdx.x + i / n_pieces * (int)gridDim.x, lane);
+                const struct lane_numbers<C, SIDES> n(a, early[i], numbers, map);
+                typename C::group_t g[SIDES];
+#pragma unroll
+                for (int j = 0; j < steps; j++)
+                    weights_of<C, BF16, SIDES>(a, early[i], j, n, g, lookup, lane, ready[i][j]);
+            }
+    }
+
+    wait_for_previous();
+    const float held = held_at(a, own);
+    stage_x<BF16>(a, xs, sums, first_weights);
 
     const bool there = lane / 4 < a.n_rows;
     const unsigned x_first = (unsigned)__cvta_generic_to_shared(
-        xs + (there ? lane / 4 * (a.n_in + X_PAD) : 0) + begin * piece_cols<C>() + 8 * (lane % 4));
-    struct few_x x = {};
+        xs + (there ? lane / 4 * (a.n_in + X_PAD) : 0) + begin * C::PIECE_COLS + 8 * (lane % 4));
+    struct few_x<steps> x = {
+    };
+    int done = 0, n_here = first_slots;
+    int piece = 0, at = 0, n_left = n_here * n_pieces;
+    float sum[4] = {};
 
-    for (int done = 0; done < n_passes; done += a.n_slots) {
-        const int n_here = n_passes - done < a.n_slots ? n_passes - done : a.n_slots;
-        const int first = blockIdx.x + done * gridDim.x;
-        int piece = 0, at = 0, n_left = n_here * n_pieces;
-        struct decode_numbers numbers;
-        float sum[4] = {};
+    auto fetch_x = [&] {
+#pragma unroll
+        for (int j = 0; j < steps; j++)
+            load_x(x.word[j], x_first + 2 * piece * C::PIECE_COLS + 64 * j, there);
+    };
+    auto end_piece = [&] {
+        n_left--;
+        if (++piece < n_pieces)
+            return;
+        store_sums<SIDES>(a, sums, at, warp, lane, sum);
+        piece = 0;
+        at++;
+        sum[0] = sum[1] = sum[2] = sum[3] = 0;
+        if (C::SCALED && n_left && !a.even)
+            numbers = numbers_of_pass<SIDES>(a, blockIdx.x + (done + at) * (int)gridDim.x, lane);
+    };
 
-        auto start_pass = [&] { numbers = numbers_of_pass(a, first + at * (int)gridDim.x, lane); };
-
+    if (C::SCALED && n_left)
+        numbers = numbers_of_pass<SIDES>(a, blockIdx.x, lane);
+#pragma unroll
+    for (int i = 0; i < EARLY; i++)
+        if (i < n_early) {
+            fetch_x();
+#pragma unroll
+            for (int j = 0; j < steps; j++)
+                multiply_32<BF16, SIDES>(sum, ready[i][j], x.word[j][0], x.word[j][1], x.word[j][2],
+                                         x.word[j][3]);
+            end_piece();
+        }
+    for (;;) {
         for (; n_pieces == 0 && at < n_here; at++)
-            store_sums(a, sums, at, warp, lane, sum);
-        if (n_left && C::BITS != 16)
-            start_pass();
+            store_sums<SIDES>(a, sums, at, warp, lane, sum);
         while (n_left > 0) {
 #pragma unroll
             for (int i = 0; i < DEPTH; i++) {
                 if (n_left == 0) {
-                    turn_slots<C, DEPTH>(slot, i);
+                    turn_slots<C, SIDES, DEPTH>(slot, i);
                     break;
                 }
-                multiply_piece<C, BF16, BYTES>(a, slot[i], numbers,
-                                               x_first + 2 * piece * piece_cols<C>(), there, &x,
-                                               lookup, map, lane, sum);
-                load_next(&slot[i]);
-                n_left--;
-                if (++piece == n_pieces) {
-                    store_sums(a, sums, at, warp, lane, sum);
-                    piece = 0;
-                    at++;
-                    sum[0] = sum[1] = sum[2] = sum[3] = 0;
-                    if (n_left && C::BITS != 16 && !a.even)
-                        start_pass();
+                fetch_x();
+                const struct lane_numbers<C, SIDES> n(a, slot[i], numbers, map);
+                typename C::group_t g[SIDES];
+#pragma unroll
+                for (int j = 0; j < steps; j++) {
+                    uint32_t w[SIDES][4];
+                    weights_of<C, BF16, SIDES>(a, slot[i], j, n, g, lookup, lane, w);
+                    multiply_32<BF16, SIDES>(sum, w, x.word[j][0], x.word[j][1], x.word[j][2],
+                                             x.word[j][3]);
                 }
+                loads.load(a, &slot[i]);
+                end_piece();
             }
         }
         __syncthreads();
-        finish_slots(a, sums, first, n_here, held, done == 0, bests);
-        if (done + a.n_slots < n_passes)
-            __syncthreads();
-    }
-    if (a.epilogue == DECODE_ARGMAX) {
+        if (a.epilogue == DECODE_ARGMAX)
+            finish_logits(a, sums, blockIdx.x + done * gridDim.x, n_here, bests);
+        else
+            finish_slots<SIDES>(a, sums, blockIdx.x + done * gridDim.x, n_here, done == 0, own,
+                                held);
+        done += n_here;
+        if (done == n_passes)
+            break;
         __syncthreads();
-        if (threadIdx.x < a.n_rows) {
-            struct decode_best best = bests[threadIdx.x];
-
-            for (int i = 1; i < 16; i++)
-                best = better_of(best, bests[i * a.n_rows + threadIdx.x]);
-            a.best[(int64_t)blockIdx.x * a.n_rows + threadIdx.x] = best;
-        }
+        n_here = n_passes - done < a.n_slots ? n_passes - done : a.n_slots;
+        at = 0;
+        n_left = n_here * n_pieces;
+        if (C::SCALED && n_left && !a.even)
+            numbers = numbers_of_pass<SIDES>(a, blockIdx.x + done * (int)gridDim.x, lane);
     }
+    if (a.epilogue == DECODE_ARGMAX)
+        store_bests(a, bests);
 }
 
-template <class C, bool BYTES, int DEPTH> static const void *few_kernel(bool bf16)
+/* A piece of one unit is half the registers of one of two. */
+template <class C, int EARLY, int DEPTH> static const void *long_kernel(bool bf16)
 {
-    return bf16 ? (const void *)decode_few<C, true, BYTES, DEPTH>
-                : (const void *)decode_few<C, false, BYTES, DEPTH>;
+    return bf16 ? (const void *)decode_few<C, true, 1, EARLY, DEPTH>
+                : (const void *)decode_few<C, false, 1, EARLY, DEPTH>;
+}
+
+template <class C, int EARLY, int DEPTH> static const void *few_kernel(bool bf16)
+{
+    return bf16 ? (const void *)decode_few<C, true, 2, EARLY, DEPTH>
+                : (const void *)decode_few<C, false, 2, EARLY, DEPTH>;
+}
+
+/* Codes that are decoded: pieces of all widths are about as many registers. */
+template <class C> static const void *few_coded(enum decode_kind kind, bool bf16)
+{
+    constexpr int long_early = C::BITS == 8 ? 3 : 4, depth = C::BITS <= 4 ? 3 : 2;
+
+    if (kind == DECODE_FEW_LONG)
+        return long_kernel<C, long_early, 2>(bf16);
+    if (kind == DECODE_FEW_SHORT)
+        return few_kernel<C, 2, 1>(bf16);
+    return few_kernel<C, 1, depth>(bf16);
 }

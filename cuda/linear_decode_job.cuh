@@ -8,7 +8,6 @@
 #define K_PARTS        8 /* of K: chains whose sums are added in order */
 #define DECODE_THREADS 256
 #define X_PAD          32 /* halves between rows of x: 64 bytes, so that two rows are all banks */
-#define PASS_ROWS      (2 * UNIT_ROWS) /* rows of W side by side: the 16 of a product */
 
 struct decode_part {
     const uint8_t *codes, *scales, *zeros;
@@ -31,6 +30,8 @@ struct decode_job {
     int n_groups, group_shift; /* of a row; chunk >> shift where a group is chunks */
     int groups_log;            /* of 2: groups in a chunk */
     int scale_bytes, zero_bytes;
+    int row_inverse; /* (i * this) >> 16 is i / n_rows */
+    float threshold; /* LLM.int8: of outliers */
     enum scale_form scale_form;
     const float *map; /* weight_dynamic_map */
     const void *x, *norm;
@@ -99,9 +100,10 @@ __device__ inline void prefetch_ahead(const struct decode_job &a)
 
 /* ---- W ---- */
 
-/* Plain rows as they lie.  A piece is 64 columns: twice the registers of 128 columns of a byte. */
-struct codes_16 {
-    static constexpr int N_WORDS = 8, BITS = 16, N_LOOKUP = 0;
+/* Rows as they lie, 128 bytes of a row a piece: 64 weights of 16 bits or 128 of 8. */
+template <int N_BITS> struct codes_plain {
+    static constexpr bool SCALED = false, ZERO = false;
+    static constexpr int N_WORDS = 8, BITS = N_BITS, N_LOOKUP = 0, PIECE_COLS = 1024 / N_BITS;
     uint32_t word[8];
     struct group_t {
     };
@@ -125,38 +127,37 @@ struct codes_16 {
             out[i] = word[4 * j + i];
     }
 };
-
-/* Columns of a piece. */
-template <class C> __device__ constexpr int piece_cols(void)
-{
-    return C::BITS == 16 ? 64 : CHUNK_COLS;
-}
+typedef codes_plain<16> codes_16;
+typedef codes_plain<8> codes_s8; /* LLM.int8 */
 
 /* Bytes from one piece of a unit to the next. */
 template <class C> __device__ constexpr int piece_bytes(void)
 {
-    return C::BITS == 16 ? 128 : CHUNK_COLS * C::BITS;
+    return C::SCALED ? CHUNK_COLS * C::BITS : 128;
 }
 
-/* A piece of two units on its way.  A lane has the scale of one row and group: lane 16 i + 8 r +
- * row that of unit r, group i of the chunk; groups 2 and 3 in a second register. */
-template <class C> struct decode_slot {
-    C codes[2];
-    uint32_t scale[2], zero[2];
+/* A piece of one or two units on its way.  A lane has the scale of one row and group of the chunk:
+ * of two units lane 16 i + 8 r + row that of unit r, group i, groups 2 and 3 in a second register;
+ * of one unit lane 8 i + row. */
+template <class C, int SIDES> struct decode_slot {
+    C codes[SIDES];
+    uint32_t scale[SIDES], zero[SIDES];
     float second;
 };
 
 /* Where a warp reads next. */
-struct decode_cursor {
+template <int SIDES> struct decode_cursor {
     int pass, piece;
-    const uint8_t *codes[2];
+    const uint8_t *codes[SIDES];
     /* Of the lane's row: */
     const uint8_t *scales, *zeros;
     const float *scales2;
     int first_group; /* number in the matrix, for the second level */
+    int own_group;   /* in the chunk */
 };
 
 /* Part and unit of side r of a pass; of an odd last unit both sides are the same. */
+template <int SIDES>
 __device__ inline void unit_of_pass(const struct decode_job &a, int pass, int r, int *part,
                                     int *unit)
 {
@@ -168,26 +169,34 @@ __device__ inline void unit_of_pass(const struct decode_job &a, int pass, int r,
         return;
     while (pass >= a.last_pass[*part])
         first = a.last_pass[(*part)++];
-    *unit = 2 * (pass - first) + r;
-    *unit = *unit < a.part[*part].n_units ? *unit : *unit - 1;
+    *unit = SIDES * (pass - first) + r;
+    if (SIDES == 2 && *unit >= a.part[*part].n_units)
+        *unit -= 1;
 }
 
-template <class C>
-__device__ inline void open_pass(const struct decode_job &a, int begin, int lane,
-                                 struct decode_cursor *c)
+/* The side that a lane has a scale of, and the first of its groups. */
+template <int SIDES> __device__ inline int side_of(int lane)
 {
-    const int side = lane / 8 % 2;
+    return SIDES == 2 ? lane / 8 % 2 : 0;
+}
 
+template <class C, int SIDES>
+__device__ inline void open_pass(const struct decode_job &a, int begin, int lane,
+                                 struct decode_cursor<SIDES> *c)
+{
+    const int last_group = (1 << a.groups_log) - 1, group = SIDES == 2 ? lane / 16 : lane / 8;
+
+    c->own_group = group < last_group ? group : last_group;
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
+    for (int r = 0; r < SIDES; r++) {
         int part, unit;
 
-        unit_of_pass(a, c->pass, r, &part, &unit);
+        unit_of_pass<SIDES>(a, c->pass, r, &part, &unit);
         const struct decode_part &p = a.part[part];
         c->codes[r] = p.codes + unit * a.unit_bytes + (int64_t)begin * piece_bytes<C>();
-        if (C::BITS == 16)
-            c->codes[r] += lane / 4 * (2 * a.n_in) + 16 * (lane % 4);
-        if (C::BITS != 16 && side == r) {
+        if (!C::SCALED)
+            c->codes[r] += lane / 4 * (a.unit_bytes / UNIT_ROWS) + 16 * (lane % 4);
+        if (C::SCALED && side_of<SIDES>(lane) == r) {
             int64_t at = (int64_t)unit * a.n_groups * UNIT_ROWS + lane % 8;
             c->scales = p.scales + at * a.scale_bytes;
             c->zeros = p.zeros + at * a.zero_bytes;
@@ -198,16 +207,18 @@ __device__ inline void open_pass(const struct decode_job &a, int begin, int lane
 }
 
 /* From pass c->pass to the one `step` on, where they are evenly apart. */
-template <class C>
-__device__ inline void skip_passes(const struct decode_job &a, int step, struct decode_cursor *c)
+template <class C, int SIDES>
+__device__ inline void skip_passes(const struct decode_job &a, int step,
+                                   struct decode_cursor<SIDES> *c)
 {
-    const int n_units = a.pair ? step : 2 * step;
+    const int n_units = a.pair ? step : SIDES * step;
 
     c->pass += step;
     c->piece = 0;
-    c->codes[0] += n_units * a.unit_bytes;
-    c->codes[1] += n_units * a.unit_bytes;
-    if (C::BITS != 16) {
+#pragma unroll
+    for (int r = 0; r < SIDES; r++)
+        c->codes[r] += n_units * a.unit_bytes;
+    if (C::SCALED) {
         const int n_groups = n_units * a.n_groups * UNIT_ROWS;
         c->scales += (int64_t)n_groups * a.scale_bytes;
         c->zeros += (int64_t)n_groups * a.zero_bytes;
@@ -223,32 +234,31 @@ __device__ inline uint32_t load_number(const uint8_t *p, int n_bytes)
     return n_bytes == 2 ? __ldg((const uint16_t *)p) : __ldg((const uint32_t *)p);
 }
 
-/* The next piece, of chunk number `chunk` of the rows.  bytes: scales are bytes. */
-template <class C>
-__device__ inline void load_piece(const struct decode_job &a, const struct decode_cursor &c,
-                                  int chunk, int lane, bool bytes, struct decode_slot<C> *to)
+/* The next piece, of chunk number `chunk` of the rows. */
+template <class C, int SIDES>
+__device__ inline void load_piece(const struct decode_job &a, const struct decode_cursor<SIDES> &c,
+                                  int chunk, int lane, struct decode_slot<C, SIDES> *to)
 {
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
+    for (int r = 0; r < SIDES; r++) {
         const uint8_t *piece = c.codes[r] + c.piece * piece_bytes<C>();
-        if constexpr (C::BITS == 16)
-            to->codes[r].load(piece);
-        else
+        if constexpr (C::SCALED)
             to->codes[r].load(piece, lane);
+        else
+            to->codes[r].load(piece);
     }
-    if constexpr (C::BITS != 16) {
-        int group = a.groups_log ? chunk << a.groups_log : chunk >> a.group_shift;
-        group += a.groups_log ? lane / 16 : 0;
+    if constexpr (C::SCALED) {
+        const int group =
+            (a.groups_log ? chunk << a.groups_log : chunk >> a.group_shift) + c.own_group;
 #pragma unroll
-        for (int i = 0; i < 2; i++)
+        for (int i = 0; i < SIDES; i++)
             if (i == 0 || a.groups_log == 2) {
                 int at = (group + 2 * i) * UNIT_ROWS;
-                to->scale[i] = bytes ? __ldg(c.scales + at)
-                                     : load_number(c.scales + at * a.scale_bytes, a.scale_bytes);
-                if (a.zero_bytes)
+                to->scale[i] = load_number(c.scales + at * a.scale_bytes, a.scale_bytes);
+                if (C::ZERO && a.zero_bytes)
                     to->zero[i] = load_number(c.zeros + at * a.zero_bytes, a.zero_bytes);
             }
-        if (bytes && c.scales2)
+        if (c.scales2)
             to->second = __ldg(c.scales2 + (c.first_group + group) / WEIGHT_NESTED_RUN);
     }
 }
@@ -259,60 +269,91 @@ struct decode_numbers {
     bool nested;
 };
 
+template <int SIDES>
 __device__ inline struct decode_numbers numbers_of_pass(const struct decode_job &a, int pass,
                                                         int lane)
 {
     int part, unit;
 
-    unit_of_pass(a, pass, lane / 8 % 2, &part, &unit);
+    unit_of_pass<SIDES>(a, pass, side_of<SIDES>(lane), &part, &unit);
     const struct decode_part &p = a.part[part];
     return { p.second, p.offset, p.zero, p.scales2 != NULL };
 }
 
-/* The lane's two scales and zero points. */
-template <class C>
-__device__ inline void decode_numbers_of(const struct decode_job &a, const struct decode_slot<C> &s,
-                                         const struct decode_numbers &n, bool bytes,
-                                         const float *map, float (&scale)[2], float (&zero)[2])
+__device__ inline float decoded_scale(const struct decode_job &a, const struct decode_numbers &n,
+                                      uint32_t bits, float second, const float *map)
 {
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        if (bytes)
-            scale[i] = map[s.scale[i] & 0xFF] * (n.nested ? s.second : n.second) + n.offset;
-        else
-            scale[i] =
-                a.scale_bytes == 2 ? half_bits_value(s.scale[i]) : __uint_as_float(s.scale[i]);
-        zero[i] = a.zero_bytes == 0   ? n.zero
-                  : a.zero_bytes == 1 ? (float)s.zero[i]
-                  : a.zero_bytes == 2 ? half_bits_value(s.zero[i])
-                                      : __uint_as_float(s.zero[i]);
-    }
+    if (a.scale_bytes == 1)
+        return map[bits] * (n.nested ? second : n.second) + n.offset;
+    return a.scale_bytes == 2 ? half_bits_value(bits) : __uint_as_float(bits);
 }
 
-/* Fragments of 16 rows of W for k = 32 number j of a piece. */
-template <class C, bool BF16>
-__device__ inline void weights_of(const struct decode_job &a, struct decode_slot<C> &s, int j,
-                                  const float (&scale)[2], const float (&zero)[2],
-                                  typename C::group_t (&g)[2], const char *lookup, int lane,
-                                  uint32_t (&w)[2][4])
+__device__ inline float decoded_zero(const struct decode_job &a, const struct decode_numbers &n,
+                                     uint32_t bits)
 {
-    if constexpr (C::BITS != 16)
+    if (a.zero_bytes == 0)
+        return n.zero;
+    return a.zero_bytes == 1   ? (float)bits
+           : a.zero_bytes == 2 ? half_bits_value(bits)
+                               : __uint_as_float(bits);
+}
+
+/* The scales and zero points of a slot, in the lanes that loaded them. */
+template <class C, int SIDES> struct lane_numbers {
+    float scale[SIDES], zero[SIDES];
+
+    __device__ lane_numbers(const struct decode_job &a, const struct decode_slot<C, SIDES> &s,
+                            const struct decode_numbers &n, const float *map)
+    {
+#pragma unroll
+        for (int i = 0; i < SIDES; i++)
+            if (C::SCALED && (i == 0 || a.groups_log == 2)) {
+                scale[i] = decoded_scale(a, n, s.scale[i], s.second, map);
+                zero[i] = C::ZERO ? decoded_zero(a, n, s.zero[i]) : 0.0f;
+            }
+    }
+};
+
+/* Fragments of the rows of W for k = 32 number j of a piece; g is kept from one j to the next. */
+template <class C, bool BF16, int SIDES>
+__device__ inline void weights_of(const struct decode_job &a, struct decode_slot<C, SIDES> &s,
+                                  int j, const struct lane_numbers<C, SIDES> &n,
+                                  typename C::group_t (&g)[SIDES], const char *lookup, int lane,
+                                  uint32_t (&w)[SIDES][4])
+{
+    if constexpr (C::SCALED)
         if (j == 0 || a.groups_log == 2 || (a.groups_log && j == 2)) {
             const int group = a.groups_log == 2 ? j : a.groups_log ? j / 2 : 0;
 #pragma unroll
-            for (int r = 0; r < 2; r++) {
-                const int from = group % 2 * 16 + 8 * r + lane / 4;
-                float own = __shfl_sync(0xFFFFFFFFu, group < 2 ? scale[0] : scale[1], from);
-                float own_zero = 0;
+            for (int r = 0; r < SIDES; r++) {
+                const bool later = SIDES == 2 && group >= 2;
+                const int from = (SIDES == 2 ? group % 2 * 16 + 8 * r : group * 8) + lane / 4;
+                float scale =
+                    __shfl_sync(0xFFFFFFFFu, later ? n.scale[SIDES - 1] : n.scale[0], from);
+                float zero = 0;
 
                 if (C::ZERO)
-                    own_zero = __shfl_sync(0xFFFFFFFFu, group < 2 ? zero[0] : zero[1], from);
-                g[r] = C::template group<BF16>(own, own_zero, a.table);
+                    zero = __shfl_sync(0xFFFFFFFFu, later ? n.zero[SIDES - 1] : n.zero[0], from);
+                g[r] = C::template group<BF16>(scale, zero, a.table);
             }
         }
 #pragma unroll
-    for (int r = 0; r < 2; r++)
+    for (int r = 0; r < SIDES; r++)
         s.codes[r].template pairs<BF16>(j, g[r], lookup, lane, w[r]);
+}
+
+/* One product of k = 32. */
+template <bool BF16, int SIDES>
+__device__ inline void multiply_32(float (&sum)[4], const uint32_t (&w)[SIDES][4], uint32_t x0,
+                                   uint32_t x1, uint32_t x2, uint32_t x3)
+{
+    if (SIDES == 2) {
+        mma_16<BF16>(sum, w[0][0], w[SIDES - 1][0], w[0][1], w[SIDES - 1][1], x0, x1);
+        mma_16<BF16>(sum, w[0][2], w[SIDES - 1][2], w[0][3], w[SIDES - 1][3], x2, x3);
+    } else {
+        mma_16<BF16>(sum, w[0][0], 0, w[0][1], 0, x0, x1);
+        mma_16<BF16>(sum, w[0][2], 0, w[0][3], 0, x2, x3);
+    }
 }
 
 /* Values of the bytes that scales may be. */
@@ -390,54 +431,91 @@ __device__ inline uint4 finished_x(uint4 v, bool norm, float factor, uint4 weigh
     return make_uint4(out[0], out[1], out[2], out[3]);
 }
 
-/* All rows of x to xs, after the launch in front.  Thread i copies and reads vectors i, i + 256,
- * ... of each row; sums: 8 floats a row, 16-aligned. */
-template <bool T, bool BF16>
-__device__ inline void stage_x(const struct decode_job &a, uint16_t *xs, float *sums)
-{
-    const int n_vectors = a.n_in / 8, ld = a.n_in + X_PAD, i = threadIdx.x;
-    uint4 weight = make_uint4(0, 0, 0, 0);
+#define STAGE_AT_ONCE 4 /* rows whose chains go side by side */
 
-    if (a.norm && i < n_vectors)
-        weight = __ldg((const uint4 *)a.norm + i);
-    wait_for_previous();
+/* The weights of the norm for vector i of a row. */
+__device__ inline uint4 norm_weights(const struct decode_job &a, int i)
+{
+    return a.norm && i < a.n_in / 8 ? __ldg((const uint4 *)a.norm + i) : make_uint4(0, 0, 0, 0);
+}
+
+/* All rows of x to xs, `ld` halves apart.  Thread i copies and reads vectors i, i + 256, ... of
+ * each row; first_weights: norm_weights() of its first one. */
+__device__ inline void copy_x(const struct decode_job &a, uint16_t *xs, int ld)
+{
+    const int n_vectors = a.n_in / 8;
+
 #pragma unroll 1
-    for (int r = 0; r < a.n_rows; r++)
+    for (int v = threadIdx.x; v < n_vectors; v += DECODE_THREADS)
 #pragma unroll 1
-        for (int v = i; v < n_vectors; v += DECODE_THREADS) {
+        for (int r = 0; r < a.n_rows; r++) {
             unsigned to = (unsigned)__cvta_generic_to_shared(xs + r * ld + 8 * v);
             asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to),
                          "l"((const uint4 *)a.x + (int64_t)r * n_vectors + v)
                          : "memory");
         }
     asm volatile("cp.async.wait_all;" ::: "memory");
-    if (a.norm) {
-#pragma unroll 1
-        for (int r = 0; r < a.n_rows; r++) {
-            float sum = 0;
+}
 
+/* The sums of squares of all rows, by warp: sums [row][8], 16-aligned.  Ends with a barrier. */
+template <bool T>
+__device__ inline void sum_squares(const struct decode_job &a, const uint16_t *xs, int ld,
+                                   float *sums)
+{
 #pragma unroll 1
-            for (int v = i; v < n_vectors; v += DECODE_THREADS)
-                sum = add_squares<T>(*(const uint4 *)(xs + r * ld + 8 * v), sum);
-            sum = sum_of_warp(sum);
-            if (i % 32 == 0)
-                sums[r * K_PARTS + i / 32] = sum;
-        }
-        __syncthreads();
+    for (int first = 0; first < a.n_rows; first += STAGE_AT_ONCE) {
+        float sum[STAGE_AT_ONCE] = {};
+
+#pragma unroll
+        for (int i = 0; i < STAGE_AT_ONCE; i++)
+#pragma unroll 1
+            for (int v = threadIdx.x; first + i < a.n_rows && v < a.n_in / 8; v += DECODE_THREADS)
+                sum[i] = add_squares<T>(*(const uint4 *)(xs + (first + i) * ld + 8 * v), sum[i]);
+#pragma unroll
+        for (int half = 16; half; half /= 2)
+#pragma unroll
+            for (int i = 0; i < STAGE_AT_ONCE; i++)
+                if (i == 0 || first + i < a.n_rows)
+                    sum[i] += __shfl_xor_sync(0xFFFFFFFFu, sum[i], half);
+#pragma unroll
+        for (int i = 0; i < STAGE_AT_ONCE; i++)
+            if (threadIdx.x % 32 == 0 && first + i < a.n_rows)
+                sums[(first + i) * K_PARTS + threadIdx.x / 32] = sum[i];
     }
-    if (a.norm || T != BF16)
+    __syncthreads();
+}
+
+/* Lane r has the factor of row r % 8. */
+__device__ inline float lane_factor(const struct decode_job &a, const float *sums)
+{
+    const int row = threadIdx.x % 8;
+
+    return row < a.n_rows ? norm_factor(sums + row * K_PARTS, a.n_in, a.eps) : 0.0f;
+}
+
+/* x, which is in the compute dtype, as the product wants it.  Ends with a barrier. */
+template <bool BF16>
+__device__ inline void stage_x(const struct decode_job &a, uint16_t *xs, float *sums,
+                               uint4 first_weights)
+{
+    const int n_vectors = a.n_in / 8, ld = a.n_in + X_PAD;
+
+    copy_x(a, xs, ld);
+    if (a.norm) {
+        sum_squares<BF16>(a, xs, ld, sums);
+        const float factor = lane_factor(a, sums);
 #pragma unroll 1
         for (int r = 0; r < a.n_rows; r++) {
-            float factor = a.norm ? norm_factor(sums + r * K_PARTS, a.n_in, a.eps) : 1.0f;
+            const float own = __shfl_sync(0xFFFFFFFFu, factor, r);
 
 #pragma unroll 1
-            for (int v = i; v < n_vectors; v += DECODE_THREADS) {
+            for (int v = threadIdx.x; v < n_vectors; v += DECODE_THREADS) {
                 uint4 *at = (uint4 *)(xs + r * ld + 8 * v);
-                uint4 own = a.norm && v != i ? __ldg((const uint4 *)a.norm + v) : weight;
-
-                *at = finished_x<T, BF16>(*at, a.norm, factor, own);
+                uint4 weights = v == threadIdx.x ? first_weights : norm_weights(a, v);
+                *at = finished_x<BF16, BF16>(*at, true, own, weights);
             }
         }
+    }
     __syncthreads();
 }
 
@@ -468,6 +546,7 @@ __device__ inline struct decode_best with_logit(const struct decode_job &a, floa
 }
 
 /* Which row of W a row of a pass is: of a part; false: none. */
+template <int SIDES>
 __device__ inline bool row_of_pass(const struct decode_job &a, int pass, int row, int *part,
                                    int *col)
 {
@@ -481,7 +560,7 @@ __device__ inline bool row_of_pass(const struct decode_job &a, int pass, int row
     }
     while (pass >= a.last_pass[*part])
         first = a.last_pass[(*part)++];
-    *col = (pass - first) * PASS_ROWS + row;
+    *col = (pass - first) * (SIDES * UNIT_ROWS) + row;
     return *col < a.part[*part].n_units * UNIT_ROWS;
 }
 
@@ -521,16 +600,22 @@ __device__ inline void store_output(const struct decode_job &a, const struct dec
 
 /* ---- on the host ---- */
 
-/* Which kernel: what x is rounded to, whether scales are bytes, and for more than 8 or 16 rows. */
-struct decode_choice {
-    bool bf16, bytes, many, more;
+enum decode_kind {
+    DECODE_FEW,       /* up to 8 rows of x, two units of W a pass, pass after pass */
+    DECODE_FEW_SHORT, /* few and short rows of W: all decoded before x is there */
+    DECODE_FEW_LONG,  /* few rows of W, but long: one unit a pass, twice the blocks */
+    DECODE_16,        /* up to 16 rows of x */
+    DECODE_32,
+    DECODE_64
 };
 
-/* By the kind of codes, each in a file of its own. */
-const void *decode_kernel_16(struct decode_choice c);
-const void *decode_kernel_4(bool zeros_vary, struct decode_choice c);
-const void *decode_kernel_2(struct decode_choice c);
-const void *decode_kernel_3(struct decode_choice c);
-const void *decode_kernel_5(struct decode_choice c);
-const void *decode_kernel_6(struct decode_choice c);
-const void *decode_kernel_8(struct decode_choice c);
+/* By the kind of codes, each in a file of its own; bf16: what x and W are rounded to. */
+const void *decode_kernel_16(enum decode_kind kind, bool bf16);
+const void *decode_kernel_4(bool zeros_vary, enum decode_kind kind, bool bf16);
+const void *decode_kernel_2(enum decode_kind kind, bool bf16);
+const void *decode_kernel_3(enum decode_kind kind, bool bf16);
+const void *decode_kernel_5(enum decode_kind kind, bool bf16);
+const void *decode_kernel_6(enum decode_kind kind, bool bf16);
+const void *decode_kernel_8(enum decode_kind kind, bool bf16);
+/* LLM.int8, for up to 8 rows; bf16: the model's type. */
+const void *decode_kernel_int8(enum decode_kind kind, bool bf16);

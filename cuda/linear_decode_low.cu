@@ -2,16 +2,16 @@
 #include "linear_decode_few.cuh"
 #include "linear_decode_many.cuh"
 
-const void *decode_kernel_2(struct decode_choice c)
+const void *decode_kernel_2(enum decode_kind kind, bool bf16)
 {
-    if (c.many)
-        return many_kernel<codes_2, 2>(c.bf16, c.more);
-    return c.bytes ? few_kernel<codes_2, true, 4>(c.bf16) : few_kernel<codes_2, false, 4>(c.bf16);
+    if (kind < DECODE_16)
+        return few_coded<codes_2>(kind, bf16);
+    return many_kernel<codes_2, 2>(kind, bf16);
 }
 
-const void *decode_kernel_3(struct decode_choice c)
+const void *decode_kernel_3(enum decode_kind kind, bool bf16)
 {
-    if (c.many)
-        return many_kernel<codes_3, 2>(c.bf16, c.more);
-    return c.bytes ? few_kernel<codes_3, true, 4>(c.bf16) : few_kernel<codes_3, false, 4>(c.bf16);
+    if (kind < DECODE_16)
+        return few_coded<codes_3>(kind, bf16);
+    return many_kernel<codes_3, 2>(kind, bf16);
 }

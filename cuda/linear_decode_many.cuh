@@ -1,7 +1,7 @@
 /* linear_decode_many.cuh - the kernel for 9 to 64 rows of x.
  *
  * A warp has 16 rows of W for itself and takes them through K, so each code is decoded once; the
- * eight warps of a block share x, which comes from L2 in chunks of 128 columns, one ahead.  The
+ * eight warps of a block share x, which comes from L2 in chunks of 128 columns, three ahead.  The
  * eight parts of K are chains of their own, added in order as they end.  Where W has too few rows
  * to fill the device that way, a cluster of eight blocks takes a part of K each (sm_90), and the
  * sums meet in the shared memory of the cluster.
@@ -15,7 +15,8 @@
 #include <cooperative_groups.h>
 
 #define MANY_WARPS  (DECODE_THREADS / 32)
-#define MANY_STAGES 2
+#define MANY_STAGES 4
+#define PASS_ROWS   (2 * UNIT_ROWS)
 #define MANY_LD     (CHUNK_COLS + X_PAD) /* halves */
 
 /* Sums of a warp: [4 n-tiles][lane]. */
@@ -42,33 +43,37 @@ __device__ inline void copy_chunk(const struct decode_job &a, int chunk, uint16_
                      "r"(there ? 16 : 0)
                      : "memory");
     }
-    asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
+/* Two or four tiles of x at a time, so that products which wait for each other are apart. */
 template <class C, bool BF16, int NT>
-__device__ inline void multiply_many(const struct decode_job &a, struct decode_slot<C> &s,
-                                     const struct decode_numbers &n, const uint16_t *xs, bool bytes,
+__device__ inline void multiply_many(const struct decode_job &a, struct decode_slot<C, 2> &s,
+                                     const struct decode_numbers &numbers, const uint16_t *xs,
                                      const char *lookup, const float *map, int lane,
                                      float (&sum)[NT][4])
 {
+    constexpr int at_once = NT < 4 ? NT : 4;
     const uint16_t *own = xs + lane / 4 * MANY_LD + 8 * (lane % 4);
-    float scale[2], zero[2];
+    const struct lane_numbers<C, 2> n(a, s, numbers, map);
     typename C::group_t g[2];
 
-    if constexpr (C::BITS != 16)
-        decode_numbers_of(a, s, n, bytes, map, scale, zero);
 #pragma unroll
-    for (int j = 0; j < piece_cols<C>() / 32; j++) {
+    for (int j = 0; j < C::PIECE_COLS / 32; j++) {
         uint32_t w[2][4];
 
-        weights_of<C, BF16>(a, s, j, scale, zero, g, lookup, lane, w);
+        weights_of<C, BF16, 2>(a, s, j, n, g, lookup, lane, w);
 #pragma unroll
-        for (int m = 0; m < NT; m++) {
-            if (NT > 2 && 8 * m >= a.n_rows)
-                continue;
-            const uint4 x = *(const uint4 *)(own + m * 8 * MANY_LD + 32 * j);
-            mma_16<BF16>(sum[m], w[0][0], w[1][0], w[0][1], w[1][1], x.x, x.y);
-            mma_16<BF16>(sum[m], w[0][2], w[1][2], w[0][3], w[1][3], x.z, x.w);
+        for (int first = 0; first < NT; first += at_once) {
+            uint4 x[at_once];
+#pragma unroll
+            for (int m = 0; m < at_once; m++)
+                x[m] = *(const uint4 *)(own + (first + m) * 8 * MANY_LD + 32 * j);
+#pragma unroll
+            for (int m = 0; m < at_once; m++)
+                mma_16<BF16>(sum[first + m], w[0][0], w[1][0], w[0][1], w[1][1], x[m].x, x[m].y);
+#pragma unroll
+            for (int m = 0; m < at_once; m++)
+                mma_16<BF16>(sum[first + m], w[0][2], w[1][2], w[0][3], w[1][3], x[m].z, x[m].w);
         }
     }
 }
@@ -103,7 +108,7 @@ __device__ inline void finish_pass(const struct decode_job &a, int pass, int i, 
         const int row = i / in_pass, own = i % in_pass;
         int part, col;
 
-        if (!row_of_pass(a, pass, own, &part, &col))
+        if (!row_of_pass<2>(a, pass, own, &part, &col))
             continue;
         const struct decode_part &p = a.part[part];
         float sum = sum_at(place_of_sum(row, own)), held = 0;
@@ -127,7 +132,7 @@ __device__ inline void find_best(const struct decode_job &a, int pass, bool ther
         struct decode_best best = { 0.0f, DECODE_NONE };
         int part, col;
 
-        if (there && row < a.n_rows && row_of_pass(a, pass, lane % 16, &part, &col))
+        if (there && row < a.n_rows && row_of_pass<2>(a, pass, lane % 16, &part, &col))
             best = with_logit(a, biased(a, a.part[0], col, sums[place_of_sum(row, lane % 16)]), col,
                               best);
 #pragma unroll
@@ -141,42 +146,78 @@ __device__ inline void find_best(const struct decode_job &a, int pass, bool ther
     }
 }
 
-/* The eight blocks' sums of pass number `rank` of this cluster, added in order. */
+/* The eight blocks' sums of pass number `rank` of this cluster, added in order.  A thread's outputs
+ * side by side: what is far away is asked for at once. */
 template <int NT>
 __device__ inline void finish_cluster(const struct decode_job &a, float *totals, int first_pass)
 {
 #if __CUDA_ARCH__ >= 900
     namespace cg = cooperative_groups;
+    constexpr int each = NT * 8 * PASS_ROWS / DECODE_THREADS;
     cg::cluster_group cluster = cg::this_cluster();
     const int rank = (int)cluster.block_rank(), pass = first_pass + rank;
+    const int in_pass = a.pair ? UNIT_ROWS : PASS_ROWS;
     const float *of[K_PARTS];
+    float held[each] = {}, v[each][K_PARTS] = {}, up[each] = {};
+    int row[each], own[each], part[each], col[each];
+    bool there[each];
 
+#pragma unroll
+    for (int k = 0; k < each; k++) {
+        const int i = threadIdx.x + k * DECODE_THREADS;
+
+        row[k] = i / in_pass, own[k] = i % in_pass;
+        there[k] = pass < a.n_passes && row[k] < a.n_rows &&
+                   row_of_pass<2>(a, pass, own[k], &part[k], &col[k]);
+        if (there[k] && a.epilogue == DECODE_ADD)
+            held[k] = load_value(a.model, a.residual, element_at(a.part[part[k]], row[k], col[k]));
+    }
     cluster.sync();
 #pragma unroll
     for (int i = 0; i < K_PARTS; i++)
         of[i] = cluster.map_shared_rank(totals, i) + rank * many_sums<NT>();
-    if (pass < a.n_passes)
-        finish_pass(a, pass, threadIdx.x, DECODE_THREADS, [&](int place) {
-            float v[K_PARTS], sum;
+#pragma unroll
+    for (int k = 0; k < each; k++)
+        if (there[k]) {
+            const int place = place_of_sum(row[k], own[k]);
 #pragma unroll
             for (int i = 0; i < K_PARTS; i++)
-                v[i] = of[i][place];
-            sum = v[0];
+                v[k][i] = of[i][place];
+        }
+    for (int k = 0; k < each && a.pair; k++)
+        if (there[k]) {
+            const int place = place_of_sum(row[k], own[k] + UNIT_ROWS);
+            up[k] = of[0][place];
 #pragma unroll
             for (int i = 1; i < K_PARTS; i++)
-                sum += v[i];
-            return sum;
-        });
-    cluster.sync();
+                up[k] += of[i][place];
+        }
+    cluster.sync(); /* nobody reads from here any more */
+#pragma unroll
+    for (int k = 0; k < each; k++) {
+        float sum = v[k][0];
+#pragma unroll
+        for (int i = 1; i < K_PARTS; i++)
+            sum += v[k][i];
+        if (!there[k])
+            continue;
+        const struct decode_part &p = a.part[part[k]];
+        if (a.pair)
+            store_value(a.model, p.y, element_at(p, row[k], col[k]),
+                        swiglu_value(a.model, biased(a, p, col[k], sum),
+                                     biased(a, a.part[1], col[k], up[k])));
+        else
+            store_output(a, p, row[k], col[k], sum, held[k]);
+    }
 #endif
 }
 
 template <class C, bool BF16, int NT, int DEPTH>
-__global__ static void __launch_bounds__(DECODE_THREADS, 2)
+__global__ static void __launch_bounds__(DECODE_THREADS, NT == 8 ? 1 : 2)
     decode_many(const __grid_constant__ struct decode_job a)
 {
     extern __shared__ __align__(128) char room[];
-    constexpr int per_chunk = CHUNK_COLS / piece_cols<C>();
+    constexpr int per_chunk = CHUNK_COLS / C::PIECE_COLS, stage = NT * 8 * MANY_LD;
     char *lookup = room;
     float *map = (float *)(lookup + C::N_LOOKUP);
     float *totals = map + 256;
@@ -187,36 +228,45 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
     const int begin = first_chunk(n_chunks, first_part), end = first_chunk(n_chunks, last_part);
     const int own_pass = group * MANY_WARPS + warp;
     const int pass = own_pass < a.n_passes ? own_pass : a.n_passes - 1;
-    const bool bytes = a.scale_bytes == 1;
-    struct decode_cursor next = { pass, 0, { NULL, NULL }, NULL, NULL, NULL, 0 };
     const int n_pieces = (end - begin) * per_chunk;
-    struct decode_slot<C> slot[DEPTH * per_chunk];
+    struct decode_cursor<2> next = {
+    };
+    struct decode_slot<C, 2> slot[DEPTH * per_chunk];
+    struct decode_numbers numbers = {};
     float *total = totals + warp * many_sums<NT>() + lane;
 
-    auto load_next = [&](struct decode_slot<C> *to) {
+    auto load_next = [&](struct decode_slot<C, 2> *to) {
         if (next.piece == n_pieces)
             return;
-        load_piece<C>(a, next, begin + next.piece / per_chunk, lane, bytes, to);
+        load_piece<C, 2>(a, next, begin + next.piece / per_chunk, lane, to);
         next.piece++;
+    };
+    auto copy_next = [&](int chunk) {
+        if (chunk < end)
+            copy_chunk<NT>(a, chunk, xs + (chunk - begin) % MANY_STAGES * stage);
+        asm volatile("cp.async.commit_group;" ::: "memory");
     };
 
     let_next_start();
-    open_pass<C>(a, begin * per_chunk, lane, &next);
+    next.pass = pass;
+    next.piece = 0;
+    open_pass<C, 2>(a, begin * per_chunk, lane, &next);
 #pragma unroll
     for (int i = 0; i < DEPTH * per_chunk; i++)
         load_next(&slot[i]);
     prefetch_ahead(a);
-    if (bytes)
+    if (C::SCALED && a.scale_bytes == 1)
         map[threadIdx.x] = byte_scale(a, threadIdx.x);
     C::fill_lookup(lookup, a.table);
-    const struct decode_numbers numbers = numbers_of_pass(a, pass, lane);
+    if (C::SCALED)
+        numbers = numbers_of_pass<2>(a, pass, lane);
     wait_for_previous();
 
     float sum[NT][4] = {};
     int part = first_part, part_end = first_chunk(n_chunks, part + 1);
 
-    if (begin < end)
-        copy_chunk<NT>(a, begin, xs);
+    for (int i = 0; i < MANY_STAGES - 1; i++)
+        copy_next(begin + i);
     for (int first = begin; first < end; first += DEPTH) {
 #pragma unroll
         for (int i = 0; i < DEPTH; i++) {
@@ -228,17 +278,14 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
                 add_part<NT>(total, part == first_part, sum);
                 part_end = first_chunk(n_chunks, ++part + 1);
             }
-            asm volatile("cp.async.wait_all;" ::: "memory");
+            asm volatile("cp.async.wait_group %0;" ::"n"(MANY_STAGES - 2) : "memory");
             __syncthreads();
-            const uint16_t *now = xs + (chunk - begin) % MANY_STAGES * (NT * 8 * MANY_LD);
-            if (chunk + 1 < end)
-                copy_chunk<NT>(a, chunk + 1,
-                               xs + (chunk + 1 - begin) % MANY_STAGES * (NT * 8 * MANY_LD));
+            copy_next(chunk + MANY_STAGES - 1);
+            const uint16_t *now = xs + (chunk - begin) % MANY_STAGES * stage;
 #pragma unroll
             for (int k = 0; k < per_chunk; k++) {
                 multiply_many<C, BF16, NT>(a, slot[i * per_chunk + k], numbers,
-                                           now + k * piece_cols<C>(), bytes, lookup, map, lane,
-                                           sum);
+                                           now + k * C::PIECE_COLS, lookup, map, lane, sum);
                 load_next(&slot[i * per_chunk + k]);
             }
         }
@@ -270,12 +317,14 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
     }
 }
 
-/* more: than 16 rows of x, for whose sums and fragments registers are needed. */
-template <class C, int DEPTH> static const void *many_kernel(bool bf16, bool more)
+template <class C, int DEPTH> static const void *many_kernel(enum decode_kind kind, bool bf16)
 {
-    if (more)
-        return bf16 ? (const void *)decode_many<C, true, 8, 1>
-                    : (const void *)decode_many<C, false, 8, 1>;
-    return bf16 ? (const void *)decode_many<C, true, 2, DEPTH>
-                : (const void *)decode_many<C, false, 2, DEPTH>;
+    if (kind == DECODE_16)
+        return bf16 ? (const void *)decode_many<C, true, 2, DEPTH>
+                    : (const void *)decode_many<C, false, 2, DEPTH>;
+    if (kind == DECODE_32)
+        return bf16 ? (const void *)decode_many<C, true, 4, DEPTH>
+                    : (const void *)decode_many<C, false, 4, DEPTH>;
+    return bf16 ? (const void *)decode_many<C, true, 8, DEPTH>
+                : (const void *)decode_many<C, false, 8, DEPTH>;
 }

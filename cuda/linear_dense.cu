@@ -242,6 +242,9 @@ static int product(struct cuda_state *s, const struct linear_args *a, const stru
 
 static bool decode_fits(const struct linear_args *a, struct decode_linear *out)
 {
+    /* LLM.int8 there takes every row for a document of its own. */
+    if (a->w->form == WEIGHT_INT8 && a->n_rows != (a->segments.n ? a->segments.n : 1))
+        return false;
     memset(out, 0, sizeof *out);
     out->epilogue = a->y->dtype == DTYPE_F32 ? DECODE_LOGITS : DECODE_STORE;
     out->n_parts = 1;

@@ -183,8 +183,8 @@ struct scale_zero {
 /* 4 bits looked up: code tables, and affine codes less their zero.  VARIES: with the group, so does
  * the zero. */
 template <bool VARIES> struct codes_4 {
-    static constexpr bool ZERO = VARIES;
-    static constexpr int N_WORDS = 4, BITS = 4;
+    static constexpr bool SCALED = true, ZERO = VARIES;
+    static constexpr int N_WORDS = 4, BITS = 4, PIECE_COLS = CHUNK_COLS;
     static constexpr int N_LOOKUP = 256 * TABLE_COPIES * 8;
     uint32_t word[4];
     typedef struct scale_zero group_t;
@@ -229,8 +229,8 @@ template <bool VARIES> struct codes_4 {
 
 /* 2 bits: the four finished values of a group are eight bytes, and a permutation picks two. */
 struct codes_2 {
-    static constexpr bool ZERO = true; /* group() wants it */
-    static constexpr int N_WORDS = 2, BITS = 2, N_LOOKUP = 0;
+    static constexpr bool SCALED = true, ZERO = true; /* group() wants it */
+    static constexpr int N_WORDS = 2, BITS = 2, N_LOOKUP = 0, PIECE_COLS = CHUNK_COLS;
     uint32_t word[2];
     struct group_t {
         uint32_t low, high; /* values 0 and 1, 2 and 3 */
@@ -268,8 +268,8 @@ struct codes_2 {
 
 /* 3 bits: eight values, their low and high bytes apart. */
 struct codes_3 {
-    static constexpr bool ZERO = true;
-    static constexpr int N_WORDS = 3, BITS = 3, N_LOOKUP = 0;
+    static constexpr bool SCALED = true, ZERO = true;
+    static constexpr int N_WORDS = 3, BITS = 3, N_LOOKUP = 0, PIECE_COLS = CHUNK_COLS;
     uint32_t word[3];
     struct group_t {
         uint32_t low[2], high[2];
@@ -337,8 +337,8 @@ __device__ inline void affine_pairs(uint32_t even, uint32_t odd, const struct sc
 
 /* 5 and 6 bits: nibbles, and HIGH more bits. */
 template <int HIGH> struct codes_4_and {
-    static constexpr bool ZERO = true;
-    static constexpr int N_WORDS = 4 + HIGH, BITS = 4 + HIGH, N_LOOKUP = 0;
+    static constexpr bool SCALED = true, ZERO = true;
+    static constexpr int N_WORDS = 4 + HIGH, BITS = 4 + HIGH, N_LOOKUP = 0, PIECE_COLS = CHUNK_COLS;
     uint32_t word[4 + HIGH];
     typedef struct scale_zero group_t;
 
@@ -380,8 +380,8 @@ template <int HIGH> struct codes_4_and {
 };
 
 struct codes_8 {
-    static constexpr bool ZERO = true;
-    static constexpr int N_WORDS = 8, BITS = 8, N_LOOKUP = 0;
+    static constexpr bool SCALED = true, ZERO = true;
+    static constexpr int N_WORDS = 8, BITS = 8, N_LOOKUP = 0, PIECE_COLS = CHUNK_COLS;
     uint32_t word[8];
     typedef struct scale_zero group_t;
 

@@ -89,6 +89,26 @@ static void values(void **state)
 
 /* ---- products ---- */
 
+/* Every row a document of its own. */
+static void run_int8(const struct tensor *x, const struct weight *w, const struct tensor *bias,
+                     enum phase phase, struct tensor *y)
+{
+    int32_t first_row[DECODE_ROWS_MAX + 1];
+    struct linear_args a = { .x = x,
+                             .w = w,
+                             .bias = bias,
+                             .y = y,
+                             .n_rows = y->n_rows,
+                             .compute = DTYPE_F16,
+                             .phase = phase,
+                             .segments = { (int)y->n_rows, first_row } };
+    struct err e = ERR_INIT;
+
+    for (int i = 0; i <= y->n_rows; i++)
+        first_row[i] = i;
+    CHECK_OK(gpu.ops->linear(&gpu, &a, &e), e);
+}
+
 static void run(const struct tensor *x, const struct weight *w, const struct tensor *bias,
                 enum dtype compute, struct tensor *y)
 {
@@ -101,6 +121,10 @@ static void run(const struct tensor *x, const struct weight *w, const struct ten
                              .phase = PHASE_DECODE };
     struct err e = ERR_INIT;
 
+    if (w->form == WEIGHT_INT8) {
+        run_int8(x, w, bias, PHASE_DECODE, y);
+        return;
+    }
     CHECK_OK(gpu.ops->linear(&gpu, &a, &e), e);
 }
 
@@ -473,6 +497,19 @@ static void check_norm(const struct fused *f, struct tensor *first)
     free_tensor(&want);
 }
 
+/* All rows normed and multiplied, without a comparison. */
+static void run_normed(const struct fused *f, struct tensor *out)
+{
+    struct tensor all = device_result(f->t, f->dx.n_rows, f->w[0].n_out);
+    struct decode_linear a = fused_args(f, DECODE_STORE, 1, &f->dx);
+
+    a.norm_weight = &f->dnorm;
+    a.y[0] = all.data;
+    run_fused(&a);
+    *out = host_tensor(&all);
+    device_free(all.data);
+}
+
 /* The same bits for a normed row in any batch. */
 static void check_norm_batches(const struct fused *f, const struct tensor *want)
 {
@@ -531,6 +568,62 @@ static void fused(void **state)
     fused_case(&plain_16[1], 2112, 256, DTYPE_BF16, DTYPE_BF16);
 }
 
+/* ---- LLM.int8 ---- */
+
+/* The bits of the prompt's kernels, whose rows are documents of their own here. */
+static void int8_case(int64_t n_out, int64_t n_in, enum dtype t, float threshold, float scale,
+                      bool with_bias)
+{
+    static const int64_t n_rows[] = { 1, 3, 8, 21 };
+    const struct form form = { "LLM.int8", WEIGHT_INT8, 0, 8, 0, false, SCALE_F32, 0, false };
+    struct fused f;
+
+    open_fused(&f, &form, n_out, n_in, t, DTYPE_F16);
+    for (int i = 0; i < 3; i++)
+        f.w[i].outlier_threshold = f.dw[i].outlier_threshold = threshold;
+    for (int64_t i = 0; i < FUSED_ROWS * n_in; i++)
+        set_element(&f.x, 0, i, element(&f.x, 0, i) * scale);
+    for (int64_t c = 0; c < n_in; c++)
+        set_element(&f.x, 1, c, 0);
+    set_element(&f.x, 2, n_in / 3, NAN);
+    struct tensor dx = device_tensor(&f.x);
+    for (size_t i = 0; i < sizeof n_rows / sizeof *n_rows; i++) {
+        struct tensor x = rows_of(&dx, n_rows[i] == 3 ? 0 : 40, n_rows[i]);
+        struct tensor y = device_result(t, n_rows[i], n_out),
+                      z = device_result(t, n_rows[i], n_out);
+        const struct tensor *bias = with_bias ? &f.dbias[0] : NULL;
+
+        run_int8(&x, &f.dw[0], bias, PHASE_PROMPT, &z);
+        run_int8(&x, &f.dw[0], bias, PHASE_DECODE, &y);
+        struct tensor want = host_tensor(&z);
+        check_device("LLM.int8", &y, &want);
+        device_free(z.data);
+    }
+    device_free(dx.data);
+    for (size_t i = 0; i < 3; i++) {
+        struct tensor x = rows_of(&f.dx, 10, n_rows[i]);
+        check_parts(&f, &x);
+        check_residual(&f, &x);
+        check_swiglu(&f, &x);
+    }
+    struct tensor normed;
+    run_normed(&f, &normed);
+    check_norm_batches(&f, &normed);
+    free_tensor(&normed);
+    close_fused(&f);
+}
+
+static void int8_products(void **state)
+{
+    (void)state;
+    int8_case(40, 640, DTYPE_F16, 6, 1, true);
+    int8_case(40, 640, DTYPE_F16, 6, 3, true);
+    int8_case(136, 2048, DTYPE_BF16, 2, 1, true);
+    int8_case(72, 2048, DTYPE_F16, 0, 3, false);
+    int8_case(24, 8192, DTYPE_F16, 3, 1, false);
+    int8_case(2120, 256, DTYPE_BF16, 6, 3, false);
+}
+
 static void nothing_is_left(void **state)
 {
     (void)state;
@@ -541,9 +634,9 @@ static void nothing_is_left(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(values),          cmocka_unit_test(products),
-        cmocka_unit_test(batches),         cmocka_unit_test(fused),
-        cmocka_unit_test(nothing_is_left),
+        cmocka_unit_test(values),        cmocka_unit_test(products),
+        cmocka_unit_test(batches),       cmocka_unit_test(fused),
+        cmocka_unit_test(int8_products), cmocka_unit_test(nothing_is_left),
     };
 
     return open_device() ? cmocka_run_group_tests(tests, open_twins, close_twins) : 1;

@@ -1,0 +1,275 @@
+/* linear_decode_int8.cu - LLM.int8 in the decode phase, for up to 8 rows of x at a time: the
+ * arithmetic of linear_int8.cu, to the bit, where every row is a document of its own.
+ *
+ * Codes of W pass once, as they lie: a lane has 16 columns of its row, four rows' worth of a
+ * sector. Each block quantizes x itself: largest value below the threshold, codes, and a mask of
+ * the columns at or above it.  Integer sums are exact in any order; the outlier columns are one
+ * chain in theirs. */
+#include "linear_decode_few.cuh"
+
+#define PER_127 0x1.020408p-7f
+#define X8_PAD  64 /* bytes between rows of codes of x */
+
+__device__ static void mma_s8(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                              uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+/* x of the block in shared memory. */
+struct int8_x {
+    uint16_t *values;   /* [row][n_in + X_PAD], in the model's type */
+    uint8_t *codes;     /* [row][n_in + X8_PAD] */
+    uint32_t *mask;     /* [row][n_in / 32]: outlier columns; valid where there are any */
+    uint32_t *largest;  /* [row][8 warps]: bits of |x|, as unsigned: a NaN is above all */
+    uint32_t *outliers; /* [row][8 warps]: whether there are any */
+};
+
+template <bool BF16> __device__ static float input_f16(uint16_t bits)
+{
+    if (BF16)
+        return __half2float(__float2half_rn(__uint_as_float((uint32_t)bits << 16)));
+    return half_bits_value(bits);
+}
+
+/* Bits of eight elements: the largest |x| below the threshold, and whether one is at or above it.
+ */
+template <bool BF16>
+__device__ static void look_at(const uint16_t *x, float threshold, uint32_t *largest,
+                               uint32_t *outlier)
+{
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        float v = fabsf(input_f16<BF16>(x[i]));
+
+        if (v >= threshold)
+            *outlier |= threshold < INFINITY;
+        else if (v < threshold || !(v == v))
+            *largest = max(*largest, __float_as_uint(v));
+    }
+}
+
+template <bool BF16>
+__device__ static void look_at_rows(const struct decode_job &a, struct int8_x x)
+{
+    const int warp = threadIdx.x / 32;
+
+#pragma unroll 1
+    for (int r = 0; r < a.n_rows; r++) {
+        uint32_t largest = 0, outlier = 0;
+
+#pragma unroll 1
+        for (int v = threadIdx.x; v < a.n_in / 8; v += DECODE_THREADS)
+            look_at<BF16>(x.values + r * (a.n_in + X_PAD) + 8 * v, a.threshold, &largest, &outlier);
+        largest = __reduce_max_sync(0xFFFFFFFFu, largest);
+        outlier = __reduce_max_sync(0xFFFFFFFFu, outlier);
+        if (threadIdx.x % 32 == 0) {
+            x.largest[r * K_PARTS + warp] = largest;
+            x.outliers[r * K_PARTS + warp] = outlier;
+        }
+    }
+    __syncthreads();
+}
+
+__device__ static float largest_of(const struct int8_x &x, int row)
+{
+    uint32_t largest = 0;
+
+#pragma unroll
+    for (int i = 0; i < K_PARTS; i++)
+        largest = max(largest, x.largest[row * K_PARTS + i]);
+    return __uint_as_float(largest);
+}
+
+__device__ static bool has_outliers(const struct int8_x &x, int row)
+{
+    uint32_t any = 0;
+
+#pragma unroll
+    for (int i = 0; i < K_PARTS; i++)
+        any |= x.outliers[row * K_PARTS + i];
+    return any != 0;
+}
+
+/* Codes of all rows.  A NaN in a row makes its scale NaN, its codes 0. */
+template <bool BF16>
+__device__ static void quantize_rows(const struct decode_job &a, struct int8_x x)
+{
+#pragma unroll 1
+    for (int r = 0; r < a.n_rows; r++) {
+        const float largest = largest_of(x, r), scale = __fdividef(127.0f, largest);
+
+#pragma unroll 1
+        for (int v = threadIdx.x; v < a.n_in / 8; v += DECODE_THREADS) {
+            const uint16_t *from = x.values + r * (a.n_in + X_PAD) + 8 * v;
+            uint32_t word[2] = { 0, 0 };
+
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                float own = input_f16<BF16>(from[i]);
+                bool counts = largest > 0 && fabsf(own) < a.threshold;
+                int code = counts ? __float2int_rn(own * scale) : 0;
+                word[i / 4] |= (uint32_t)(code & 0xFF) << 8 * (i % 4);
+            }
+            *(uint2 *)(x.codes + r * (a.n_in + X8_PAD) + 8 * v) = make_uint2(word[0], word[1]);
+        }
+    }
+    /* A warp marks the columns of its row. */
+    const int row = threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (row < a.n_rows && has_outliers(x, row))
+        for (int at = 0; at < a.n_in / 32; at++) {
+            float v = fabsf(input_f16<BF16>(x.values[row * (a.n_in + X_PAD) + 32 * at + lane]));
+            uint32_t word = __ballot_sync(0xFFFFFFFFu, v >= a.threshold);
+            if (lane == 0)
+                x.mask[row * (a.n_in / 32) + at] = word;
+        }
+    __syncthreads();
+}
+
+/* y = T(fp16(sum * stat * SCB / 127^2 [+ bias])), and the outlier columns. */
+template <bool BF16>
+__device__ static float int8_output(const struct decode_job &a, const struct int8_x &x,
+                                    const struct decode_part &part, int row, int col, int sum)
+{
+    const float per_127_squared = 0x1.040c2p-14f;
+    const float scb = __ldg((const float *)part.scales + col);
+    float v = ((float)sum * largest_of(x, row)) * scb, y;
+
+    if (part.bias && !BF16) {
+        y = rounded_16<false>(fmaf(v, per_127_squared, load_value(a.model, part.bias, col)));
+    } else {
+        y = rounded_16<false>(v * per_127_squared);
+        if (part.bias)
+            y = rounded_16<false>(y + load_value(a.model, part.bias, col));
+    }
+    y = rounded_16<BF16>(y);
+    if (!has_outliers(x, row))
+        return y;
+
+    const int8_t *codes = (const int8_t *)part.codes + (int64_t)col * a.n_in;
+    const uint16_t *values = x.values + row * (a.n_in + X_PAD);
+    float added = 0;
+    for (int at = 0; at < a.n_in / 32; at++)
+        for (uint32_t word = x.mask[row * (a.n_in / 32) + at]; word; word &= word - 1) {
+            int k = 32 * at + __ffs((int)word) - 1;
+            float w = rounded_16<BF16>(((float)codes[k] * scb) * PER_127);
+            float own =
+                BF16 ? __uint_as_float((uint32_t)values[k] << 16) : half_bits_value(values[k]);
+            added = fmaf(own, w, added);
+        }
+    return rounded_16<BF16>(y + added);
+}
+
+template <bool BF16, int SIDES>
+__device__ static void finish_int8(const struct decode_job &a, const struct int8_x &x,
+                                   const int *sums, int first, int n_slots)
+{
+    for (int i = threadIdx.x; i < n_outputs<SIDES>(a, n_slots); i += DECODE_THREADS) {
+        const struct few_output o = output_number<SIDES>(a, i, first, n_slots);
+        const float held = held_at(a, o);
+
+        if (!o.there)
+            continue;
+        const struct decode_part &p = a.part[o.part];
+        const int64_t at = element_at(p, o.row, o.col);
+        float y = int8_output<BF16>(a, x, p, o.row, o.col, sum_of_parts<SIDES>(sums + o.sums));
+        if (a.pair) {
+            float up = int8_output<BF16>(a, x, a.part[1], o.row, o.col,
+                                         sum_of_parts<SIDES>(sums + o.sums + UNIT_ROWS));
+            store_value(a.model, p.y, at, swiglu_value(a.model, y, up));
+        } else if (a.epilogue == DECODE_ADD) {
+            store_value(a.model, a.residual, at, held + y);
+        } else {
+            store_value(a.epilogue == DECODE_LOGITS ? DTYPE_F32 : a.model, p.y, at, y);
+        }
+    }
+}
+
+template <bool BF16, int SIDES, int DEPTH>
+__global__ static void __launch_bounds__(DECODE_THREADS, 2)
+    decode_int8(const __grid_constant__ struct decode_job a)
+{
+    extern __shared__ __align__(128) char room[];
+    int *sums = (int *)room;
+    char *behind = (char *)(sums + a.n_slots * a.n_rows * (K_PARTS * SIDES * UNIT_ROWS));
+    struct int8_x x;
+    x.values = (uint16_t *)behind;
+    x.codes = (uint8_t *)(x.values + a.n_rows * (a.n_in + X_PAD));
+    x.mask = (uint32_t *)(x.codes + a.n_rows * (a.n_in + X8_PAD));
+    x.largest = x.mask + a.n_rows * (a.n_in / 32);
+    x.outliers = x.largest + a.n_rows * K_PARTS;
+    const int lane = threadIdx.x % 32, warp = warp_of_block(), n_chunks = a.n_in / CHUNK_COLS;
+    const int begin = first_chunk(n_chunks, warp);
+    const int n_pieces = first_chunk(n_chunks, warp + 1) - begin;
+    const int n_passes = (a.n_passes - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
+    struct decode_slot<codes_s8, SIDES> slot[DEPTH];
+
+    let_next_start();
+    struct few_loads<codes_s8, SIDES> loads(a, begin, n_pieces, n_passes, lane);
+#pragma unroll
+    for (int i = 0; i < DEPTH; i++)
+        loads.load(a, &slot[i]);
+    prefetch_ahead(a);
+    const uint4 first_weights = norm_weights(a, threadIdx.x);
+    wait_for_previous();
+    stage_x<BF16>(a, x.values, (float *)sums, first_weights);
+    look_at_rows<BF16>(a, x);
+    quantize_rows<BF16>(a, x);
+
+    const bool there = lane / 4 < a.n_rows;
+    const unsigned x_first =
+        (unsigned)__cvta_generic_to_shared(x.codes + (there ? lane / 4 * (a.n_in + X8_PAD) : 0) +
+                                           begin * CHUNK_COLS + 16 * (lane % 4));
+    struct few_x<2> fragment = {
+    };
+
+    for (int done = 0; done < n_passes; done += a.n_slots) {
+        const int n_here = n_passes - done < a.n_slots ? n_passes - done : a.n_slots;
+        int piece = 0, at = 0, n_left = n_here * n_pieces, sum[4] = {};
+
+        for (; n_pieces == 0 && at < n_here; at++)
+            store_sums<SIDES>(a, sums, at, warp, lane, sum);
+        while (n_left > 0) {
+#pragma unroll
+            for (int i = 0; i < DEPTH; i++) {
+                if (n_left == 0) {
+                    turn_slots<codes_s8, SIDES, DEPTH>(slot, i);
+                    break;
+                }
+#pragma unroll
+                for (int j = 0; j < 2; j++)
+                    load_x(fragment.word[j], x_first + CHUNK_COLS * piece + 64 * j, there);
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    const uint32_t *lower = slot[i].codes[0].word + 2 * j;
+                    const uint32_t *upper = slot[i].codes[SIDES - 1].word + 2 * j;
+                    const uint32_t *own = fragment.word[j / 2] + j % 2 * 2;
+                    mma_s8(sum, lower[0], SIDES == 2 ? upper[0] : 0, lower[1],
+                           SIDES == 2 ? upper[1] : 0, own[0], own[1]);
+                }
+                loads.load(a, &slot[i]);
+                n_left--;
+                if (++piece < n_pieces)
+                    continue;
+                store_sums<SIDES>(a, sums, at, warp, lane, sum);
+                piece = 0;
+                at++;
+                sum[0] = sum[1] = sum[2] = sum[3] = 0;
+            }
+        }
+        __syncthreads();
+        finish_int8<BF16, SIDES>(a, x, sums, blockIdx.x + done * gridDim.x, n_here);
+        __syncthreads();
+    }
+}
+
+const void *decode_kernel_int8(enum decode_kind kind, bool bf16)
+{
+    if (kind == DECODE_FEW_LONG)
+        return bf16 ? (const void *)decode_int8<true, 1, 8>
+                    : (const void *)decode_int8<false, 1, 8>;
+    return bf16 ? (const void *)decode_int8<true, 2, 4> : (const void *)decode_int8<false, 2, 4>;
+}
