@@ -24,6 +24,8 @@ static int no_device(cudaError_t rc, struct err *e)
     return err_set(e, ERR_USAGE, "no CUDA device answers: %s", cudaGetErrorString(rc));
 }
 
+thread_local int cuda_current_device = -1;
+
 /* Asked for its attributes, it tells whether there is code for a device. */
 static __global__ void any_kernel()
 {
@@ -47,6 +49,7 @@ static int check_code(const struct cudaDeviceProp *facts, int device, struct err
 static int begin(struct cuda_state *s, const struct cudaDeviceProp *facts, struct err *e)
 {
     CUDA_TRY(cudaSetDevice(s->device));
+    cuda_current_device = s->device;
     CUDA_TRY(cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking));
     if (check_code(facts, s->device, e) < 0 || cuda_memory_open(s, e) < 0 ||
         cuda_answers_open(s, e) < 0 || cuda_queue_open(s, e) < 0)

@@ -53,7 +53,7 @@ struct cuda_state {
     cudaStream_t stream;
     const char *last_kernel; /* for the text of an error that shows up later */
     float *dynamic_map;      /* weight_dynamic_map on the device */
-    cudaMemPool_t pool;      /* NULL: the device has none */
+    struct cuda_pool *pool;  /* memory.cu */
     struct cuda_scratch scratch[SCRATCH_N_SLOTS];
     bool scratch_grows;
     cudaEvent_t marks[MARKS_MAX]; /* NULL: not used yet */
@@ -77,13 +77,17 @@ struct cuda_state {
 /* Starts the quantizations that were asked for and wait to be started together. */
 void cuda_quantize_start(struct cuda_state *s);
 
+/* Device that cuda_state_here() made the thread's current one; -1: none yet. */
+extern thread_local int cuda_current_device;
+
 /* The state, with its device made the calling thread's current one: for calls that start nothing.
  */
 static inline struct cuda_state *cuda_state_here(const struct backend *b)
 {
     struct cuda_state *s = (struct cuda_state *)b->state;
 
-    cudaSetDevice(s->device);
+    if (cuda_current_device != s->device && cudaSetDevice(s->device) == cudaSuccess)
+        cuda_current_device = s->device;
     return s;
 }
 

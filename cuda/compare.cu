@@ -4,7 +4,7 @@
  * found once for them; 2 bytes in a weight and its code.  Blocks sum fixed pieces, one more block
  * adds those in their order: no sum depends on the device.  Weights in other forms (odd widths, an
  * order of columns, another arrangement) are made plain first, a piece at a time.  */
-#include "answers.cuh"
+#include "quantize.cuh"
 
 #define N_THREADS  256
 #define PER_THREAD 8 /* runs of 8 weights */
@@ -26,13 +26,13 @@ struct compare_job {
 
 /* ---- values of eight codes ---- */
 
-__device__ static float scale_of(const struct compare_job &a, int64_t group)
+__device__ static float scale_of(const struct compare_job &a, int64_t group, int64_t in_order)
 {
     const uint8_t *bytes = (const uint8_t *)a.w.scales;
 
     if (a.w.scale_form == SCALE_F32)
         return ((const float *)a.w.scales)[group];
-    float second = ((const float *)a.w.scales2)[group / WEIGHT_NESTED_RUN];
+    float second = ((const float *)a.w.scales2)[in_order / WEIGHT_NESTED_RUN];
     if (a.w.scale_form == SCALE_U8)
         return (float)bytes[group] * second;
     return a.map[bytes[group]] * second + a.w.nested_offset;
@@ -41,6 +41,9 @@ __device__ static float scale_of(const struct compare_job &a, int64_t group)
 /* Codes i .. i + 7 of a row are `bits` whole bytes. */
 __device__ static uint64_t eight_codes(const struct weight &w, int64_t row, int64_t col)
 {
+    if (w.arrangement)
+        return ((const uint32_t *)
+                    w.codes)[arranged_word((unsigned)row, (unsigned)(col / 8), w.n_in / 8)];
     const uint8_t *at = (const uint8_t *)w.codes + row * w.row_bytes + col / 8 * w.bits;
     uint64_t field = 0;
 
@@ -55,9 +58,14 @@ __device__ static void values_of(const struct compare_job &a, const float *table
                                  int64_t col, float (&out)[8])
 {
     const struct weight &w = a.w;
-    const int64_t group = w.flat_groups ? (row * w.n_in + col) / w.group_size
-                                        : row * (w.n_groups / w.n_out) + col / w.group_size;
-    const float scale = scale_of(a, group);
+    const unsigned per_row = (unsigned)(w.n_in / w.group_size);
+    const int64_t group =
+        w.arrangement   ? arranged_group((unsigned)row, (unsigned)(col / w.group_size), per_row)
+        : w.flat_groups ? (row * w.n_in + col) / w.group_size
+                        : row * per_row + col / w.group_size;
+    /* Scales of the second level stay in the order of the rows. */
+    const float scale =
+        scale_of(a, group, w.arrangement ? row * per_row + col / w.group_size : group);
     const float zero =
         w.zero_form == ZERO_U8 ? (float)((const uint8_t *)w.zeros)[group] : (float)w.zero_constant;
     const uint64_t field = eight_codes(w, row, col);
@@ -173,7 +181,9 @@ static bool is_packed_in_runs(const struct weight *w)
     const bool zeros = w->zero_form == ZERO_CONSTANT || w->zero_form == ZERO_U8;
     const bool form = w->form == WEIGHT_TABLE || w->form == WEIGHT_AFFINE || w->form == WEIGHT_INT8;
 
-    return form && scales && zeros && !w->g_idx && w->arrangement == 0 && w->n_in % 8 == 0 &&
+    const bool order = w->arrangement == 0 || (w->arrangement == 1 && w->bits == 4);
+
+    return form && scales && zeros && order && !w->g_idx && w->n_in % 8 == 0 &&
            w->group_size % 8 == 0 && w->n_in / 8 < UINT32_MAX;
 }
 

@@ -1,42 +1,66 @@
-/* memory.cu - device memory: a pool that gives and takes in the order of the stream, so that freed
- * memory serves the next call at once and nobody waits; and working memory of calls.
+/* memory.cu - device memory, given and taken in the order of the stream: what is freed serves the
+ * next call at once and nobody waits.  And working memory of calls.
  *
- * The pool belongs to the driver, which moves pages between sizes; it keeps what was freed until
- * memory runs short.  What lies there free counts as free.  */
+ * Large parts come from a pool of the driver, which moves pages between sizes and keeps what was
+ * freed until memory runs short; a call costs it 3 us.  A model has hundreds of small parts, a
+ * launch costs no more than that: they are cut from arenas, large parts themselves, in 0.1 us. What
+ * lies free in pool and arenas counts as free.  LLQ_TEST_PLAIN_MEMORY=1 makes each part one of the
+ * driver's own, so that compute-sanitizer sees where it ends.  */
 #include "common.cuh"
+
+extern "C" {
+#include "base/memory.h"
+#include "base/ranges.h"
+}
+
+#include <stdlib.h>
+
+#define ARENA_BYTES ((size_t)128 << 20)
+#define SMALL_BYTES ((size_t)16 << 20) /* from here on a part is large */
+#define UNIT_BYTES  ((size_t)512)
+
+struct arena {
+    char *memory;
+    struct ranges *ranges; /* in units */
+};
+
+struct cuda_pool {
+    cudaMemPool_t pool; /* NULL: none; every call is the driver's then, and waits */
+    struct arena *arenas;
+    int n_arenas;
+};
 
 int cuda_memory_open(struct cuda_state *s, struct err *e)
 {
     struct cudaMemPoolProps what = {};
     uint64_t keep = UINT64_MAX;
+    const char *plain = getenv("LLQ_TEST_PLAIN_MEMORY");
     int has_pools = 0;
 
+    s->pool = (struct cuda_pool *)mem_alloc(sizeof *s->pool);
     CUDA_TRY(cudaDeviceGetAttribute(&has_pools, cudaDevAttrMemoryPoolsSupported, s->device));
-    if (!has_pools)
-        return 0; /* some virtual devices: every call is the driver's then, and waits */
+    if (!has_pools || (plain && *plain == '1')) /* some virtual devices have none */
+        return 0;
     what.allocType = cudaMemAllocationTypePinned;
     what.location.type = cudaMemLocationTypeDevice;
     what.location.id = s->device;
-    CUDA_TRY(cudaMemPoolCreate(&s->pool, &what));
-    CUDA_TRY(cudaMemPoolSetAttribute(s->pool, cudaMemPoolAttrReleaseThreshold, &keep));
+    CUDA_TRY(cudaMemPoolCreate(&s->pool->pool, &what));
+    CUDA_TRY(cudaMemPoolSetAttribute(s->pool->pool, cudaMemPoolAttrReleaseThreshold, &keep));
     return 0;
-}
-
-void cuda_memory_close(struct cuda_state *s)
-{
-    if (s->pool)
-        cudaMemPoolDestroy(s->pool);
-    s->pool = NULL;
 }
 
 /* Bytes that the pool has from the device, and of these the ones in use. */
 static int pool_bytes(const struct cuda_state *s, uint64_t *reserved, uint64_t *used, struct err *e)
 {
+    const struct cuda_pool *p = s->pool;
+
     *reserved = *used = 0;
-    if (!s->pool)
+    if (!p->pool)
         return 0;
-    CUDA_TRY(cudaMemPoolGetAttribute(s->pool, cudaMemPoolAttrReservedMemCurrent, reserved));
-    CUDA_TRY(cudaMemPoolGetAttribute(s->pool, cudaMemPoolAttrUsedMemCurrent, used));
+    CUDA_TRY(cudaMemPoolGetAttribute(p->pool, cudaMemPoolAttrReservedMemCurrent, reserved));
+    CUDA_TRY(cudaMemPoolGetAttribute(p->pool, cudaMemPoolAttrUsedMemCurrent, used));
+    for (int i = 0; i < p->n_arenas; i++)
+        *used -= ranges_n_free(p->arenas[i].ranges) * UNIT_BYTES;
     return 0;
 }
 
@@ -52,17 +76,97 @@ int cuda_memory_facts(struct cuda_state *s, size_t *n_free, size_t *n_all, struc
     return 0;
 }
 
-static cudaError_t take(struct cuda_state *s, size_t n_bytes, void **out)
+/* ---- large parts ---- */
+
+static cudaError_t take_large(struct cuda_state *s, size_t n_bytes, void **out)
 {
-    size_t n = n_bytes ? n_bytes : 1;
-    cudaError_t rc =
-        s->pool ? cudaMallocFromPoolAsync(out, n, s->pool, s->stream) : cudaMalloc(out, n);
+    cudaError_t rc = s->pool->pool ? cudaMallocFromPoolAsync(out, n_bytes, s->pool->pool, s->stream)
+                                   : cudaMalloc(out, n_bytes);
 
     if (rc != cudaSuccess) {
         *out = NULL;
         cudaGetLastError();
     }
     return rc;
+}
+
+static void give_large(struct cuda_state *s, void *p)
+{
+    if (s->pool->pool)
+        cudaFreeAsync(p, s->stream);
+    else
+        cudaFree(p);
+}
+
+/* ---- small parts ---- */
+
+static struct arena *arena_of(const struct cuda_pool *p, const void *at)
+{
+    for (int i = 0; i < p->n_arenas; i++)
+        if ((const char *)at >= p->arenas[i].memory &&
+            (const char *)at < p->arenas[i].memory + ARENA_BYTES)
+            return &p->arenas[i];
+    return NULL;
+}
+
+static cudaError_t add_arena(struct cuda_state *s)
+{
+    struct cuda_pool *p = s->pool;
+    void *memory;
+    cudaError_t rc = take_large(s, ARENA_BYTES, &memory);
+
+    if (rc != cudaSuccess)
+        return rc;
+    p->arenas = (struct arena *)mem_grow(p->arenas, (size_t)p->n_arenas + 1, sizeof *p->arenas);
+    p->arenas[p->n_arenas++] = { (char *)memory, ranges_open(ARENA_BYTES / UNIT_BYTES) };
+    return cudaSuccess;
+}
+
+/* From the first arena that has room, so that the last ones empty. */
+static bool take_from_arenas(const struct cuda_pool *p, size_t n_bytes, void **out)
+{
+    const size_t n = (n_bytes + UNIT_BYTES - 1) / UNIT_BYTES;
+    size_t at;
+
+    for (int i = 0; i < p->n_arenas; i++)
+        if (ranges_take(p->arenas[i].ranges, n, &at)) {
+            *out = p->arenas[i].memory + at * UNIT_BYTES;
+            return true;
+        }
+    return false;
+}
+
+static void drop_empty_arenas(struct cuda_state *s)
+{
+    struct cuda_pool *p = s->pool;
+    int n_left = 0;
+
+    for (int i = 0; i < p->n_arenas; i++) {
+        struct arena *a = &p->arenas[i];
+
+        if (ranges_n_free(a->ranges) == ARENA_BYTES / UNIT_BYTES) {
+            give_large(s, a->memory);
+            ranges_close(a->ranges);
+        } else {
+            p->arenas[n_left++] = *a;
+        }
+    }
+    p->n_arenas = n_left;
+}
+
+/* ---- parts ---- */
+
+static cudaError_t take(struct cuda_state *s, size_t n_bytes, void **out)
+{
+    n_bytes = n_bytes ? n_bytes : 1;
+    if (!s->pool->pool || n_bytes >= SMALL_BYTES)
+        return take_large(s, n_bytes, out);
+    if (take_from_arenas(s->pool, n_bytes, out))
+        return cudaSuccess;
+    /* Where an arena does not fit the part itself may. */
+    if (add_arena(s) != cudaSuccess)
+        return take_large(s, n_bytes, out);
+    return take_from_arenas(s->pool, n_bytes, out) ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 
 static int refuse(struct cuda_state *s, size_t n_bytes, cudaError_t rc, struct err *e)
@@ -92,9 +196,11 @@ int cuda_alloc(struct backend *b, size_t n_bytes, void **out, struct err *e)
         if (!s->scratch_grows)
             cuda_trim(b);
         cuda_quantize_start(s);
-        CUDA_TRY(cudaStreamSynchronize(s->stream));
-        if (s->pool)
-            CUDA_TRY(cudaMemPoolTrimTo(s->pool, 0));
+        drop_empty_arenas(s);
+        if (s->pool->pool) {
+            CUDA_TRY(cudaStreamSynchronize(s->stream));
+            CUDA_TRY(cudaMemPoolTrimTo(s->pool->pool, 0));
+        }
         rc = take(s, n_bytes, out);
     }
     return rc == cudaSuccess ? 0 : refuse(s, n_bytes, rc, e);
@@ -103,11 +209,29 @@ int cuda_alloc(struct backend *b, size_t n_bytes, void **out, struct err *e)
 void cuda_free(struct backend *b, void *p)
 {
     struct cuda_state *s = cuda_state_of(b);
+    struct arena *a = arena_of(s->pool, p);
 
-    if (s->pool)
-        cudaFreeAsync(p, s->stream);
+    if (a)
+        ranges_give(a->ranges, (size_t)((char *)p - a->memory) / UNIT_BYTES);
     else
-        cudaFree(p);
+        give_large(s, p);
+}
+
+void cuda_memory_close(struct cuda_state *s)
+{
+    struct cuda_pool *p = s->pool;
+
+    if (!p)
+        return;
+    for (int i = 0; i < p->n_arenas; i++) {
+        give_large(s, p->arenas[i].memory);
+        ranges_close(p->arenas[i].ranges);
+    }
+    if (p->pool)
+        cudaMemPoolDestroy(p->pool);
+    free(p->arenas);
+    free(p);
+    s->pool = NULL;
 }
 
 /* ---- working memory of calls ---- */

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "answers.cuh"
+#include "unpack.cuh"
 
 #define QUANTIZE_F16_MAX 65504.0f
 #define QUANTIZE_F32_MAX 0x1.fffffep127f
@@ -41,7 +42,8 @@ struct nest_part {
     uint8_t *codes; /* [n] */
     float *scales2; /* [ceil(n / WEIGHT_NESTED_RUN)] */
     union cuda_answer *answer;
-    unsigned first_block; /* filled in */
+    unsigned groups_per_row; /* the codes go in arrangement 1 (unpack.cuh); 0: in order */
+    unsigned first_block;    /* filled in */
 };
 
 struct nest_batch {
@@ -57,9 +59,9 @@ struct nest_table *cuda_nest_table_open(struct err *e);
 
 /* ---- the queue ---- */
 
-/* Takes the call when it knows how; false: it does not.  w is allocated. */
-bool cuda_quantize_queue(struct cuda_state *s, const struct quantize_args *a,
-                         const struct weight *w, union cuda_answer *answer);
+/* Takes the call when it knows how; false: it does not.  w is allocated; its arrangement is set. */
+bool cuda_quantize_queue(struct cuda_state *s, const struct quantize_args *a, struct weight *w,
+                         union cuda_answer *answer);
 
 struct quantize_job {
     enum dtype x_t, source;
@@ -90,6 +92,19 @@ __device__ inline float multiply_ftz(float a, float b)
 
     asm("mul.ftz.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
     return r;
+}
+
+/* Arrangement 1 (unpack.cuh), of 4-bit codes: word `at` of a row among those of the matrix. */
+__device__ inline int64_t arranged_word(unsigned row, unsigned at, unsigned row_words)
+{
+    return (int64_t)(row / UNIT_ROWS) * UNIT_ROWS * row_words + at / 16 * (16 * UNIT_ROWS) +
+           row % UNIT_ROWS * 16 + at % 4 * 4 + at / 4 % 4;
+}
+
+/* The scale and the zero point of group `col` of a row. */
+__device__ inline int64_t arranged_group(unsigned row, unsigned col, unsigned groups_per_row)
+{
+    return ((int64_t)(row / UNIT_ROWS) * groups_per_row + col) * UNIT_ROWS + row % UNIT_ROWS;
 }
 
 /* The sum of one number a thread, by halves; in thread 0. */

@@ -178,8 +178,15 @@ static int store_scales(struct cuda_state *s, const struct quantize_job *a, cons
         CUDA_LAUNCHED(s, "run_sums");
     }
     batch.n_parts = 1;
-    batch.part[0] = { scales, sums, w->n_groups, n_runs, (uint8_t *)w->scales, (float *)w->scales2,
-                      answer, 0 };
+    batch.part[0] = { .scales = scales,
+                      .sums = sums,
+                      .n = w->n_groups,
+                      .n_sums = n_runs,
+                      .codes = (uint8_t *)w->scales,
+                      .scales2 = (float *)w->scales2,
+                      .answer = answer,
+                      .groups_per_row = 0,
+                      .first_block = 0 };
     return cuda_nest(s, &batch, w->scale_form, e);
 }
 
@@ -253,8 +260,9 @@ extern "C" int cuda_quantize(struct backend *b, const struct quantize_args *a, s
         weight_release(b, &w);
         return -1;
     }
+    const bool queued = cuda_quantize_queue(s, a, &w, answer);
     *a->out = w;
-    if (cuda_quantize_queue(s, a, &w, answer))
+    if (queued)
         return 0;
     const struct quantize_job job = job_of(a, &w);
     if (quantize(s, &job, &w, answer, e) == 0)

@@ -97,7 +97,14 @@ __device__ static float mean_of(const struct nest_part &p)
     return mean;
 }
 
-/* Four codes of a lane go out as a word. */
+__device__ static int64_t place_of(const struct nest_part &p, int64_t at)
+{
+    const unsigned row = (unsigned)at / p.groups_per_row;
+
+    return arranged_group(row, (unsigned)at - row * p.groups_per_row, p.groups_per_row);
+}
+
+/* Four codes of a lane go out as a word, where they stay in order. */
 template <typename Code>
 __device__ static void store_run(const struct nest_part &p, int64_t first, Code code)
 {
@@ -105,12 +112,14 @@ __device__ static void store_run(const struct nest_part &p, int64_t first, Code 
     for (int i = 0; i < N_PER_LANE; i += 4) {
         int64_t at = first + 32 * i + threadIdx.x % 32 * 4;
 
-        if (at + 4 <= p.n)
+        if (at + 4 <= p.n && !p.groups_per_row)
             *(uint32_t *)(p.codes + at) =
                 code(i) | code(i + 1) << 8 | code(i + 2) << 16 | code(i + 3) << 24;
         else
-            for (int k = 0; k < 4 && at + k < p.n; k++)
-                p.codes[at + k] = (uint8_t)code(i + k);
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                if (at + k < p.n)
+                    p.codes[p.groups_per_row ? place_of(p, at + k) : at + k] = (uint8_t)code(i + k);
     }
 }
 

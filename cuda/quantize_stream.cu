@@ -1,15 +1,16 @@
 /* quantize_stream.cu - 16-bit weights to codes, many matrices in one launch, each weight read once.
  *
  * The matrices are taken as flat lists of weights.  A lane reads 16 bytes, 8 weights, of a group
- * that a warp (groups of 32 .. 1024) or a block (up to 16384) holds in registers: its range by
- * packed maxima and shuffles, then the codes of a lane as one word.  Bytes: 2 a weight in, bits / 8
- * and a scale a group out.
+ * that a warp (up to 2048 weights) or a block (up to 16384) holds in registers: its range by packed
+ * maxima and shuffles, then the codes of a lane as one word.  Codes of 4 bits go where the products
+ * read them (unpack.cuh), when the caller likes that.  Bytes: 2 a weight in, bits / 8 and a scale a
+ * group out.
  *
  * No threshold is searched for: a polynomial of the scaled value x names the one threshold that may
  * still lie between x and its code, which a comparison decides (checked for every fp32 number of
  * [-1, 1]).  Quotients of affine grids are correctly rounded: two corrections with a correctly
- * rounded reciprocal (Markstein 1990).  About 12 operations a weight in all; at the rate of
- * memory a multiprocessor of an H200 has 17.
+ * rounded reciprocal (Markstein 1990).  About 14 operations a weight in all; at the rate of
+ * memory a multiprocessor of an H200 has 20.
  *
  * quantize() puts a matrix into a queue; the queue starts when it is full, when a matrix of another
  * kind comes, or before anything else is started.  */
@@ -22,8 +23,9 @@
 #define TILE_WORDS  4                     /* 16-byte words of a lane */
 #define TILE        (TILE_WORDS * 32 * 8) /* weights of a warp at a time */
 #define CHUNK       (2 * N_WARPS * TILE)  /* weights of a block */
-#define ROW_WORDS   8                     /* of a lane, a block holds one group */
-#define ROW_MAX     (ROW_WORDS * N_THREADS * 8)
+#define ROW_WORDS   8                     /* of a lane, where a warp or a block holds one group */
+#define WARP_MAX    (ROW_WORDS * 32 * 8)
+#define BLOCK_MAX   (ROW_WORDS * N_THREADS * 8)
 #define QUEUE_PARTS 28          /* 4 layers */
 #define MAGIC       12582912.0f /* 1.5 * 2^23: adding it rounds to a whole number, in the low bits */
 #define MAGIC_BITS  0x4B400000u
@@ -38,7 +40,7 @@ struct part {
     double *sums; /* one a block: of its scales; NULL: not wanted */
     union cuda_answer *answer;
     int64_t n; /* weights */
-    unsigned first_block;
+    unsigned n_groups, row_words, first_block;
 };
 
 struct batch {
@@ -47,9 +49,10 @@ struct batch {
     int group_size, group_shift; /* shift: log2, for groups of a warp */
     enum quantize_rule rule;
     bool sym, converts; /* converts: stored in the other 16-bit type */
+    bool arranged, arranged_scales;
     int zero_constant;
     float of_zeros;
-    uint32_t fp4_codes;
+    uint32_t fp4_low, fp4_high; /* codebook_fp4_code, a byte each */
     float threshold[16];
 };
 
@@ -200,21 +203,23 @@ template <typename T> __device__ static range2<T> swapped(range2<T> a)
 
 struct group {
     float scale, absmax; /* absmax: infinity or NaN when a weight is */
+    float r;             /* of a grid: 1 / scale, correctly rounded; 0: beyond all measure */
     int zero;
 };
 
-/* HIGH: of the second halves. */
+/* high: of the second halves. */
 template <typename T, enum quantize_rule RULE, int BITS>
-__device__ static struct group group_of(const struct batch &a, range2<T> r, bool high)
+__device__ static struct group group_of(const struct batch &a, range2<T> range, bool high)
 {
-    const float2 least = widen(r.least), most = widen(r.most);
+    const float2 least = widen(range.least), most = widen(range.most);
     const float x = high ? least.y : least.x, y = high ? most.y : most.x;
 
     if (RULE != QUANTIZE_GRID_ABSMAX)
-        return { y, y, 0 };
+        return { y, y, 0.0f, 0 };
     struct grid g = grid_of(a.rule, BITS, a.sym, x, y);
     float absmax = fabsf(x) <= fabsf(y) ? fabsf(y) : fabsf(x); /* a NaN is in both */
-    return { g.scale, absmax, a.sym ? a.zero_constant : g.zero };
+    bool plain = g.scale > 0x1p-60f && g.scale < 0x1p60f && absmax < 0x1p60f * g.scale;
+    return { g.scale, absmax, plain ? __frcp_rn(g.scale) : 0.0f, a.sym ? a.zero_constant : g.zero };
 }
 
 /* ---- codes ---- */
@@ -255,21 +260,25 @@ __device__ static uint32_t nf4_word(const struct eight &v, float r, uint32_t tab
     return word - MAGIC_WORD;
 }
 
-__device__ static uint32_t fp4_word(const struct eight &v, float r, uint32_t table, uint32_t codes)
+/* The numbers of thresholds below, of even and of odd weights, are selectors of the bytes of codes.
+ */
+__device__ static uint32_t fp4_word(const struct eight &v, float r, uint32_t table,
+                                    const struct batch &a)
 {
-    uint32_t word = 0;
+    uint32_t n[2] = { 0, 0 }, word = 0;
 
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
+    for (int i = 7; i >= 0; i--) {
         float y = multiply_ftz(v.x[i], r), size = fabsf(y);
-        uint32_t n = __float_as_uint(fmaf(size, fmaf(size, -4.61f, 11.2f), MAGIC));
+        uint32_t c = __float_as_uint(fmaf(size, fmaf(size, -4.61f, 11.2f), MAGIC));
 
-        add_if_greater(n, size, threshold_at(table, n));
-        word |= (codes >> 4 * (n - MAGIC_BITS) & 7) << 4 * i;
+        n[i % 2] = n[i % 2] * 16 + c;
+        add_if_greater(n[i % 2], size, threshold_at(table, c));
         if (y < 0.0f)
             word |= 8u << 4 * i;
     }
-    return word;
+    return word | __byte_perm(a.fp4_low, a.fp4_high, n[0] - MAGIC_WORD) |
+           __byte_perm(a.fp4_low << 4, a.fp4_high << 4, n[1] - MAGIC_WORD);
 }
 
 /* Correctly rounded x / d where nothing overflows; r: 1 / d, correctly rounded. */
@@ -304,14 +313,13 @@ template <int BITS>
 __device__ static uint64_t grid_codes(const struct eight &v, const struct group &g)
 {
     const float low = (float)-g.zero, high = (float)((1 << BITS) - 1 - g.zero);
-    const float r = __frcp_rn(g.scale);
     uint64_t field = 0;
 
-    if (!(g.scale > 0x1p-60f && g.scale < 0x1p60f && g.absmax < 0x1p60f * g.scale))
+    if (g.r == 0.0f)
         return grid_codes_slowly(v, g.scale, g.zero, BITS);
 #pragma unroll
     for (int i = 0; i < 8; i++)
-        field |= (uint64_t)grid_code(quotient(v.x[i], g.scale, r), g.zero, low, high) << BITS * i;
+        field |= (uint64_t)grid_code(quotient(v.x[i], g.scale, g.r), g.zero, low, high) << BITS * i;
     return field;
 }
 
@@ -382,16 +390,16 @@ __device__ static uint64_t codes_of(const struct batch &a, uint4 word, const str
     if (!(g.absmax >= 0x1p-126f && g.absmax < INFINITY))
         return 0;
     const float r = approximate_reciprocal(g.absmax);
-    return RULE == QUANTIZE_BNB_NF4 ? nf4_word(v, r, table) : fp4_word(v, r, table, a.fp4_codes);
+    return RULE == QUANTIZE_BNB_NF4 ? nf4_word(v, r, table) : fp4_word(v, r, table, a);
 }
 
-/* By one lane of a group. */
+/* By one lane of a group.  at: its place in the order of the codes. */
 __device__ static void store_group(const struct batch &a, const struct part &p, int64_t i,
-                                   const struct group &g)
+                                   int64_t at, const struct group &g)
 {
-    p.scales[i] = g.scale > 0.0f ? g.scale : a.of_zeros;
+    p.scales[a.arranged_scales ? at : i] = g.scale > 0.0f ? g.scale : a.of_zeros;
     if (p.zeros)
-        p.zeros[i] = (uint8_t)g.zero;
+        p.zeros[at] = (uint8_t)g.zero;
     if (!(g.absmax < INFINITY && g.scale < INFINITY))
         atomicMin(&p.answer->quantized.refused_from, (unsigned long long)(i * a.group_size));
 }
@@ -425,16 +433,33 @@ __device__ static uint32_t load_thresholds(const struct batch &a)
     return table;
 }
 
+/* Of vector j of a lane: from the lane that made it. */
+template <typename T, enum quantize_rule RULE, int BITS>
+__device__ static struct group group_of_word(const struct batch &a, const range2<T> (&r)[2],
+                                             const struct group &own, int first_lane,
+                                             int group_size, int j)
+{
+    if (RULE != QUANTIZE_GRID_ABSMAX)
+        return group_of<T, RULE, BITS>(a, r[j / 2], j % 2);
+    const int lane = first_lane + (group_size > 256 ? j & ~(group_size / 256 - 1) : j);
+    struct group g = { __shfl_sync(0xFFFFFFFFu, own.scale, lane), 0.0f,
+                       __shfl_sync(0xFFFFFFFFu, own.r, lane), a.zero_constant };
+
+    if (!a.sym)
+        g.zero = __shfl_sync(0xFFFFFFFFu, own.zero, lane);
+    return g;
+}
+
 /* A warp takes TILE weights: words of a lane lie 32 words apart, so word j holds weights
  * 256 j .. 256 j + 255 of them.  Returns the scale of the group that the lane stored, or 0. */
 template <typename T, enum quantize_rule RULE, int BITS>
-__device__ static double take_tile(const struct batch &a, const struct part &p, int64_t first,
+__device__ static double take_tile(const struct batch &a, const struct part &p, unsigned tile,
                                    int group_size, uint32_t table)
 {
     constexpr bool SIGNED = RULE == QUANTIZE_GRID_ABSMAX;
     const int lane = threadIdx.x % 32;
-    const uint4 *x = p.x + first / 8 + lane;
-    uint32_t *codes = place_of<BITS>(p.codes, first / 8 + lane);
+    const int64_t first = (int64_t)tile * (TILE / 8) + lane; /* word */
+    const uint4 *x = p.x + first;
     uint4 v[TILE_WORDS];
 
 #pragma unroll
@@ -462,41 +487,51 @@ __device__ static double take_tile(const struct batch &a, const struct part &p, 
                 r[j] = wider<T, SIGNED>(r[j], of_lane<T, SIGNED>(r[j], distance));
     }
 
-    /* The first lanes of a group store one group each. */
+    /* The first lanes of a group have and store one group each: that of word `mine`. */
     const int lanes = group_size < 256 ? group_size / 8 : 32, mine = lane & (lanes - 1);
     const int weight = 256 * mine + 8 * (lane - mine);
-    struct group own = {};
+    const struct group own = group_of<T, RULE, BITS>(a, mine & 2 ? r[1] : r[0], mine & 1);
+
+    uint32_t *codes = place_of<BITS>(p.codes, first);
+    int step = 32 * BITS / 4;
+    int64_t i = ((int64_t)tile * TILE + weight) >> a.group_shift, at = i;
+    if (BITS == 4 && a.arranged) {
+        const unsigned tiles = p.row_words / (TILE / 8), row = tile / tiles,
+                       col = tile - row * tiles;
+
+        codes = (uint32_t *)p.codes + arranged_word(row, col * (TILE / 8) + lane, p.row_words);
+        step = 256; /* 32 words on are 256 words on */
+        at = arranged_group(row, (col * TILE + weight) >> a.group_shift,
+                            p.row_words * 8 >> a.group_shift);
+    }
 #pragma unroll
     for (int j = 0; j < TILE_WORDS; j++) {
-        const struct group g = group_of<T, RULE, BITS>(a, r[j / 2], j % 2);
+        const struct group g = group_of_word<T, RULE, BITS>(a, r, own, lane - mine, group_size, j);
 
-        store_codes<BITS>(codes + j * 32 * BITS / 4, true,
-                          codes_of<T, RULE, BITS>(a, v[j], g, table));
-        if (mine == j)
-            own = g;
+        store_codes<BITS>(codes + j * step, true, codes_of<T, RULE, BITS>(a, v[j], g, table));
     }
     if (mine >= TILE_WORDS || (weight & (group_size - 1)))
         return 0;
-    store_group(a, p, (first + weight) >> a.group_shift, own);
+    store_group(a, p, i, at, own);
     return own.scale;
 }
 
 /* GROUP_SIZE 0: any. */
 template <typename T, enum quantize_rule RULE, int BITS, int GROUP_SIZE>
-__global__ static void __launch_bounds__(N_THREADS, 4)
+__global__ static void __launch_bounds__(N_THREADS, RULE == QUANTIZE_GRID_ABSMAX ? 4 : 5)
     quantize_tiles(const __grid_constant__ struct batch a)
 {
     const struct part &p = part_of(a);
-    const int64_t block = blockIdx.x - p.first_block;
+    const unsigned block = blockIdx.x - p.first_block;
     double sum = 0;
 
     const uint32_t table = load_thresholds(a);
 #pragma unroll 1
     for (int i = threadIdx.x / 32; i < CHUNK / TILE; i += N_WARPS) {
-        int64_t first = block * CHUNK + (int64_t)i * TILE;
-        if (first < p.n)
-            sum += take_tile<T, RULE, BITS>(a, p, first, GROUP_SIZE ? GROUP_SIZE : a.group_size,
-                                            table);
+        const unsigned tile = block * (CHUNK / TILE) + i;
+        if ((int64_t)tile * TILE < p.n)
+            sum +=
+                take_tile<T, RULE, BITS>(a, p, tile, GROUP_SIZE ? GROUP_SIZE : a.group_size, table);
     }
     if (!p.sums)
         return;
@@ -505,8 +540,8 @@ __global__ static void __launch_bounds__(N_THREADS, 4)
         p.sums[block] = sum;
 }
 
-/* The range of a block's words, in every thread. */
-template <typename T, bool SIGNED> __device__ static range2<T> block_range(range2<T> r)
+/* The range of a group's words, in every thread of its WARPS. */
+template <typename T, bool SIGNED, int WARPS> __device__ static range2<T> range_of_all(range2<T> r)
 {
     __shared__ range2<T> of_warp[N_WARPS];
 
@@ -514,6 +549,8 @@ template <typename T, bool SIGNED> __device__ static range2<T> block_range(range
     for (int distance = 1; distance < 32; distance *= 2)
         r = wider<T, SIGNED>(r, of_lane<T, SIGNED>(r, distance));
     r = wider<T, SIGNED>(r, swapped<T>(r));
+    if (WARPS == 1)
+        return r;
     if (threadIdx.x % 32 == 0)
         of_warp[threadIdx.x / 32] = r;
     __syncthreads();
@@ -523,48 +560,59 @@ template <typename T, bool SIGNED> __device__ static range2<T> block_range(range
     return r;
 }
 
-/* A block takes one group. */
-template <typename T, enum quantize_rule RULE, int BITS>
+/* A warp or a block takes one group. */
+template <typename T, enum quantize_rule RULE, int BITS, int WARPS>
 __global__ static void __launch_bounds__(N_THREADS, 4)
     quantize_rows(const __grid_constant__ struct batch a)
 {
     constexpr bool SIGNED = RULE == QUANTIZE_GRID_ABSMAX;
+    constexpr int TEAM = 32 * WARPS;
     const struct part &p = part_of(a);
-    const int64_t group = blockIdx.x - p.first_block;
-    const int n_words = a.group_size / 8;
-    const uint4 *x = p.x + group * n_words;
+    const uint32_t table = load_thresholds(a);
+    const unsigned group = (blockIdx.x - p.first_block) * (N_THREADS / TEAM) + threadIdx.x / TEAM;
+    const int n_words = a.group_size / 8, t = threadIdx.x % TEAM;
+    const uint4 *x = p.x + (int64_t)group * n_words;
     uint4 v[ROW_WORDS];
 
-    const uint32_t table = load_thresholds(a);
+    if (group >= p.n_groups)
+        return;
 #pragma unroll
     for (int j = 0; j < ROW_WORDS; j++)
-        v[j] = load_word<T>(x, threadIdx.x + N_THREADS * j, n_words);
+        v[j] = load_word<T>(x, t + TEAM * j, n_words);
     if (a.converts)
 #pragma unroll
         for (int j = 0; j < ROW_WORDS; j++)
             v[j] = convert_word<T>(v[j]);
 
     /* A thread that has no word of its own repeats the first. */
-    range2<T> r = range_of_word<T, SIGNED>((int)threadIdx.x < n_words ? v[0]
-                                           : a.converts               ? convert_word<T>(__ldg(x))
-                                                                      : __ldg(x));
+    range2<T> r = range_of_word<T, SIGNED>(t < n_words  ? v[0]
+                                           : a.converts ? convert_word<T>(__ldg(x))
+                                                        : __ldg(x));
 #pragma unroll
     for (int j = 1; j < ROW_WORDS; j++)
-        if ((int)threadIdx.x + N_THREADS * j < n_words)
+        if (t + TEAM * j < n_words)
             r = wider<T, SIGNED>(r, range_of_word<T, SIGNED>(v[j]));
-    r = block_range<T, SIGNED>(r);
+    r = range_of_all<T, SIGNED, WARPS>(r);
 
     const struct group g = group_of<T, RULE, BITS>(a, r, false);
-#pragma unroll
-    for (int j = 0; j < ROW_WORDS; j++) {
-        const int at = threadIdx.x + N_THREADS * j;
+    uint32_t *codes = place_of<BITS>(p.codes, (int64_t)group * n_words + t);
+    int step = TEAM * BITS / 4;
+    int64_t at = group;
+    if (BITS == 4 && a.arranged) {
+        const unsigned groups = p.row_words / n_words, row = group / groups,
+                       col = group - row * groups;
 
-        if (N_THREADS * j < n_words)
-            store_codes<BITS>(place_of<BITS>(p.codes, group * n_words + at), at < n_words,
-                              codes_of<T, RULE, BITS>(a, v[j], g, table));
+        codes = (uint32_t *)p.codes + arranged_word(row, col * n_words + t, p.row_words);
+        step = TEAM * 8;
+        at = arranged_group(row, col, groups);
     }
-    if (threadIdx.x == 0) {
-        store_group(a, p, group, g);
+#pragma unroll
+    for (int j = 0; j < ROW_WORDS; j++)
+        if (TEAM * j < n_words)
+            store_codes<BITS>(codes + j * step, t + TEAM * j < n_words,
+                              codes_of<T, RULE, BITS>(a, v[j], g, table));
+    if (t == 0) {
+        store_group(a, p, group, at, g);
         if (p.sums)
             p.sums[group] = g.scale;
     }
@@ -585,12 +633,18 @@ typedef void (*kernel)(struct batch);
     }
 #define F16_TILES(rule, bits)  quantize_tiles<__half, rule, bits, 0>
 #define BF16_TILES(rule, bits) quantize_tiles<__nv_bfloat16, rule, bits, 0>
-#define F16_ROWS(rule, bits)   quantize_rows<__half, rule, bits>
-#define BF16_ROWS(rule, bits)  quantize_rows<__nv_bfloat16, rule, bits>
+#define F16_WARP(rule, bits)   quantize_rows<__half, rule, bits, 1>
+#define BF16_WARP(rule, bits)  quantize_rows<__nv_bfloat16, rule, bits, 1>
+#define F16_BLOCK(rule, bits)  quantize_rows<__half, rule, bits, N_WARPS>
+#define BF16_BLOCK(rule, bits) quantize_rows<__nv_bfloat16, rule, bits, N_WARPS>
 
-static const kernel kernels[2][2][10] = {
+/* How groups are held. */
+enum way { WAY_TILES, WAY_WARP, WAY_BLOCK };
+
+static const kernel kernels[3][2][10] = {
     { KERNELS(F16_TILES), KERNELS(BF16_TILES) },
-    { KERNELS(F16_ROWS), KERNELS(BF16_ROWS) },
+    { KERNELS(F16_WARP), KERNELS(BF16_WARP) },
+    { KERNELS(F16_BLOCK), KERNELS(BF16_BLOCK) },
 };
 
 /* bitsandbytes' own block size: nf4, fp4. */
@@ -609,7 +663,8 @@ struct kind {
     int64_t group_size;
     bool sym;
     enum scale_form scale_form;
-    bool by_rows;
+    bool arranged;
+    enum way way;
 };
 
 struct cuda_queue {
@@ -641,6 +696,16 @@ static bool is_power_of_two(int64_t n)
     return n > 0 && (n & (n - 1)) == 0;
 }
 
+/* Has arrangement 1 a place for these codes, and these kernels a way there? */
+static bool is_arrangeable(const struct quantize_args *a, const struct weight *w, enum way way)
+{
+    const int64_t size = w->group_size;
+
+    return a->arranged && w->bits == 4 && w->n_out % UNIT_ROWS == 0 && w->n_in % size == 0 &&
+           (is_power_of_two(size) || size == w->n_in) &&
+           w->n_in % (way == WAY_TILES ? TILE : CHUNK_COLS) == 0;
+}
+
 /* Is the call one of these kernels'? */
 static bool kind_of(const struct quantize_args *a, const struct weight *w, struct kind *out)
 {
@@ -648,6 +713,9 @@ static bool kind_of(const struct quantize_args *a, const struct weight *w, struc
     const enum dtype stored = a->w->dtype;
     const enum dtype source = dtype_is_16bit(a->source) ? a->source : stored;
     const bool int8 = a->rule == QUANTIZE_INT8_ROW;
+    const enum way way = size <= TILE && is_power_of_two(size) ? WAY_TILES
+                         : size <= WARP_MAX                    ? WAY_WARP
+                                                               : WAY_BLOCK;
 
     *out = (struct kind){ .stored = stored,
                           .working = int8 ? DTYPE_F16 : source,
@@ -656,13 +724,14 @@ static bool kind_of(const struct quantize_args *a, const struct weight *w, struc
                           .group_size = size,
                           .sym = a->sym,
                           .scale_form = w->scale_form,
-                          .by_rows = size > TILE || !is_power_of_two(size) };
+                          .arranged = is_arrangeable(a, w, way),
+                          .way = way };
     /* fp16 by way of bf16 to fp16 again */
     if (int8 && stored == DTYPE_F16 && source == DTYPE_BF16)
         return false;
     return dtype_is_16bit(stored) && (uintptr_t)a->w->data % 16 == 0 &&
            w->row_bytes * 8 == w->n_in * w->bits && n % size == 0 && size % 32 == 0 &&
-           size <= ROW_MAX && (out->by_rows ? size >= 256 : n % TILE == 0) &&
+           size <= BLOCK_MAX && (way == WAY_TILES ? n % TILE == 0 : size >= 256) &&
            n < INT32_MAX * (int64_t)32;
 }
 
@@ -670,7 +739,7 @@ static bool same_kind(const struct kind *a, const struct kind *b)
 {
     return a->stored == b->stored && a->working == b->working && a->rule == b->rule &&
            a->bits == b->bits && a->group_size == b->group_size && a->sym == b->sym &&
-           a->scale_form == b->scale_form;
+           a->scale_form == b->scale_form && a->arranged == b->arranged;
 }
 
 static void begin(struct cuda_queue *q, const struct kind *k, const struct weight *w)
@@ -688,17 +757,18 @@ static void begin(struct cuda_queue *q, const struct kind *k, const struct weigh
     b->converts = k->stored != k->working;
     b->zero_constant = w->zero_constant;
     b->of_zeros = quantize_zero_scale(k->rule, w);
-    b->fp4_codes = 0;
-    for (int i = 0; i < 8; i++)
-        b->fp4_codes |= (uint32_t)codebook_fp4_code[i] << 4 * i;
+    b->arranged = k->arranged;
+    b->arranged_scales = k->arranged && k->scale_form == SCALE_F32;
+    memcpy(&b->fp4_low, codebook_fp4_code, 4);
+    memcpy(&b->fp4_high, codebook_fp4_code + 4, 4);
     for (int i = 0; i < 16; i++)
         b->threshold[i] = k->rule == QUANTIZE_BNB_NF4 && i < 15  ? codebook_nf4_threshold[i]
                           : k->rule == QUANTIZE_BNB_FP4 && i < 7 ? codebook_fp4_threshold[i]
                                                                  : INFINITY;
 }
 
-bool cuda_quantize_queue(struct cuda_state *s, const struct quantize_args *a,
-                         const struct weight *w, union cuda_answer *answer)
+bool cuda_quantize_queue(struct cuda_state *s, const struct quantize_args *a, struct weight *w,
+                         union cuda_answer *answer)
 {
     struct cuda_queue *q = s->queue;
     struct kind k;
@@ -709,23 +779,30 @@ bool cuda_quantize_queue(struct cuda_state *s, const struct quantize_args *a,
         cuda_quantize_start(s);
     if (!s->n_queued)
         begin(q, &k, w);
+    w->arrangement = k.arranged;
     const int i = s->n_queued++;
-    q->n_blocks[i] = k.by_rows ? w->n_groups : ceil_div(w->n_out * w->n_in, CHUNK);
+    const int64_t n = w->n_out * w->n_in;
+    q->n_blocks[i] = k.way == WAY_TILES  ? ceil_div(n, CHUNK)
+                     : k.way == WAY_WARP ? ceil_div(w->n_groups, N_WARPS)
+                                         : w->n_groups;
     q->batch.part[i] = { .x = (const uint4 *)a->w->data,
                          .codes = w->codes,
                          .scales = (float *)w->scales,
                          .zeros = w->zero_form == ZERO_U8 ? (uint8_t *)w->zeros : NULL,
                          .sums = NULL,
                          .answer = answer,
-                         .n = w->n_out * w->n_in,
+                         .n = n,
+                         .n_groups = (unsigned)w->n_groups,
+                         .row_words = (unsigned)(w->n_in / 8),
                          .first_block = 0 };
     q->nest.part[i] = { .scales = NULL,
                         .sums = NULL,
                         .n = w->n_groups,
-                        .n_sums = q->n_blocks[i],
+                        .n_sums = k.way == WAY_TILES ? q->n_blocks[i] : w->n_groups,
                         .codes = (uint8_t *)w->scales,
                         .scales2 = (float *)w->scales2,
                         .answer = answer,
+                        .groups_per_row = k.arranged ? (unsigned)(w->n_in / w->group_size) : 0,
                         .first_block = 0 };
     return true;
 }
@@ -744,7 +821,7 @@ static int place_scales(struct cuda_state *s, int n_parts, struct err *e)
 
     for (int i = 0; i < n_parts; i++)
         n_bytes += whole((size_t)q->nest.part[i].n * sizeof(float)) +
-                   whole((size_t)q->n_blocks[i] * sizeof(double));
+                   whole((size_t)q->nest.part[i].n_sums * sizeof(double));
     if (cuda_scratch(s, SCRATCH_SCALES, n_bytes, &room, e) < 0)
         return -1;
     char *at = (char *)room;
@@ -754,7 +831,7 @@ static int place_scales(struct cuda_state *s, int n_parts, struct err *e)
         at += whole((size_t)q->nest.part[i].n * sizeof(float));
         q->batch.part[i].sums = q->kind.scale_form == SCALE_NESTED ? (double *)at : NULL;
         q->nest.part[i].sums = (const double *)at;
-        at += whole((size_t)q->n_blocks[i] * sizeof(double));
+        at += whole((size_t)q->nest.part[i].n_sums * sizeof(double));
     }
     return 0;
 }
@@ -768,7 +845,7 @@ static kernel kernel_of(const struct kind *k)
                                                     : 1 + k->bits;
 
     return rule < 2 && k->group_size == 64 ? kernels_of_64[bf16][rule]
-                                           : kernels[k->by_rows][bf16][rule];
+                                           : kernels[k->way][bf16][rule];
 }
 
 static int start(struct cuda_state *s, int n_parts, struct err *e)
@@ -785,7 +862,7 @@ static int start(struct cuda_state *s, int n_parts, struct err *e)
     }
     q->batch.n_parts = q->nest.n_parts = n_parts;
     kernel_of(&q->kind)<<<(unsigned)n_blocks, N_THREADS, 0, s->stream>>>(q->batch);
-    CUDA_LAUNCHED(s, q->kind.by_rows ? "quantize_rows" : "quantize_tiles");
+    CUDA_LAUNCHED(s, q->kind.way == WAY_TILES ? "quantize_tiles" : "quantize_rows");
     return nests ? cuda_nest(s, &q->nest, q->kind.scale_form, e) : 0;
 }
 

@@ -28,9 +28,10 @@ struct runner {
     enum dtype source;
     int batch_size;
     bool shuffle;
-    double idle_watt;    /* of the device; NaN: not measured yet */
-    char shared_by[32];  /* what brought the weights from another device; empty: the file */
-    double idle_since_s; /* the last record was handed over then; 0: none was */
+    double idle_watt;          /* of the device; NaN: not measured yet */
+    char shared_by[32];        /* what brought the weights from another device; empty: the file */
+    double opened_s, set_up_s; /* what opening the device took, and setting up in all */
+    double idle_since_s;       /* the last record was handed over then; 0: none was */
 };
 
 struct runner *runner_new(void)
@@ -108,16 +109,18 @@ int runner_setup(void *runner, const struct engine_site *site, const void *setup
         return err_in(e, "the setup");
     r->batch_size = (int)batch_size;
     r->source = source_of_name(source);
+    const double start = clock_seconds();
     int device = site->local_rank % backend_n_devices(backend);
-    double start = clock_seconds();
     if (backend_open(&r->backend, backend, device, why, e) < 0)
         return -1;
-    log_info("device opened in %.3f s", clock_seconds() - start);
+    r->opened_s = clock_seconds() - start;
     if (why[0])
         log_info("%s", why);
     if (r->backend.ops->facts(&r->backend, &r->facts, e) < 0)
         return -1;
-    return load(r, site, folder, share_gpu, e);
+    int rc = load(r, site, folder, share_gpu, e);
+    r->set_up_s = clock_seconds() - start;
+    return rc;
 }
 
 /* ---- one job ---- */
@@ -471,8 +474,11 @@ static void log_times(const struct run *run, double start, double released)
 {
     struct bytes text = BYTES_INIT;
     struct js_member m = JS_MEMBER_INIT;
-    double now = clock_seconds(), idle = run->r->idle_since_s ? start - run->r->idle_since_s : 0;
+    const struct runner *r = run->r;
+    double now = clock_seconds(), idle = r->idle_since_s ? start - r->idle_since_s : 0;
 
+    if (!r->idle_since_s)
+        log_debug("set up in %.3f s, of these %.3f to open the device", r->set_up_s, r->opened_s);
     while (js_next(run->seconds, &m))
         bytes_printf(&text, "%s %.4f, ", m.key, js_real(m.value));
     log_debug("%s seed %lld: seconds: %.4f idle before, %spacking alone %.4f, model given back in "

@@ -189,7 +189,8 @@ struct quantize_args {
     enum dtype scale_dtype; /* of scales that are not quantized again: F32, or F16, and then the
                                codes go by the rounded scale; of hqq's zero points, too */
     enum code_table table;  /* QUANTIZE_TABLE */
-    bool round_zero;        /* QUANTIZE_HQQ: starts from whole zero points */
+    bool arranged;   /* *out may come in the order that arrange() gives, without a call of it */
+    bool round_zero; /* QUANTIZE_HQQ: starts from whole zero points */
     /* Shape fields, forms and device memory are filled in; owned.  nested_offset, and the refusal
      * of weights that cannot be quantized, may come with the next sync(): until then the structure
      * and the plain weights stay in their places.  Refused that late, *out is still the caller's

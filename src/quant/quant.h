@@ -125,8 +125,9 @@ struct quant_report {
     int n_modules;
     struct quant_module *modules; /* malloc'ed */
     struct quant_sizes sizes;
-    double seconds; /* quantization alone, without measuring the errors */
-    bool on_host;   /* quantized by the CPU backend, because the device has no kernel for it */
+    double seconds;   /* quantization alone, without measuring the errors */
+    double arranging; /* of these, putting weights into the order that the device multiplies from */
+    bool on_host;     /* quantized by the CPU backend, because the device has no kernel for it */
 };
 void quant_report_release(struct quant_report *r);
 

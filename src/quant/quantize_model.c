@@ -11,6 +11,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* One linear, while the model is made. */
+struct place {
+    char module[96];
+    struct tensor stored;
+    struct weight *to;
+    int64_t index; /* 0, 1, ... through all layers */
+    bool packed;
+};
+
 struct making {
     struct backend *b;
     const struct model *base;
@@ -20,9 +29,11 @@ struct making {
     struct model *out;
     struct quant_report *report;
     struct size_count sizes;
-    struct quant_solved *solved; /* of each linear */
-    double (*sums)[2];           /* of each linear's errors and squares */
-    struct tensor scratch;       /* fp32 values of one matrix, where the backend has no compare() */
+    struct place *places; /* of each linear, as are the next two */
+    int64_t n_places;
+    struct quant_solved *solved;
+    double (*sums)[2];     /* of errors and of squares */
+    struct tensor scratch; /* fp32 values of one matrix, where the backend has no compare() */
 };
 
 /* Does rounding to `source` change values stored as `stored`? */
@@ -162,15 +173,6 @@ static int make_norms(struct making *k, struct err *e)
 
 /* ---- linears ---- */
 
-/* One of them, while the model is made. */
-struct place {
-    char module[96];
-    struct tensor stored;
-    struct weight *to;
-    int64_t index; /* 0, 1, ... through all layers */
-    bool packed;
-};
-
 static struct place place_of(const struct making *k, int64_t index)
 {
     const int64_t layer = index / N_LINEARS;
@@ -184,15 +186,25 @@ static struct place place_of(const struct making *k, int64_t index)
     return p;
 }
 
+static void place_all(struct making *k)
+{
+    const int64_t n = k->base->config.n_layers * N_LINEARS;
+
+    k->n_places = n;
+    k->places = mem_array((size_t)n, sizeof *k->places);
+    for (int64_t i = 0; i < n; i++)
+        k->places[i] = place_of(k, i);
+}
+
 /* Has `act` done to all that are packed, or to all that are not. */
 static int each(struct making *k, bool packed,
                 int (*act)(struct making *k, const struct place *p, struct err *e), struct err *e)
 {
-    for (int64_t i = 0; i < k->base->config.n_layers * N_LINEARS; i++) {
-        struct place p = place_of(k, i);
+    for (int64_t i = 0; i < k->n_places; i++) {
+        const struct place *p = &k->places[i];
 
-        if (p.packed == packed && act(k, &p, e) < 0)
-            return err_in(e, "%s", p.module);
+        if (p->packed == packed && act(k, p, e) < 0)
+            return err_in(e, "%s", p->module);
     }
     return 0;
 }
@@ -295,7 +307,7 @@ static int open_scratch(struct making *k, struct err *e)
 
 static int measure_all(struct making *k, struct err *e)
 {
-    const size_t n = (size_t)k->base->config.n_layers * N_LINEARS;
+    const size_t n = (size_t)k->n_places;
     int rc = -1;
 
     k->report->modules = mem_array(n, sizeof *k->report->modules);
@@ -317,22 +329,40 @@ static int arrange(struct making *k, const struct place *p, struct err *e)
     return k->b->ops->arrange ? k->b->ops->arrange(k->b, p->to, e) : 0;
 }
 
+static int arrange_all(struct making *k, struct err *e)
+{
+    double start = clock_seconds();
+
+    if (!k->b->ops->arrange)
+        return 0;
+    if (each(k, true, arrange, e) < 0 || k->b->ops->sync(k->b, e) < 0)
+        return -1;
+    k->report->arranging = clock_seconds() - start;
+    k->report->seconds += k->report->arranging;
+    return 0;
+}
+
 static int make_linears(struct making *k, struct err *e)
 {
     struct err ignored = ERR_INIT;
 
-    k->solved = mem_array((size_t)(k->base->config.n_layers * N_LINEARS), sizeof *k->solved);
-    int rc = make_weights(k, e) < 0 || measure_all(k, e) < 0 ? -1 : each(k, true, arrange, e);
+    place_all(k);
+    k->solved = mem_array((size_t)k->n_places, sizeof *k->solved);
+    int rc = make_weights(k, e);
+    if (rc == 0)
+        rc = measure_all(k, e);
+    if (rc == 0)
+        rc = arrange_all(k, e);
 
     /* What is under way writes to the weights and the sums. */
     if (rc < 0)
         k->b->ops->sync(k->b, &ignored);
+    for (int64_t i = 0; rc == 0 && i < k->n_places; i++)
+        size_count_linear(&k->sizes, k->places[i].to,
+                          k->places[i].packed || quant_is_plain(k->spec));
     free(k->sums);
     free(k->solved);
-    for (int64_t i = 0; rc == 0 && i < k->base->config.n_layers * N_LINEARS; i++) {
-        struct place p = place_of(k, i);
-        size_count_linear(&k->sizes, p.to, p.packed || quant_is_plain(k->spec));
-    }
+    free(k->places);
     return rc;
 }
 

@@ -336,6 +336,72 @@ static void both_ways_give_the_same_bits(void **state)
     }
 }
 
+/* Made in arrangement 1, or brought into it afterwards: the same bytes, the same errors. */
+static void arranged_case(struct quantize_args a, enum dtype t, int64_t n_out, int64_t n_in)
+{
+    struct tensor x = random_tensor(t, n_out, n_in, 0.02f), dx = device_tensor(&x);
+    struct weight w, v;
+    double sums[3][2];
+    struct err e = ERR_INIT;
+
+    a.w = &dx;
+    a.out = &w;
+    CHECK_OK(gpu.ops->quantize(&gpu, &a, &e), e);
+    a.out = &v;
+    a.arranged = true;
+    CHECK_OK(gpu.ops->quantize(&gpu, &a, &e), e);
+    CHECK_OK(gpu.ops->sync(&gpu, &e), e);
+    for (int i = 0; i < 3; i++) {
+        struct compare_args c = { .w = &dx, .packed = i == 1 ? &v : &w, .out = sums[i] };
+        CHECK_OK(gpu.ops->compare(&gpu, &c, &e), e);
+        if (i == 1)
+            CHECK_OK(gpu.ops->arrange(&gpu, &w, &e), e);
+    }
+    CHECK_OK(gpu.ops->arrange(&gpu, &v, &e), e);
+    CHECK_OK(gpu.ops->sync(&gpu, &e), e);
+    CHECK(v.arrangement == w.arrangement, "rule %d, %lld x %lld in %lld: the same arrangement",
+          a.rule, (long long)n_out, (long long)n_in, (long long)a.group_size);
+    check_same_weights("arranged", &v, &w);
+    CHECK(!memcmp(sums[0], sums[1], sizeof sums[0]) && !memcmp(sums[0], sums[2], sizeof sums[0]),
+          "the same errors: %.17g, %.17g, %.17g", sums[0][0], sums[1][0], sums[2][0]);
+    weight_release(&gpu, &w);
+    weight_release(&gpu, &v);
+    device_free(dx.data);
+    free_tensor(&x);
+}
+
+static void arranged_at_once(void **state)
+{
+    static const struct {
+        enum quantize_rule rule;
+        bool sym, twice;
+    } rules[] = {
+        { QUANTIZE_BNB_NF4, false, true },    { QUANTIZE_BNB_NF4, false, false },
+        { QUANTIZE_BNB_FP4, false, true },    { QUANTIZE_GRID_ABSMAX, true, false },
+        { QUANTIZE_GRID_GPTQ, false, true },  { QUANTIZE_GRID_AWQ, false, false },
+        { QUANTIZE_GRID_ABSMAX, true, true },
+    };
+    static const int64_t shapes_of[][2] = { { 8, 1024 },  { 64, 2048 }, { 24, 3072 },
+                                            { 16, 8192 }, { 7, 2048 },  { 16, 1152 } };
+
+    (void)state;
+    if (!gpu.ops->arrange)
+        skip();
+    for (size_t r = 0; r < sizeof rules / sizeof *rules; r++)
+        for (size_t k = 0; k < sizeof shapes_of / sizeof *shapes_of; k++)
+            for (int64_t group = 16; group <= 16384; group *= 2) {
+                struct quantize_args a = { .rule = rules[r].rule,
+                                           .bits = 4,
+                                           .group_size = group < 32 ? shapes_of[k][1] : group,
+                                           .sym = rules[r].sym,
+                                           .double_quant = rules[r].twice };
+
+                if (a.rule >= QUANTIZE_GRID_ABSMAX && shapes_of[k][1] % a.group_size)
+                    continue;
+                arranged_case(a, r % 2 ? DTYPE_F16 : DTYPE_BF16, shapes_of[k][0], shapes_of[k][1]);
+            }
+}
+
 /* ---- what the next wait tells ---- */
 
 static void what_is_not_finite_is_refused(void **state)
@@ -757,6 +823,7 @@ int main(void)
         cmocka_unit_test(flat_blocks_of_every_size),
         cmocka_unit_test(weights_go_through_the_source_dtype),
         cmocka_unit_test(both_ways_give_the_same_bits),
+        cmocka_unit_test(arranged_at_once),
         cmocka_unit_test(what_is_not_finite_is_refused),
         cmocka_unit_test(refused_in_16_bits),
         cmocka_unit_test(many_before_a_wait),
