@@ -131,7 +131,7 @@ template <int N> __global__ static void int8_rows(const __grid_constant__ struct
     }
 }
 
-/* One block lists the marked columns of one segment, in order, and takes them out of its codes. */
+/* One block lists the marked columns of one segment, in order. */
 __global__ static void int8_columns(const __grid_constant__ struct int8_job a)
 {
     __shared__ int n_before[N_THREADS / 32], n_listed;
@@ -163,10 +163,19 @@ __global__ static void int8_columns(const __grid_constant__ struct int8_job a)
     }
     if (threadIdx.x == 0)
         a.n_columns[blockIdx.x] = n_listed;
-    const int64_t from = first_row_of(a.segments, blockIdx.x);
-    const int64_t to = first_row_of(a.segments, blockIdx.x + 1);
-    for (int64_t i = threadIdx.x; n_listed && i < (to - from) * n_listed; i += N_THREADS)
-        a.codes[(from + i / n_listed) * a.ld + a.columns[first + i % n_listed]] = 0;
+}
+
+/* They count for nothing among the codes of their segment (block x). */
+__global__ static void int8_clear(const __grid_constant__ struct int8_job a)
+{
+    const int32_t *columns = a.columns + (int64_t)blockIdx.x * a.n_in;
+    const int n = a.n_columns[blockIdx.x];
+    const int64_t end = first_row_of(a.segments, blockIdx.x + 1);
+
+    for (int64_t row = first_row_of(a.segments, blockIdx.x) + blockIdx.y; n && row < end;
+         row += gridDim.y)
+        for (int i = threadIdx.x; i < n; i += N_THREADS)
+            a.codes[row * a.ld + columns[i]] = 0;
 }
 
 /* y = T(fp16(sum * stat * SCB / 127^2 [+ bias])) */
@@ -192,30 +201,79 @@ struct int8_output {
     }
 };
 
-/* y = T(y + sum over the outlier columns of x V), a chain in their order; one block a row. */
-__global__ static void int8_add_outliers(const __grid_constant__ struct int8_job a,
-                                         const __grid_constant__ struct weight w, enum dtype y_t,
-                                         void *y)
-{
-    const int64_t row = blockIdx.x, segment = segment_of(a.segments, row);
-    const int32_t *columns = a.columns + segment * a.n_in;
-    const int n_columns = a.n_columns[segment];
+/* y = T(y + sum over the outlier columns of x V), a chain in their order: tiles of 64 rows of one
+ * segment by 64 columns.  How many outliers there are, the device alone knows: none, mostly. */
+#define OUTLIER_TILE 64
+#define OUTLIER_STEP 32
 
+/* Rows of the i-th tile, counted through all segments; -1: there is none. */
+__device__ static int outlier_rows(const struct int8_segments &s, int i, int64_t *first,
+                                   int64_t *end)
+{
+    for (int segment = 0; segment < s.n; segment++) {
+        const int64_t from = first_row_of(s, segment), to = first_row_of(s, segment + 1);
+        const int n_tiles = (int)((to - from + OUTLIER_TILE - 1) / OUTLIER_TILE);
+
+        if (i < n_tiles) {
+            *first = from + (int64_t)i * OUTLIER_TILE;
+            *end = *first + OUTLIER_TILE < to ? *first + OUTLIER_TILE : to;
+            return segment;
+        }
+        i -= n_tiles;
+    }
+    return -1;
+}
+
+__global__ static void __launch_bounds__(N_THREADS)
+    int8_add_outliers(const __grid_constant__ struct int8_job a,
+                      const __grid_constant__ struct weight w, enum dtype y_t, void *y)
+{
+    __shared__ float xs[OUTLIER_STEP][OUTLIER_TILE + 1], ws[OUTLIER_STEP][OUTLIER_TILE + 1];
+    const int64_t first_out = (int64_t)blockIdx.y * OUTLIER_TILE;
+    const int own_row = threadIdx.x / 16, own_col = threadIdx.x % 16;
+    int64_t first_row, end_row;
+    const int segment = outlier_rows(a.segments, (int)blockIdx.x, &first_row, &end_row);
+    const int n_columns = segment < 0 ? 0 : a.n_columns[segment];
+    float sum[4][4] = {};
+
+    for (int first = 0; first < n_columns; first += OUTLIER_STEP) {
+        const int n = n_columns - first < OUTLIER_STEP ? n_columns - first : OUTLIER_STEP;
+        const int k = threadIdx.x % OUTLIER_STEP;
+        const int32_t col = k < n ? a.columns[segment * a.n_in + first + k] : 0;
+
+        for (int i = threadIdx.x / OUTLIER_STEP; i < OUTLIER_TILE; i += N_THREADS / OUTLIER_STEP) {
+            const int64_t row = first_row + i, out = first_out + i;
+            const bool there = k < n && out < w.n_out;
+
+            xs[k][i] = k < n && row < end_row ? load_value(a.x_t, a.x, row * a.n_in + col) : 0.0f;
+            ws[k][i] =
+                there ? round_value(a.x_t,
+                                    ((float)((const int8_t *)w.codes)[out * w.row_bytes + col] *
+                                     ((const float *)w.scales)[out]) *
+                                        PER_127)
+                      : 0.0f;
+        }
+        __syncthreads();
+        for (int c = 0; c < n; c++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    sum[i][j] = fmaf(xs[c][own_row + 16 * i], ws[c][own_col + 16 * j], sum[i][j]);
+        __syncthreads();
+    }
     if (!n_columns)
         return;
-    for (int64_t n = blockIdx.y * N_THREADS + threadIdx.x; n < w.n_out;
-         n += gridDim.y * N_THREADS) {
-        const int8_t *codes = (const int8_t *)w.codes + n * w.row_bytes;
-        float scb = ((const float *)w.scales)[n], sum = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const int64_t row = first_row + own_row + 16 * i, out = first_out + own_col + 16 * j;
+            const int64_t at = row * w.n_out + out;
 
-        for (int c = 0; c < n_columns; c++) {
-            int32_t col = columns[c];
-            float v = round_value(a.x_t, ((float)codes[col] * scb) * PER_127);
-            sum = fmaf(load_value(a.x_t, a.x, row * a.n_in + col), v, sum);
+            if (row < end_row && out < w.n_out)
+                store_value(y_t, y, at, round_value(a.x_t, load_value(y_t, y, at) + sum[i][j]));
         }
-        const int64_t i = row * w.n_out + n;
-        store_value(y_t, y, i, round_value(a.x_t, load_value(y_t, y, i) + sum));
-    }
 }
 
 /* Few segments travel with the kernels, many in device memory. */
@@ -277,6 +335,8 @@ static int make_codes(struct backend *b, const struct linear_args *a, struct int
         return 0;
     int8_columns<<<(unsigned)job->segments.n, N_THREADS, 0, s->stream>>>(*job);
     CUDA_LAUNCHED(s, "int8_columns");
+    int8_clear<<<dim3((unsigned)job->segments.n, 64), N_THREADS, 0, s->stream>>>(*job);
+    CUDA_LAUNCHED(s, "int8_clear");
     return 0;
 }
 
@@ -341,9 +401,13 @@ static int multiply(struct cuda_state *s, const struct linear_args *a, const str
 static int add_outliers(struct cuda_state *s, const struct linear_args *a,
                         const struct int8_job *job, struct err *e)
 {
-    const int64_t n_across = ceil_div(a->w->n_out, 4 * N_THREADS);
+    int64_t n_tiles = 0;
 
-    int8_add_outliers<<<dim3((unsigned)job->n_rows, (unsigned)(n_across < 64 ? n_across : 64)),
+    for (int i = 0; i < a->segments.n; i++)
+        n_tiles += ceil_div(a->segments.first_row[i + 1] - a->segments.first_row[i], OUTLIER_TILE);
+    if (!a->segments.n)
+        n_tiles = ceil_div(a->n_rows, OUTLIER_TILE);
+    int8_add_outliers<<<dim3((unsigned)n_tiles, (unsigned)ceil_div(a->w->n_out, OUTLIER_TILE)),
                         N_THREADS, 0, s->stream>>>(*job, *a->w, a->y->dtype, a->y->data);
     CUDA_LAUNCHED(s, "int8_add_outliers");
     return 0;
