@@ -9,7 +9,7 @@
 #include "common.cuh"
 
 #define GEMM_PARTS_MAX 3
-#define GEMM_SPLITS    4
+#define GEMM_SPLITS    2
 
 enum gemm_end {
     GEMM_STORE,  /* y = T(sum + bias); with `add`: y = T(y + T(sum + bias)) */
@@ -43,6 +43,30 @@ struct gemm_nll {
     float *target_logit;       /* [n_rows] */
 };
 
+/* 4-bit weights in arrangement 1 to be made plain beside the product: chunks first .. end - 1 of 8
+ * rows by 128 columns each, of 16-bit values (linear_ahead.cuh).  sm_90 alone. */
+#define GEMM_AHEAD_PIECES 4
+struct gemm_ahead_piece {
+    const uint8_t *codes;
+    const void *scales, *zeros;
+    const float *scales2;
+    uint16_t *out;
+    float nested_offset;
+    int32_t n_chunks, n_groups; /* of a row */
+    int32_t group_size;         /* 64 or more */
+    int32_t first, end;
+};
+
+struct gemm_ahead {
+    int n;
+    bool bf16;
+    enum scale_form scale_form;
+    enum zero_form zero_form; /* CONSTANT: `table` has it in */
+    float table[16];          /* of a code */
+    const float *map;         /* weight_dynamic_map */
+    struct gemm_ahead_piece piece[GEMM_AHEAD_PIECES];
+};
+
 /* Addresses and strides are multiples of 16 bytes, n_k and every n_out of 8 elements (INT8: n_k of
  * 16). */
 struct gemm_args {
@@ -57,6 +81,7 @@ struct gemm_args {
     bool weights_stay; /* nothing that is still queued writes them */
     int n_splits;      /* 1 or GEMM_SPLITS */
     struct gemm_nll nll;
+    struct gemm_ahead ahead;
     /* INT8: scale of a row, and the type that outputs are rounded to */
     const float *stat;
     enum dtype x_t;
@@ -87,19 +112,53 @@ __device__ inline float2 unpack_pair(enum dtype t, uint32_t pair)
     return __bfloat1622float2(*(__nv_bfloat162 *)&pair);
 }
 
-/* T(x / (1 + e^-x)) as swiglu() has it.  The quick value is within 2^-19 of it; it serves unless
- * the middle of two values of T is that near. */
-__device__ inline float silu_value(enum dtype t, float x)
+/* T(silu(x)) for two values of T, within 1.2 * 2^-21 + |x| 1.4 * 2^-24 of what swiglu() has before
+ * it rounds; sure: no middle of two values of T is that near, so it is rounded the same. */
+__device__ inline uint32_t silu_quickly(enum dtype t, float2 x, bool &sure)
 {
-    float e, inverse;
+    float e0, e1, inverse0, inverse1;
 
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(x * -1.44269504f));
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(1.0f + e));
-    const float y = x * inverse;
-    const float2 both = unpack_pair(t, pack_pair(t, y * (1 - 0x1p-19f), y * (1 + 0x1p-19f)));
-    if (x >= -16.0f && both.x == both.y)
-        return both.x;
-    return round_value(t, x / (1.0f + exp_value(-x)));
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e0) : "f"(x.x * -1.44269504f));
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e1) : "f"(x.y * -1.44269504f));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse0) : "f"(1.0f + e0));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse1) : "f"(1.0f + e1));
+    const float y0 = x.x * inverse0, off0 = y0 * fmaf(fabsf(x.x), 0x1.6cp-24f, 0x1.3p-21f);
+    const float y1 = x.y * inverse1, off1 = y1 * fmaf(fabsf(x.y), 0x1.6cp-24f, 0x1.3p-21f);
+    const uint32_t low = pack_pair(t, y0 - off0, y1 - off1);
+    sure = low == pack_pair(t, y0 + off0, y1 + off1) && fminf(x.x, x.y) >= -64.0f;
+    return low;
+}
+
+/* T(silu(T(gate))) * T(up) rounded to T, of N pairs of columns: all by the quick way first, for a
+ * branch after each would leave every step waiting for the one before. */
+template <int N>
+__device__ inline void swiglu_pairs(enum dtype t, const float (&gate)[2 * N],
+                                    const float (&up)[2 * N], uint32_t (&out)[N])
+{
+    float2 g[N];
+    unsigned unsure = 0;
+
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        bool sure;
+
+        g[i] = unpack_pair(t, pack_pair(t, gate[2 * i], gate[2 * i + 1]));
+        out[i] = silu_quickly(t, g[i], sure);
+        unsure |= sure ? 0u : 1u << i;
+    }
+    if (unsure)
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            if (unsure >> i & 1)
+                out[i] = pack_pair(t, g[i].x / (1.0f + exp_value(-g[i].x)),
+                                   g[i].y / (1.0f + exp_value(-g[i].y)));
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        const float2 v = unpack_pair(t, out[i]);
+        const float2 u = unpack_pair(t, pack_pair(t, up[2 * i], up[2 * i + 1]));
+
+        out[i] = pack_pair(t, v.x * u.x, v.y * u.y);
+    }
 }
 
 struct gemm_strip {
@@ -184,34 +243,26 @@ __device__ inline void strip_store_f32(const struct gemm_strip &s, const float (
         }
 }
 
-/* Rounds once and stores; with `add`, adds to old and rounds again. */
+/* Pairs of columns: p[2 j] of row g, p[2 j + 1] of row g + 8.  With `add`: added to old. */
 template <int NB>
-__device__ inline void strip_store(const struct gemm_strip &s, const float (&v)[4 * NB],
-                                   uint4 *room, bool add, const uint4 (&old)[NB / 2])
+__device__ inline void strip_store_pairs(const struct gemm_strip &s, const uint32_t (&p)[2 * NB],
+                                         uint4 *room, bool add, const uint4 (&old)[NB / 2])
 {
     const int lane = threadIdx.x % 32;
 
-    if (s.y_t == DTYPE_F32) {
-        strip_store_f32<NB>(s, v);
-        return;
-    }
 #pragma unroll
     for (int j = 0; j < NB; j += 2) {
-        uint32_t p[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            p[i] = pack_pair(s.y_t, v[4 * j + 2 * i], v[4 * j + 2 * i + 1]);
 #if __CUDA_ARCH__ >= 900
         const int row = lane % 16, at = strip_place<NB>(row, j + lane / 16);
         asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
                          (unsigned)__cvta_generic_to_shared(room + at)),
-                     "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3])
+                     "r"(p[2 * j]), "r"(p[2 * j + 1]), "r"(p[2 * j + 2]), "r"(p[2 * j + 3])
                      : "memory");
 #else
 #pragma unroll
         for (int i = 0; i < 4; i++)
             ((uint32_t *)(room + strip_place<NB>(lane / 4 + i % 2 * 8, j + i / 2)))[lane % 4] =
-                p[i];
+                p[2 * j + i];
 #endif
     }
     __syncwarp();
@@ -225,6 +276,35 @@ __device__ inline void strip_store(const struct gemm_strip &s, const float (&v)[
             *to = y;
     }
     __syncwarp();
+}
+
+/* Rounds once and stores. */
+template <int NB>
+__device__ inline void strip_store(const struct gemm_strip &s, const float (&v)[4 * NB],
+                                   uint4 *room, bool add, const uint4 (&old)[NB / 2])
+{
+    uint32_t p[2 * NB];
+
+    if (s.y_t == DTYPE_F32) {
+        strip_store_f32<NB>(s, v);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 2 * NB; i++)
+        p[i] = pack_pair(s.y_t, v[2 * i], v[2 * i + 1]);
+    strip_store_pairs<NB>(s, p, room, add, old);
+}
+
+/* Both after their biases. */
+template <int NB>
+__device__ inline void strip_store_swiglu(const struct gemm_strip &s, const float (&gate)[4 * NB],
+                                          const float (&up)[4 * NB], uint4 *room)
+{
+    const uint4 none[NB / 2] = {};
+    uint32_t p[2 * NB];
+
+    swiglu_pairs<2 * NB>(s.y_t, gate, up, p);
+    strip_store_pairs<NB>(s, p, room, false, none);
 }
 
 /* LLM.int8: y = fp16(sum * stat * SCB / 127^2 [+ bias]), in the type of x. */
@@ -261,18 +341,4 @@ __device__ inline void strip_of_int8(const struct gemm_args &a, const struct gem
                 v[4 * j + 2 * half + i] = round_value(a.x_t, y);
             }
         }
-}
-
-/* gate = T(silu(T(gate))) * T(up), to be rounded once more */
-template <int NB>
-__device__ inline void strip_swiglu(enum dtype t, float (&gate)[4 * NB], const float (&up)[4 * NB])
-{
-#pragma unroll
-    for (int i = 0; i < 4 * NB; i += 2) {
-        const float2 g = unpack_pair(t, pack_pair(t, gate[i], gate[i + 1]));
-        const float2 u = unpack_pair(t, pack_pair(t, up[i], up[i + 1]));
-
-        gate[i] = silu_value(t, g.x) * u.x;
-        gate[i + 1] = silu_value(t, g.y) * u.y;
-    }
 }

@@ -117,7 +117,6 @@ __device__ inline void end_rows(const struct gemm_args &a, const struct tile_pla
     if (SWIGLU) {
         const struct gemm_strip gate = { &a.part[0], a.y_t, a.n_rows, row, p.col + 16 * warp_n };
         const struct gemm_strip up = { &a.part[1], a.y_t, a.n_rows, row, p.col + 16 * warp_n };
-        const uint4 none[1] = {};
         float v[8], u[8];
 
 #pragma unroll
@@ -127,8 +126,7 @@ __device__ inline void end_rows(const struct gemm_args &a, const struct tile_pla
         }
         strip_add_bias<2>(gate, v);
         strip_add_bias<2>(up, u);
-        strip_swiglu<2>(a.y_t, v, u);
-        strip_store<2>(gate, v, room, false, none);
+        strip_store_swiglu<2>(gate, v, u, room);
     } else {
         const struct gemm_strip s = { &a.part[p.part], a.y_t, a.n_rows, row, p.col + 32 * warp_n };
         uint4 old[2] = {};

@@ -10,12 +10,12 @@
  * bytes a clock that an SM takes from L2.  A cluster of cm x cn tiles shares what it reads: each
  * block brings 1 / cn of the x and 1 / cm of the W it needs and the engine delivers it to all.
  *
- * Long k over few outputs: GEMM_SPLITS blocks of a cluster make one tile, a part of k each; then
- * block i gets everybody's sums of the i-th quarter of the columns, adds them in the order of k and
- * ends there.  */
+ * Long k over few outputs: the two blocks of a cluster make one tile, half of k each; then each
+ * gets the other's sums of half the columns, adds them and ends there.  */
 #pragma once
 
 #include "gemm.cuh"
+#include "gemm_sm90_ahead.cuh"
 #include "wgmma.cuh"
 
 #include <cuda.h>
@@ -40,7 +40,7 @@ template <enum gemm_operand OP, int WGS, int BN> struct gemm_shape {
     static constexpr int N_STAGES = (192 << 10) / PLACE_BYTES;
     static constexpr int STEP = OP == GEMM_INT8 ? STEP_BYTES : STEP_BYTES / 2; /* elements */
     static constexpr int MEMORY = N_STAGES * PLACE_BYTES + 1024; /* to be aligned to 1024 */
-    static constexpr bool BF16 = OP == GEMM_BF16;
+    static constexpr bool BF16 = OP == GEMM_BF16, INT8 = OP == GEMM_INT8;
     typedef std::conditional_t<OP == GEMM_INT8, int, float> sum;
 };
 
@@ -294,7 +294,6 @@ __device__ inline void end_swiglu(const struct gemm_sm90_job &job, int row, int 
                                   const float (&c)[N], uint4 *room)
 {
     const enum dtype t = job.a.y_t;
-    const uint4 none[2] = {};
 
 #pragma unroll
     for (int i = 0; i < N / 32; i++) {
@@ -304,9 +303,135 @@ __device__ inline void end_swiglu(const struct gemm_sm90_job &job, int row, int 
 
         take(job.a, gate, c, 16 * i, v);
         take(job.a, up, c, N / 2 + 16 * i, u);
-        strip_swiglu<4>(t, v, u);
-        strip_store<4>(gate, v, room, false, none);
+        strip_store_swiglu<4>(gate, v, u, room);
     }
+}
+
+/* ---- the same where nothing is special: no bias, the operands' type, whole columns of one part.
+ * A warp's instructions count here: no tensor core works meanwhile. ---- */
+
+/* Two rows' vectors of a lane, 8 rows apart, as strip_vector() has them; where their values pass
+ * through shared memory, in turns of two rooms. */
+struct gemm_lane {
+    uint4 *to[2]; /* NULL: outside */
+    uint32_t put[2];
+    const uint4 *get[2];
+};
+
+__device__ inline struct gemm_lane lane_of(const struct gemm_part &part, int64_t n_rows, int row,
+                                           int col, uint4 *room)
+{
+    const int lane = threadIdx.x % 32;
+    struct gemm_lane out;
+
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const int64_t r = row + 8 * i + lane / 4;
+
+        out.to[i] =
+            r < n_rows ? (uint4 *)((uint16_t *)part.y + r * part.ldy + col) + lane % 4 : NULL;
+        out.put[i] = shared_address(room + strip_place<4>(lane % 16, 2 * i + lane / 16));
+        out.get[i] = room + strip_place<4>(8 * i + lane / 4, lane % 4);
+    }
+    return out;
+}
+
+__device__ inline uint32_t add_pairs(enum dtype t, uint32_t a, uint32_t b)
+{
+    uint32_t sum; /* rounded once; so is the sum in fp32 and its rounding, 24 bits being enough */
+
+    if (t == DTYPE_F16)
+        asm("add.rn.f16x2 %0, %1, %2;" : "=r"(sum) : "r"(a), "r"(b));
+    else
+        asm("add.rn.bf16x2 %0, %1, %2;" : "=r"(sum) : "r"(a), "r"(b));
+    return sum;
+}
+
+/* 32 columns, the i-th of a tile: pairs as strip_store_pairs() takes them. */
+template <enum dtype T>
+__device__ inline void store_quickly(const struct gemm_lane &l, int i, const uint32_t (&p)[8],
+                                     bool add, const uint4 (&old)[2])
+{
+#pragma unroll
+    for (int j = 0; j < 2; j++)
+        asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                         l.put[j] + i % 2 * 1024),
+                     "r"(p[4 * j]), "r"(p[4 * j + 1]), "r"(p[4 * j + 2]), "r"(p[4 * j + 3])
+                     : "memory");
+    __syncwarp(); /* also: nobody reads the other room any more */
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        uint4 y = l.get[j][i % 2 * 64];
+
+        if (add)
+            y = make_uint4(add_pairs(T, old[j].x, y.x), add_pairs(T, old[j].y, y.y),
+                           add_pairs(T, old[j].z, y.z), add_pairs(T, old[j].w, y.w));
+        if (l.to[j])
+            l.to[j][4 * i] = y;
+    }
+}
+
+template <enum dtype T, bool ADD, int N>
+__device__ inline void end_store_quickly(const struct gemm_lane &l, const float (&c)[N])
+{
+    constexpr int N_STRIPS = N / 16, AT_ONCE = N_STRIPS % 4 ? N_STRIPS : 4;
+
+#pragma unroll
+    for (int first = 0; first < N_STRIPS; first += AT_ONCE) {
+        uint4 old[AT_ONCE][2] = {};
+
+        if (ADD)
+#pragma unroll
+            for (int i = 0; i < 2 * AT_ONCE; i++)
+                if (l.to[i % 2])
+                    old[i / 2][i % 2] = l.to[i % 2][4 * (first + i / 2)];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            const int at = first + i;
+            uint32_t p[8];
+
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                p[j] = pack_pair(T, c[16 * at + 2 * j], c[16 * at + 2 * j + 1]);
+            store_quickly<T>(l, at, p, ADD, old[i]);
+        }
+    }
+    __syncwarp();
+}
+
+template <enum dtype T, int N>
+__device__ inline void end_swiglu_quickly(const struct gemm_lane &l, const float (&c)[N])
+{
+    const uint4 none[2] = {};
+
+#pragma unroll
+    for (int i = 0; i < N / 32; i++) {
+        float v[16], u[16];
+        uint32_t p[8];
+
+#pragma unroll
+        for (int j = 0; j < 16; j++) {
+            v[j] = c[16 * i + j];
+            u[j] = c[N / 2 + 16 * i + j];
+        }
+        swiglu_pairs<8>(T, v, u, p);
+        store_quickly<T>(l, i, p, false, none);
+    }
+    __syncwarp();
+}
+
+/* Whether the next n_cols columns are so, in the part of the first; in the row of all columns, or
+ * of part 0 for SwiGLU. */
+template <enum dtype T, enum gemm_end END>
+__device__ inline bool is_quick(const struct gemm_sm90_job &job, int col, int n_cols)
+{
+    const int part = END == GEMM_SWIGLU ? 0 : part_of(job, col);
+    const struct gemm_part &p = job.a.part[part];
+
+    if (END == GEMM_SWIGLU && job.a.part[1].bias)
+        return false;
+    return job.a.y_t == T && !p.bias &&
+           col - (END == GEMM_SWIGLU ? 0 : job.begin[part]) + n_cols <= p.n_out;
 }
 
 /* e^x for x <= 0, within 2^-21. */
@@ -369,54 +494,69 @@ __device__ inline void end_nll(const struct gemm_sm90_job &job, int row, int til
     }
 }
 
-/* Everybody's sums of a quarter of the columns to the block that ends there: [from][sum /
- * 4][thread] in the ring, which is free by now. */
+/* Two blocks have the sums of half of k each: the first block's half of the columns goes to it and
+ * the other half to the other, through the ring ([sum / 4][thread]), which is free by then.  What a
+ * block ends with is in the first half of c. */
 template <class S>
-__device__ inline void spread_sums(uint32_t room, uint32_t barrier, int rank,
-                                   const float (&c)[S::N_SUMS])
+__device__ inline void exchange_sums(const struct gemm_ring &r, const uint8_t *data,
+                                     uint32_t sums_there, int rank, float (&c)[S::N_SUMS])
 {
-    constexpr int N = S::N_SUMS / GEMM_SPLITS;
+    static_assert(GEMM_SPLITS == 2, "two sums are the same in either order");
+    constexpr int N = S::N_SUMS / 2;
     const int thread = threadIdx.x - 128;
+    const uint32_t room = shared_of(r.data, rank ^ 1), counter = shared_of(sums_there, rank ^ 1);
 
 #pragma unroll
-    for (int to = 0; to < GEMM_SPLITS; to++)
-        if (to != rank) {
-            const uint32_t there = shared_of(room, to), counter = shared_of(barrier, to);
+    for (int i = 0; i < N; i++) {
+        const float first = c[i], second = c[N + i];
+
+        c[i] = rank ? second : first;
+        c[N + i] = rank ? first : second;
+    }
+    cluster_meet(); /* nobody multiplies from the ring any more */
 #pragma unroll
-            for (int i = 0; i < N; i += 4)
-                store_there(there + ((rank * N / 4 + i / 4) * 32 * S::N_WARPS + thread) * 16,
-                            counter, c[to * N + i], c[to * N + i + 1], c[to * N + i + 2],
-                            c[to * N + i + 3]);
-        }
+    for (int i = 0; i < N; i += 4)
+        store_there(room + (i / 4 * 32 * S::N_WARPS + thread) * 16, counter, c[N + i], c[N + i + 1],
+                    c[N + i + 2], c[N + i + 3]);
+    barrier_wait_cluster(sums_there, 0);
+#pragma unroll
+    for (int i = 0; i < N; i += 4) {
+        const float4 v = ((const float4 *)data)[i / 4 * 32 * S::N_WARPS + thread];
+
+        c[i] += v.x;
+        c[i + 1] += v.y;
+        c[i + 2] += v.z;
+        c[i + 3] += v.w;
+    }
 }
 
-template <class S>
-__device__ inline void gather_sums(const float4 *room, int rank, const float (&c)[S::N_SUMS],
-                                   float (&out)[S::N_SUMS / GEMM_SPLITS])
+/* The sums of n_cols columns from `col` on (of the row of all columns; SwiGLU: of gate). */
+template <class S, enum gemm_end END, typename V, int N>
+__device__ inline void end_columns(const struct gemm_sm90_job &job, int row, int col, int n_cols,
+                                   const V (&c)[N], uint4 *room)
 {
-    constexpr int N = S::N_SUMS / GEMM_SPLITS;
-    float own[N] = {};
-    const int thread = threadIdx.x - 128;
+    constexpr enum dtype T = S::BF16 ? DTYPE_BF16 : DTYPE_F16;
 
-#pragma unroll
-    for (int i = 0; i < GEMM_SPLITS; i++)
-        if (i == rank)
-#pragma unroll
-            for (int j = 0; j < N; j++)
-                own[j] = c[i * N + j];
-#pragma unroll
-    for (int j = 0; j < N; j += 4)
-#pragma unroll
-        for (int from = 0; from < GEMM_SPLITS; from++) {
-            float4 v = make_float4(own[j], own[j + 1], own[j + 2], own[j + 3]);
+    if constexpr (!S::INT8) {
+        if (is_quick<T, END>(job, col, n_cols)) {
+            const int part = END == GEMM_SWIGLU ? 0 : part_of(job, col);
+            const struct gemm_lane l =
+                lane_of(job.a.part[part], job.a.n_rows, row,
+                        col - (END == GEMM_SWIGLU ? 0 : job.begin[part]), room);
 
-            if (from != rank)
-                v = room[(from * N / 4 + j / 4) * 32 * S::N_WARPS + thread];
-            out[j] = from ? out[j] + v.x : v.x;
-            out[j + 1] = from ? out[j + 1] + v.y : v.y;
-            out[j + 2] = from ? out[j + 2] + v.z : v.z;
-            out[j + 3] = from ? out[j + 3] + v.w : v.w;
+            if constexpr (END == GEMM_SWIGLU)
+                end_swiglu_quickly<T>(l, c);
+            else if (job.a.add)
+                end_store_quickly<T, true>(l, c);
+            else
+                end_store_quickly<T, false>(l, c);
+            return;
         }
+    }
+    if constexpr (END == GEMM_SWIGLU)
+        end_swiglu(job, row, col, c, room);
+    else
+        end_store(job, row, col, c, room);
 }
 
 template <class S, enum gemm_end END>
@@ -424,13 +564,12 @@ __device__ inline void end_tile(const struct gemm_sm90_job &job, struct gemm_til
                                 int warpgroup, const typename S::sum (&c)[S::N_SUMS], uint4 *room)
 {
     const int row = tile.m * S::ROWS + warpgroup * 64 + threadIdx.x % 128 / 32 * 16;
+    constexpr int COLS = END == GEMM_SWIGLU ? S::COLS / 2 : S::COLS;
 
-    if constexpr (END == GEMM_STORE)
-        end_store(job, row, tile.n * S::COLS, c, room);
-    else if constexpr (END == GEMM_SWIGLU)
-        end_swiglu(job, row, tile.n * S::COLS / 2, c, room);
-    else
+    if constexpr (END == GEMM_NLL)
         end_nll(job, row, tile.n, c);
+    else
+        end_columns<S, END>(job, row, tile.n * COLS, COLS, c, room);
 }
 
 /* ---- the kernel ---- */
@@ -450,14 +589,12 @@ __device__ inline void empty_ring(const struct gemm_sm90_job &job, struct gemm_r
 
         make_sums<S>(r, job.n_steps, warpgroup, c);
         if constexpr (SPLIT) {
-            typename S::sum quarter[S::N_SUMS / GEMM_SPLITS];
+            constexpr int COLS = S::COLS / GEMM_SPLITS;
             const int row = tile.m * S::ROWS + warpgroup * 64 + threadIdx.x % 128 / 32 * 16;
 
-            cluster_meet(); /* nobody multiplies from the ring any more */
-            spread_sums<S>(r.data, sums_there, rank, c);
-            barrier_wait(sums_there, 0);
-            gather_sums<S>((const float4 *)data, rank, c, quarter);
-            end_store(job, row, tile.n * S::COLS + rank * (S::COLS / GEMM_SPLITS), quarter, room);
+            exchange_sums<S>(r, data, sums_there, rank, c);
+            end_columns<S, END>(job, row, tile.n * S::COLS + rank * COLS, COLS,
+                                (const float(&)[S::N_SUMS / GEMM_SPLITS]) c, room);
         } else {
             end_tile<S, END>(job, tile, warpgroup, c, room);
         }
@@ -466,7 +603,8 @@ __device__ inline void empty_ring(const struct gemm_sm90_job &job, struct gemm_r
 
 template <class S, enum gemm_end END, bool SPLIT>
 __device__ inline void gemm_block(const struct gemm_sm90_job &job, uint8_t *data,
-                                  uint64_t *barriers, uint4 (*room)[64])
+                                  uint64_t *barriers, uint4 (*room)[128],
+                                  struct gemm_ahead_room &ahead)
 {
     const int rank = (int)cluster_rank(), n_in_cluster = SPLIT ? GEMM_SPLITS : job.cm * job.cn;
     const int cluster = blockIdx.x / n_in_cluster, n_clusters = gridDim.x / n_in_cluster;
@@ -497,7 +635,19 @@ __device__ inline void gemm_block(const struct gemm_sm90_job &job, uint8_t *data
         cluster_meet();
     if (threadIdx.x < 128) {
         if (S::N_WARPS == 8)
-            asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+            asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+        if (threadIdx.x >= 64) { /* nobody need wait for these two warps where blocks meet */
+            if (n_in_cluster > 1)
+                cluster_arrive();
+            if (!S::INT8) {
+                wait_for_earlier_kernels();
+                make_weights_ahead(job.a.ahead, threadIdx.x / 32 - 2, ahead);
+            }
+            __syncwarp();
+            if (n_in_cluster > 1)
+                cluster_wait();
+            return;
+        }
         if (threadIdx.x == 0)
             fill_ring<S, END, true>(job, r, first_step, place, cluster, n_clusters);
         else if (threadIdx.x == 32)
@@ -507,7 +657,7 @@ __device__ inline void gemm_block(const struct gemm_sm90_job &job, uint8_t *data
             cluster_meet();
     } else {
         if (S::N_WARPS == 8)
-            asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+            asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
         empty_ring<S, END, SPLIT>(job, r, sums_there, rank, cluster, n_clusters, data,
                                   room[threadIdx.x / 32 - 4]);
     }
@@ -525,10 +675,11 @@ __global__ static void __launch_bounds__(128 * (WGS + 1), 1)
     typedef struct gemm_shape<OP, WGS, BN> S;
     extern __shared__ uint8_t memory[];
     __shared__ uint64_t barriers[2 * S::N_STAGES + 1]; /* gemm_sm90_runs() looks for these */
-    __shared__ uint4 room[S::N_WARPS][64];
+    __shared__ uint4 room[S::N_WARPS][128];
+    __shared__ struct gemm_ahead_room ahead;
     uint8_t *data = memory + (-shared_address(memory) & 1023);
 
-    gemm_block<S, END, SPLIT>(job, data, barriers, room);
+    gemm_block<S, END, SPLIT>(job, data, barriers, room, ahead);
 #endif
 }
 
@@ -565,13 +716,15 @@ static struct gemm_kernel gemm_16bit_kernel(enum gemm_end end, bool split, int i
                         : gemm_kernel{};
     if (split)
         return i == 0   ? gemm_kernel_of<OP, 2, 256, GEMM_STORE, true>()
-               : i == 1 ? gemm_kernel_of<OP, 1, 128, GEMM_STORE, true>()
+               : i == 1 ? gemm_kernel_of<OP, 2, 128, GEMM_STORE, true>()
+               : i == 2 ? gemm_kernel_of<OP, 1, 128, GEMM_STORE, true>()
                         : gemm_kernel{};
     return i == 0   ? gemm_kernel_of<OP, 2, 256, GEMM_STORE>()
            : i == 1 ? gemm_kernel_of<OP, 2, 128, GEMM_STORE>()
-           : i == 2 ? gemm_kernel_of<OP, 1, 192, GEMM_STORE>()
-           : i == 3 ? gemm_kernel_of<OP, 1, 128, GEMM_STORE>()
-           : i == 4 ? gemm_kernel_of<OP, 1, 64, GEMM_STORE>()
+           : i == 2 ? gemm_kernel_of<OP, 2, 96, GEMM_STORE>()
+           : i == 3 ? gemm_kernel_of<OP, 1, 192, GEMM_STORE>()
+           : i == 4 ? gemm_kernel_of<OP, 1, 128, GEMM_STORE>()
+           : i == 5 ? gemm_kernel_of<OP, 1, 64, GEMM_STORE>()
                     : gemm_kernel{};
 }
 

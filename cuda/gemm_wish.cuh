@@ -1,5 +1,5 @@
-/* gemm_wish.cuh - for tests and benchmarks of cuda/ alone: tiles other than those that the product's
- * size asks for.  The bits of a product do not depend on them. */
+/* gemm_wish.cuh - for tests and benchmarks of cuda/ alone: tiles other than those that the
+ * product's size asks for.  The bits of a product do not depend on them. */
 #pragma once
 
 struct gemm_wish {

@@ -41,6 +41,19 @@ __device__ inline void barrier_wait(uint32_t at, uint32_t parity)
                  : "memory");
 }
 
+/* The same where other blocks of the cluster wrote what is waited for. */
+__device__ inline void barrier_wait_cluster(uint32_t at, uint32_t parity)
+{
+    asm volatile("{\n"
+                 ".reg .pred over;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 over, [%0], %1;\n"
+                 "@!over bra again;\n"
+                 "}\n" ::"r"(at),
+                 "r"(parity)
+                 : "memory");
+}
+
 __device__ inline void barrier_expect(uint32_t at, uint32_t n_bytes)
 {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(n_bytes)
@@ -77,12 +90,21 @@ __device__ inline uint32_t cluster_rank()
     return rank;
 }
 
-/* All threads of all blocks; says nothing about what they wrote. */
+/* A meeting of all threads of all blocks; says nothing about what they wrote. */
+__device__ inline void cluster_arrive()
+{
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+
+__device__ inline void cluster_wait()
+{
+    asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+}
+
 __device__ inline void cluster_meet()
 {
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n"
-                 "barrier.cluster.wait.aligned;" ::
-                     : "memory");
+    cluster_arrive();
+    cluster_wait();
 }
 
 /* 16 bytes to another block, counted by its barrier; addresses from shared_of(). */
@@ -179,12 +201,14 @@ template <int N> __device__ inline void products_done(int (&c)[N])
 #define SUMS_8(k, i)  k(c[i]), k(c[i+1]), k(c[i+2]), k(c[i+3]), k(c[i+4]), k(c[i+5]), k(c[i+6]), k(c[i+7])
 #define SUMS_32(k, i) SUMS_8(k, i), SUMS_8(k, i+8), SUMS_8(k, i+16), SUMS_8(k, i+24)
 #define SUMS_N32(k)   SUMS_32(k, 0)
+#define SUMS_N48(k)   SUMS_N32(k), SUMS_8(k, 32), SUMS_8(k, 40)
 #define SUMS_N64(k)   SUMS_N32(k), SUMS_32(k, 32)
 #define SUMS_N96(k)   SUMS_N64(k), SUMS_32(k, 64)
 #define SUMS_N128(k)  SUMS_N96(k), SUMS_32(k, 96)
 #define TENS(n) "%" #n "0,%" #n "1,%" #n "2,%" #n "3,%" #n "4,%" #n "5,%" #n "6,%" #n "7,%" #n "8,%" #n "9,"
 #define NAMES_N30  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9," TENS(1) TENS(2)
 #define NAMES_N32  NAMES_N30 "%30,%31"
+#define NAMES_N48  NAMES_N30 TENS(3) "%40,%41,%42,%43,%44,%45,%46,%47"
 #define NAMES_N60  NAMES_N30 TENS(3) TENS(4) TENS(5)
 #define NAMES_N64  NAMES_N60 "%60,%61,%62,%63"
 #define NAMES_N90  NAMES_N60 TENS(6) TENS(7) TENS(8)
@@ -208,6 +232,9 @@ template <int N> __device__ inline void products_done(int (&c)[N])
         if constexpr (N == 32)                                                       \
             WGMMA("m64n64k16.f32." type, NAMES_N32, 32, 33, 34, ", 1, 1, 0, 0",      \
                   SUMS_N32(AS_FLOAT));                                               \
+        else if constexpr (N == 48)                                                  \
+            WGMMA("m64n96k16.f32." type, NAMES_N48, 48, 49, 50, ", 1, 1, 0, 0",      \
+                  SUMS_N48(AS_FLOAT));                                               \
         else if constexpr (N == 64)                                                  \
             WGMMA("m64n128k16.f32." type, NAMES_N64, 64, 65, 66, ", 1, 1, 0, 0",     \
                   SUMS_N64(AS_FLOAT));                                               \

@@ -1,11 +1,12 @@
 /* bench_gemm.c - the products of a prompt pass alone, and whole passes of a checkpoint:
  *
- *   bench_gemm [tiles] [FOLDER]
+ *   bench_gemm [tiles] [FOLDER [SEQUENCES TOKENS [FORMAT]]]
  *
  * Products of Llama-3.2-1B shapes in bf16 over matrices that rotate (a cache holds none of them for
  * long), in TFLOP/s, beside one of 8192 x 8192 x 8192; with `tiles` in every kernel and cluster.
  * gemm_torch.py times the same products through cuBLAS.  With a folder: prompts of 1 x 512 and
- * 8 x 2048 tokens in several formats, and what part of the large product's rate they reach. */
+ * 8 x 2048 tokens in several formats, and what part of the large product's rate they reach; or
+ * prompts of one size alone, as for a profile. */
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/rng.h"
@@ -166,10 +167,10 @@ static int bench_shape(struct backend *b, const struct shape *s, int64_t n_rows,
     printf("\n");
     if (rc == 0)
         *rate = 2e-12 * (double)(n_rows * s->n_out[0] * s->n_in) / seconds;
-    for (int kernel = 0; all && kernel < (s->kind == SWIGLU ? 2 : 5); kernel++)
+    for (int kernel = 0; all && kernel < (s->kind == SWIGLU ? 2 : 6); kernel++)
         for (int c = 0; rc == 0 && c < (n_rows > 512 && kernel == 0 ? 8 : 5); c++) {
             bool split = s->n_in >= 4096 && s->n_in >= 2 * s->n_out[0];
-            if (split && (kernel > 1 || c > 0))
+            if (split && (kernel > 2 || c > 0))
                 continue;
             gemm_wish =
                 (struct gemm_wish){ kernel, clusters[c][0], clusters[c][1], clusters[c][2] };
@@ -241,8 +242,11 @@ static int time_prompt(const struct model *m, int n_seqs, int n_tokens, double r
         2.0 * (double)config_n_linear_parameters(c) * n_seqs * n_tokens +
         2.0 * (double)c->vocab_size * (double)c->hidden_size * n_seqs +
         2.0 * (double)c->n_layers * c->n_heads * c->head_dim * (double)n_tokens * n_tokens * n_seqs;
-    printf("prompt %d x %-5d %9.3f ms %6.0f TFLOP/s, %4.1f %% of the large product\n", n_seqs,
-           n_tokens, seconds * 1e3, flop / seconds * 1e-12, flop / seconds * 1e-10 / rate);
+    printf("prompt %d x %-5d %9.3f ms %6.0f TFLOP/s", n_seqs, n_tokens, seconds * 1e3,
+           flop / seconds * 1e-12);
+    if (rate > 0)
+        printf(", %4.1f %% of the large product", flop / seconds * 1e-10 / rate);
+    printf("\n");
     fflush(stdout);
     rc = 0;
 out:
@@ -252,7 +256,9 @@ out:
     return rc;
 }
 
-static int bench_passes(struct backend *b, const char *folder, double rate, struct err *e)
+/* n_seqs 0: of both sizes */
+static int bench_passes(struct backend *b, const char *folder, int n_seqs, int n_tokens,
+                        const char *format, double rate, struct err *e)
 {
     struct model base = MODEL_INIT;
     struct load_facts load;
@@ -263,11 +269,15 @@ static int bench_passes(struct backend *b, const char *folder, double rate, stru
         struct quant_report report = { 0 };
         struct model m = MODEL_INIT;
 
+        if (format && strcmp(format, formats[i].name))
+            continue;
         spec.n_skip = 1;
         strcpy(spec.skip[0], "lm_head");
         printf("%s\n", formats[i].name);
         if (quantize_model(&base, &spec, formats[i].source, &m, &report, e) < 0 ||
-            time_prompt(&m, 1, 512, rate, e) < 0 || time_prompt(&m, 8, 2048, rate, e) < 0)
+            (n_seqs                                 ? time_prompt(&m, n_seqs, n_tokens, rate, e)
+             : time_prompt(&m, 1, 512, rate, e) < 0 ? -1
+                                                    : time_prompt(&m, 8, 2048, rate, e)) < 0)
             rc = -1;
         quant_report_release(&report);
         model_release(&m);
@@ -284,15 +294,22 @@ int main(int argc, char **argv)
     bool all = argc > 1 && !strcmp(argv[1], "tiles");
     const char *folder = argc > 1 + all ? argv[1 + all] : NULL;
     double rate = 0, ignored;
+    const char *format = argc > 4 + all ? argv[4 + all] : NULL;
+    int n_seqs = argc > 3 + all ? atoi(argv[2 + all]) : 0;
+    int n_tokens = argc > 3 + all ? atoi(argv[3 + all]) : 0;
     int rc = backend_open(&b, "cuda", 0, NULL, &e);
 
-    if (rc == 0)
+    if (n_seqs < 0 || n_seqs > 8 || n_tokens < 0) {
+        fprintf(stderr, "usage: bench_gemm [tiles] [FOLDER [SEQUENCES TOKENS [FORMAT]]]\n");
+        return 2;
+    }
+    if (rc == 0 && !n_seqs)
         rc = bench_shape(&b, &shapes[4], 8192, all, &rate, &e);
-    for (size_t r = 0; r < 3; r++)
+    for (size_t r = 0; r < 3 && !n_seqs; r++)
         for (size_t i = 0; rc == 0 && i < 4; i++)
             rc = bench_shape(&b, &shapes[i], n_rows[r], all, &ignored, &e);
     if (rc == 0 && folder)
-        rc = bench_passes(&b, folder, rate, &e);
+        rc = bench_passes(&b, folder, n_seqs, n_tokens, format, rate, &e);
     if (rc < 0)
         fprintf(stderr, "bench_gemm: %s\n", e.text);
     backend_close(&b);

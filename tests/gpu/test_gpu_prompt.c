@@ -179,7 +179,7 @@ static void tile_case(enum dtype t, int64_t n_rows, int64_t n_out, int64_t n_in)
 
     linear(&a);
     struct tensor want = host_tensor(&all);
-    for (int kernel = 0; kernel < 5; kernel++)
+    for (int kernel = 0; kernel < 6; kernel++)
         for (size_t c = 0; c < sizeof clusters / sizeof *clusters; c++) {
             struct tensor out = device_result(t, n_rows, n_out);
 
@@ -446,6 +446,102 @@ static void nll(void **state)
     nll_case(DTYPE_F16, 40, 301, 63, 1);
 }
 
+/* ---- weights made plain beside an earlier product ---- */
+
+static void say_ahead(const struct weight *w, int n, enum dtype t, bool first)
+{
+    const struct ahead_args a = {
+        .w = w, .n = n, .compute = t, .phase = PHASE_PROMPT, .n_rows = 400, .first = first
+    };
+    struct err e = ERR_INIT;
+
+    CHECK_OK(gpu.ops->ahead(&gpu, &a, &e), e);
+}
+
+/* Three weights are announced, others multiplied meanwhile (their sizes: how much is made in time),
+ * then the three: the bits of products that nobody announced. */
+static void ahead_case(const struct form *f, enum dtype t, int64_t n_out, int64_t n_in,
+                       int64_t other_out, int64_t other_in)
+{
+    enum { ROWS = 400 };
+    struct both other_x = random_both(t, ROWS, other_in, 1);
+    struct both other = random_both(t, other_out, other_in, 1), x = random_both(t, ROWS, n_in, 1);
+    struct tensor other_y = device_result(t, ROWS, other_out);
+    const struct linear_args beside = product(&other_x.device, &other.w, NULL, &other_y, ROWS);
+    struct weight w[3], dw[3];
+    struct err e = ERR_INIT;
+
+    linear(&beside);
+    struct tensor beside_alone = host_tensor(&other_y);
+    for (int i = 0; i < 3; i++) {
+        w[i] = random_weight(f, n_out, n_in);
+        memcpy(w[i].table, w[0].table, sizeof w[i].table);
+        dw[i] = device_weight(&w[i]);
+        CHECK_OK(gpu.ops->arrange(&gpu, &dw[i], &e), e);
+        CHECK(dw[i].arrangement == 1, "%s has an order for the decode phase", f->name);
+    }
+    say_ahead(NULL, 0, t, true);
+    for (int turn = 0; turn < 3; turn++) { /* both halves of the room, again and again */
+        struct tensor want[3], got[3];
+
+        say_ahead(dw, 3, t, turn == 0);
+        linear(&beside);
+        linear(&beside);
+        say_ahead(NULL, 0, t, false);
+        for (int i = 0; i < 3; i++) {
+            struct tensor y = device_result(t, ROWS, n_out);
+            const struct linear_args a = product(&x.device, &dw[i], NULL, &y, ROWS);
+
+            linear(&a);
+            got[i] = host_tensor(&y);
+            device_free(y.data);
+        }
+        struct tensor still = host_tensor(&other_y);
+        CHECK(same_bits(&still, &beside_alone), "work beside a product does not touch it");
+        free_tensor(&still);
+        say_ahead(NULL, 0, t, true);
+        for (int i = 0; i < 3; i++) {
+            struct tensor y = device_result(t, ROWS, n_out);
+            const struct linear_args a = product(&x.device, &dw[i], NULL, &y, ROWS);
+
+            linear(&a);
+            want[i] = host_tensor(&y);
+            device_free(y.data);
+            CHECK(same_bits(&got[i], &want[i]), "%s in %s, %lld x %lld, weight %d, turn %d",
+                  f->name, dtype_name(t), (long long)n_out, (long long)n_in, i, turn);
+            free_tensor(&want[i]);
+            free_tensor(&got[i]);
+        }
+    }
+    free_tensor(&beside_alone);
+    device_free(other_y.data);
+    free_both(&other_x);
+    free_both(&other);
+    free_both(&x);
+    for (int i = 0; i < 3; i++) {
+        weight_release(&gpu, &dw[i]);
+        weight_release(&isas[0], &w[i]);
+    }
+}
+
+static void ahead(void **state)
+{
+    static const struct form kinds[] = {
+        { "nf4", WEIGHT_TABLE, 0, 4, 64, true, SCALE_F32, ZERO_CONSTANT, false },
+        { "nf4 nested", WEIGHT_TABLE, 0, 4, 64, true, SCALE_NESTED, ZERO_CONSTANT, false },
+        { "int4", WEIGHT_AFFINE, 0, 4, 128, false, SCALE_F16, ZERO_U8, false },
+        { "int4 per row", WEIGHT_AFFINE, 0, 4, 0, false, SCALE_U8, ZERO_CONSTANT, false },
+        { "int4 by 64", WEIGHT_AFFINE, 0, 4, 64, false, SCALE_F32, ZERO_F32, false },
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        for (size_t d = 1; d < 3; d++) {
+            ahead_case(&kinds[i], model_dtypes[d], 512, 1024, 2048, 1024); /* all in time */
+            ahead_case(&kinds[i], model_dtypes[d], 264, 640, 256, 512);    /* a part */
+            ahead_case(&kinds[i], model_dtypes[d], 1024, 512, 136, 4096);  /* k is split */
+        }
+}
+
 /* ---- LLM.int8 ---- */
 
 /* On tensor cores beside the general way, which an unaligned output asks for; three at once. */
@@ -527,9 +623,11 @@ static void nothing_is_left(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(products),      cmocka_unit_test(packed),          cmocka_unit_test(tiles),
-        cmocka_unit_test(ends),          cmocka_unit_test(every_gate),      cmocka_unit_test(nll),
-        cmocka_unit_test(int8_products), cmocka_unit_test(nothing_is_left),
+        cmocka_unit_test(products),        cmocka_unit_test(packed),
+        cmocka_unit_test(tiles),           cmocka_unit_test(ends),
+        cmocka_unit_test(every_gate),      cmocka_unit_test(nll),
+        cmocka_unit_test(ahead),           cmocka_unit_test(int8_products),
+        cmocka_unit_test(nothing_is_left),
     };
 
     return open_device() ? cmocka_run_group_tests(tests, open_twins, close_twins) : 1;
