@@ -12,7 +12,7 @@
 #define HEADS 8  /* query heads of a block, at most */
 #define PAD_Q 32 /* elements behind a query in shared memory: fewer bank conflicts */
 
-struct decode_job {
+struct attend_job {
     const uint16_t *q, *k, *v;
     uint16_t *k_cache, *v_cache, *out;
     const float *cos_table, *sin_table;
@@ -29,6 +29,7 @@ struct decode_job {
 
 /* What a block works on, and what its row's position says. */
 struct decode_place {
+    int row, kv_head;
     int first_head, n_heads; /* query heads first_head .. */
     int p, low;              /* the row sees positions low .. p */
     int cached;              /* cache rows below this one are read */

@@ -120,7 +120,7 @@ __global__ static void __launch_bounds__(N_THREADS) next_step(struct ends_job a)
     struct decode_best mine = { 0, DECODE_NONE };
 
     let_next_start();
-    wait_for_previous();
+    wait_for_launch_before();
     for (int i = threadIdx.x; i < a.n_best; i += N_THREADS)
         mine = better(mine, a.best[i * a.n_rows + row]);
     mine = best_of_warp(mine);

@@ -258,7 +258,7 @@ __global__ static void __launch_bounds__(DECODE_THREADS)
     float factor = 1.0f, sum = 0;
 
     let_next_start();
-    wait_for_previous();
+    wait_for_launch_before();
     if (a.norm) {
         for (int v = i; v < n_vectors; v += DECODE_THREADS)
             sum = add_squares<T>(__ldcg(row + v), sum);

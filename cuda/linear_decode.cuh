@@ -8,7 +8,7 @@
 #pragma once
 
 #if defined(__CUDACC__)
-#include "common.cuh"
+#include "overlap.cuh"
 #else
 #include "backend/backend.h"
 #endif
@@ -75,24 +75,5 @@ int cuda_linear_decode_blocks(struct cuda_state *s, const struct decode_linear *
 /* On s->stream; may be captured. */
 int cuda_linear_decode(struct cuda_state *s, const struct decode_linear *a, struct err *e);
 #if defined(__cplusplus)
-}
-#endif
-
-#if defined(__CUDACC__)
-/* Launches in a row overlap (programmatic dependent launch, sm_90): the next one starts once every
- * block of this one did, and may read what never changes before wait_for_previous(), which every
- * block passes.  Elsewhere launches just follow one another. */
-__device__ inline void let_next_start(void)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
-__device__ inline void wait_for_previous(void)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
 }
 #endif

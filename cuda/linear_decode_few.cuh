@@ -258,7 +258,7 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
             }
     }
 
-    wait_for_previous();
+    wait_for_launch_before();
     const float held = held_at(a, own);
     stage_x<BF16>(a, xs, sums, first_weights);
 

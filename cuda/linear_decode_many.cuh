@@ -260,7 +260,7 @@ __global__ static void __launch_bounds__(DECODE_THREADS, NT == 8 ? 1 : 2)
     C::fill_lookup(lookup, a.table);
     if (C::SCALED)
         numbers = numbers_of_pass<2>(a, pass, lane);
-    wait_for_previous();
+    wait_for_launch_before();
 
     float sum[NT][4] = {};
     int part = first_part, part_end = first_chunk(n_chunks, part + 1);

@@ -4,6 +4,9 @@
 
 #include "common.cuh"
 
+/* Launches in a row overlap (programmatic dependent launch, sm_90): the next one starts once every
+ * block of this one did, and may read what never changes before wait_for_launch_before(), which
+ * every block passes.  Elsewhere launches just follow one another. */
 __device__ static inline void let_next_start()
 {
 #if __CUDA_ARCH__ >= 900
