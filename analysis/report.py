@@ -23,6 +23,7 @@ FACTS = (
     ("n_seeds", "seeds"),
     ("status", "status"),
 )
+CHOICE = ("_acc", "_acc_norm", "lambada_perplexity")  # endings of the multiple-choice tasks
 QUALITY = ("coqa_f1", "coqa_em", "perplexity", "kl", "top1_agreement")
 
 
@@ -77,7 +78,7 @@ def metric_names(summary):
     """Every column that has an interval beside it, quality first."""
     found = [n for n in summary if n + "_ci_low" in summary and n + "_ci_high" in summary]
     known = [n for n in QUALITY if n in found]
-    quality = known + [n for n in found if n not in known and n.startswith("acc")]
+    quality = known + [n for n in found if n not in known and n.endswith(CHOICE)]
     return quality, [n for n in found if n not in quality]
 
 

@@ -65,6 +65,22 @@ static const struct line {
     { "perplexity", "byte_perplexity", NULL, "wikitext", "byte_perplexity", false },
     { "perplexity", "bits_per_byte", NULL, "wikitext", "bits_per_byte", false },
     { "perplexity", "perplexity", "window_nll_item", "perplexity", "perplexity", false },
+    { "multiple_choice/hellaswag", "acc", "correct", "hellaswag", "acc", true },
+    { "multiple_choice/hellaswag", "acc_norm", "correct_norm", "hellaswag", "acc_norm", true },
+    { "multiple_choice/arc_easy", "acc", "correct", "arc_easy", "acc", true },
+    { "multiple_choice/arc_easy", "acc_norm", "correct_norm", "arc_easy", "acc_norm", true },
+    { "multiple_choice/arc_challenge", "acc", "correct", "arc_challenge", "acc", true },
+    { "multiple_choice/arc_challenge", "acc_norm", "correct_norm", "arc_challenge", "acc_norm",
+      true },
+    { "multiple_choice/piqa", "acc", "correct", "piqa", "acc", true },
+    { "multiple_choice/piqa", "acc_norm", "correct_norm", "piqa", "acc_norm", true },
+    { "multiple_choice/winogrande", "acc", "correct", "winogrande", "acc", true },
+    { "multiple_choice/openbookqa", "acc", "correct", "openbookqa", "acc", true },
+    { "multiple_choice/openbookqa", "acc_norm", "correct_norm", "openbookqa", "acc_norm", true },
+    { "multiple_choice/boolq", "acc", "correct", "boolq", "acc", true },
+    { "multiple_choice/mmlu", "acc", "correct", "mmlu", "acc", true },
+    { "multiple_choice/lambada", "acc", "correct", "lambada_openai", "acc", true },
+    { "multiple_choice/lambada", "perplexity", "nll", "lambada_openai", "perplexity", false },
 };
 
 static struct js *object_in(struct js *parent, const char *key)

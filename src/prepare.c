@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "eval/choice.h"
 #include "model/checkpoint.h"
 #include "calibration.h"
 #include "run_job.h"
@@ -11,6 +12,8 @@
 #include "setup.h"
 #include "sweep/method.h"
 
+#include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,13 +46,12 @@ int prepare_check_cell(const struct experiment *x, void *context, struct err *e)
     return 0;
 }
 
-/* Windows are scored at every token, prompts are continued. */
-static void count_tokens(struct prepared *p, const struct task *task, int64_t prompt,
-                         int64_t new_tokens)
+/* What generates nothing is scored, prompts are continued. */
+static void count_tokens(struct prepared *p, int64_t prompt, int64_t new_tokens)
 {
     enum { TOKENS_OF_AN_ANSWER = 8 };
 
-    if (strcmp(task->name, "perplexity") == 0) {
+    if (new_tokens == 0) {
         p->window_tokens += prompt;
         return;
     }
@@ -58,11 +60,58 @@ static void count_tokens(struct prepared *p, const struct task *task, int64_t pr
     p->n_sequences += 1 + new_tokens / TOKENS_OF_AN_ANSWER;
 }
 
+/* Of a file, or of the names and the hashes of a folder's files. */
+static int hash_data(const char *path, char out[HASH_TEXT_MAX], struct err *e)
+{
+    struct bytes all = BYTES_INIT;
+    struct dirent **files;
+    int rc = 0;
+
+    if (!file_is_folder(path))
+        return hash_file(path, out, e);
+    int n = scandir(path, &files, NULL, alphasort);
+    bytes_add(&all, "", 0);
+    for (int i = 0; i < n; i++) {
+        char *file = file_join(path, files[i]->d_name), hash[HASH_TEXT_MAX];
+        if (rc == 0 && files[i]->d_name[0] != '.') {
+            rc = hash_data(file, hash, e);
+            bytes_printf(&all, "%s %s\n", hash, files[i]->d_name);
+        }
+        free(file);
+        free(files[i]);
+    }
+    if (n >= 0)
+        free(files);
+    hash_bytes(all.data, all.n, out);
+    bytes_release(&all);
+    return n < 0 ? err_set(e, ERR_IO, "%s: %s", path, strerror(errno)) : rc;
+}
+
+/* Path and hash of the file of a task, or of each of the data sets in its table. */
+static int add_data(struct prepared *p, const char *name, const struct js *options, struct err *e)
+{
+    const char *path = js_text(js_get(options, "path"));
+    struct js_member m = JS_MEMBER_INIT;
+    char hash[HASH_TEXT_MAX];
+
+    while (js_next(options, &m))
+        if (js_kind(m.value) == JS_OBJECT && add_data(p, m.key, m.value, e) < 0)
+            return -1;
+    if (!path)
+        return 0;
+    if (hash_data(path, hash, e) < 0)
+        return -1;
+    struct js *file = js_new_object();
+    js_set_text(file, "path", path);
+    js_set_text(file, "sha256", hash);
+    js_set(p->data, name, file);
+    return 0;
+}
+
 /* One task's data and its identity: version and hash of what every job will read. */
 static int prepare_task(struct prepared *p, const struct task *task, struct err *e)
 {
     const struct js *options = js_get(p->sweep.tasks, task->name);
-    const char *path = js_text(js_get(options, "path"));
     char hash[HASH_TEXT_MAX];
     int64_t prompt_tokens = 0, new_tokens = 0;
     struct bytes data = BYTES_INIT;
@@ -77,20 +126,37 @@ static int prepare_task(struct prepared *p, const struct task *task, struct err 
     bytes_printf(&p->identity, " %s %d %s", task->name, task->version, hash);
     if (task->work(options, data.data, data.n, &prompt_tokens, &new_tokens, e) < 0)
         goto out;
-    count_tokens(p, task, prompt_tokens, new_tokens);
+    count_tokens(p, prompt_tokens, new_tokens);
     setup_add(&p->setup, task->name, data.data, data.n);
-    if (path) {
-        if (hash_file(path, hash, e) < 0)
-            goto out;
-        struct js *file = js_new_object();
-        js_set_text(file, "path", path);
-        js_set_text(file, "sha256", hash);
-        js_set(p->data, task->name, file);
-    }
-    rc = 0;
+    rc = add_data(p, task->name, options, e);
 out:
     bytes_release(&data);
     return rc;
+}
+
+/* The first file of a task that is not there; NULL: all are. */
+static const char *missing_file(const struct js *options)
+{
+    const char *path = js_text(js_get(options, "path")), *missing = NULL;
+    struct js_member m = JS_MEMBER_INIT;
+
+    while (!missing && js_next(options, &m))
+        if (js_kind(m.value) == JS_OBJECT)
+            missing = missing_file(m.value);
+    return missing ? missing : path && !file_exists(path) ? path : NULL;
+}
+
+static int64_t stated_choices(const struct js *options)
+{
+    int64_t n_tokens = 0;
+
+    for (const struct choice_task *t = choice_tasks; t->name; t++) {
+        const struct js *own = js_get(options, t->name);
+        int64_t limit = js_int(js_get(own, "limit"));
+        if (own)
+            n_tokens += t->tokens_stated * (limit > 0 && limit < t->n_stated ? limit : t->n_stated);
+    }
+    return n_tokens;
 }
 
 /* What a task reads where its data are not there: averages of the public data sets with the
@@ -107,19 +173,22 @@ static void state_tokens(struct prepared *p, const struct task *task)
     } else if (strcmp(task->name, "perplexity") == 0) {
         prompt = 141 * 2048;
         new_tokens = 0;
+    } else if (strcmp(task->name, "divergence") == 0) {
+        prompt = 2 * 141 * 2048;
+        new_tokens = 0;
+    } else if (strcmp(task->name, "multiple_choice") == 0) {
+        prompt = stated_choices(options);
+        new_tokens = 0;
     }
-    const char *path = js_text(js_get(options, "path"));
+    const char *path = missing_file(options);
     bytes_printf(&p->notes, "%s: %s not there; %lld prompt and %lld new tokens assumed\n",
-                 task->name, path && !file_exists(path) ? path : "tokenizer", (long long)prompt,
-                 (long long)new_tokens);
-    count_tokens(p, task, prompt, new_tokens);
+                 task->name, path ? path : "tokenizer", (long long)prompt, (long long)new_tokens);
+    count_tokens(p, prompt, new_tokens);
 }
 
 static bool has_data(const struct prepared *p, const struct task *task)
 {
-    const char *path = js_text(js_get(js_get(p->sweep.tasks, task->name), "path"));
-
-    return p->tokenizer && (!path || file_exists(path));
+    return p->tokenizer && !missing_file(js_get(p->sweep.tasks, task->name));
 }
 
 static void add_settings(struct prepared *p, const struct prepare_options *o)

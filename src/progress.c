@@ -85,6 +85,9 @@ static void describe(struct bytes *line, const struct js *record)
     add_number(line, "F1", js_real(js_get(coqa, "f1")), 3);
     add_number(line, "EM", js_real(js_get(coqa, "em")), 3);
     add_number(line, "perplexity", js_real(js_get(text, "perplexity")), 4);
+    struct js_member task = JS_MEMBER_INIT;
+    while (js_next(js_get(record, "multiple_choice"), &task))
+        add_number(line, task.key, js_real(js_get(task.value, "acc")), 3);
     if (js_get(record, "latency"))
         bytes_text(line, "  benchmarked");
 }

@@ -174,8 +174,14 @@ static const struct {
       "t.toml:5: tasks.divergence: needs [tasks.perplexity], whose text it runs on" },
     { SWEEP MODEL "[tasks.perplexity]\npath = 'x'\nprotocol = 'ptb'\n" BASE,
       "t.toml:7: tasks.perplexity.protocol = \"ptb\": must be one of gptq, lm_eval, llama_cpp" },
-    { SWEEP MODEL "[tasks.multiple_choice.hellaswag]\npath = 'x'\n" BASE,
-      "t.toml:5: tasks.multiple_choice: multiple_choice is not in this version" },
+    { SWEEP MODEL "[tasks.multiple_choice]\n" BASE,
+      "t.toml:5: tasks.multiple_choice: names no data set: it wants tables such as "
+      "[tasks.multiple_choice.hellaswag]" },
+    { SWEEP MODEL "[tasks.multiple_choice.hellaswig]\npath = 'x'\n" BASE,
+      "t.toml:5: tasks.multiple_choice.hellaswig: unknown key; the nearest known key is "
+      "tasks.multiple_choice.hellaswag" },
+    { SWEEP MODEL "[tasks.multiple_choice.piqa]\nlimit = 3\n" BASE,
+      "t.toml:5: tasks.multiple_choice.piqa.path: is missing; it must be the data set's own file" },
     { SWEEP MODEL "[[experiment]]\nname = 'a'\nmethod = 'awq'\ngroup_size = 16\n",
       "t.toml:8: experiment.a.group_size = 16: awq allows divisors from 32 to 1024, and -1" },
     { SWEEP MODEL "[[experiment]]\nname = 'a'\nmethod = 'gptq'\npreset = 'itz'\n",
@@ -246,9 +252,9 @@ static void defaults_are_those_of_the_contract(void **state)
     CHECK(!strcmp(s.name, "t"), "the file's name is the sweep's");
     CHECK(!strcmp(s.baseline, "base"), "the first `none` is the baseline");
     CHECK(s.confidence == 0.95 && s.job_timeout_s == 3600, "95 %% and an hour");
-    CHECK(s.n_margins == 5 && !strcmp(s.margins[2].metric, "perplexity") &&
+    CHECK(s.n_margins == 6 && !strcmp(s.margins[2].metric, "perplexity") &&
               s.margins[0].value == 0.01,
-          "five margins of 0.01");
+          "six margins of 0.01");
     CHECK(!strcmp(s.model_path, "org/model") && !s.model_config, "a hub id stays as it is");
     CHECK(!strcmp(s.model_revision, "main") && !strcmp(s.source_dtype, "stored"), "main, stored");
     CHECK(s.batch_size == 0 && !s.benchmark_per_seed, "0 and false");
@@ -370,7 +376,7 @@ static void a_wrong_set_names_itself(void **state)
         { "=3", "must be KEY=VALUE" },
         { "model.tensor_parallel=2", "tensor_parallel is not in this version" },
         { "calibration.samples=x", "must be an integer of at least 0 (0 = by method)" },
-        { "tasks.multiple_choice.a.path=x", "multiple_choice is not in this version" },
+        { "tasks.multiple_choice.a.path=x", "unknown key; the nearest known key is model.path" },
         { "experiment.base=3", "must be experiment.NAME.KEY=VALUE" },
         { "experiment=3", "must be experiment.NAME.KEY=VALUE" },
         { "experiment.bas.bits=3",
@@ -411,6 +417,19 @@ static void seeds_and_limit_of_the_command_line_win(void **state)
     o.limit = 0;
     CHECK_OK(expand_of(text, &o, &s, &e), e);
     CHECK(js_int(js_get(js_get(s.tasks, "coqa"), "limit")) == 0, "--limit 0 means all");
+    sweep_release(&s);
+    o.limit = 7;
+    text = "[sweep]\n" MODEL BASE "[tasks.multiple_choice.piqa]\npath = 'c'\nlimit = 3\n"
+           "[tasks.multiple_choice.boolq]\npath = '/d'\nsubset = 'random'\n";
+    CHECK_OK(expand_of(text, &o, &s, &e), e);
+    CHECK(js_int(js_find(s.tasks, "multiple_choice.piqa.limit")) == 7 &&
+              js_int(js_find(s.tasks, "multiple_choice.boolq.limit")) == 7,
+          "--limit also of each data set");
+    CHECK(strcmp(js_text(js_find(s.tasks, "multiple_choice.boolq.path")), "/d") == 0 &&
+              js_text(js_find(s.tasks, "multiple_choice.piqa.path"))[0] == '/',
+          "paths are absolute");
+    CHECK(sweep_seed_matters(&s, &s.experiments[0]),
+          "a data set drawn by the seed makes it matter");
     sweep_release(&s);
 }
 

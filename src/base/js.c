@@ -157,7 +157,7 @@ size_t js_text_bytes(const struct js *j)
 
 /* ---- typed members ---- */
 
-static const struct js *at_path(const struct js *j, const char *path)
+const struct js *js_find(const struct js *j, const char *path)
 {
     while (j) {
         const char *dot = strchr(path, '.');
@@ -180,7 +180,7 @@ static int wrong(const struct js *j, const char *path, const char *wanted, struc
 
 int js_want_int(const struct js *j, const char *path, int64_t *out, struct err *e)
 {
-    const struct js *v = at_path(j, path);
+    const struct js *v = js_find(j, path);
     double real = js_real(v);
 
     /* 8.0 and, where big integers made the file be read as reals, every integer. */
@@ -195,7 +195,7 @@ int js_want_int(const struct js *j, const char *path, int64_t *out, struct err *
 
 int js_want_real(const struct js *j, const char *path, double *out, struct err *e)
 {
-    const struct js *v = at_path(j, path);
+    const struct js *v = js_find(j, path);
 
     if (js_kind(v) != JS_INT && js_kind(v) != JS_REAL)
         return wrong(v, path, "a number", e);
@@ -205,7 +205,7 @@ int js_want_real(const struct js *j, const char *path, double *out, struct err *
 
 int js_want_bool(const struct js *j, const char *path, bool *out, struct err *e)
 {
-    const struct js *v = at_path(j, path);
+    const struct js *v = js_find(j, path);
 
     if (js_kind(v) != JS_BOOL)
         return wrong(v, path, "a boolean", e);
@@ -215,7 +215,7 @@ int js_want_bool(const struct js *j, const char *path, bool *out, struct err *e)
 
 int js_want_text(const struct js *j, const char *path, const char **out, struct err *e)
 {
-    const struct js *v = at_path(j, path);
+    const struct js *v = js_find(j, path);
 
     if (js_kind(v) != JS_TEXT)
         return wrong(v, path, "a string", e);
@@ -228,7 +228,7 @@ int js_want_text(const struct js *j, const char *path, const char **out, struct 
                        struct err *e)                                                      \
     {                                                                                      \
         *out = standard;                                                                   \
-        return js_kind(at_path(j, path)) == JS_NULL ? 0 : js_want_##NAME(j, path, out, e); \
+        return js_kind(js_find(j, path)) == JS_NULL ? 0 : js_want_##NAME(j, path, out, e); \
     }
 OR_STANDARD(int64_t, int)
 OR_STANDARD(double, real)

@@ -101,6 +101,29 @@ static int read_lines(struct stories *s, const struct bytes *text, struct err *e
     }
 }
 
+int dataset_lines(const char *path, const char *what, struct stories *out, struct err *e)
+{
+    struct bytes text = BYTES_INIT;
+
+    *out = (struct stories){ 0 };
+    bytes_text(&text, "");
+    int rc = file_read(path, &text, e);
+    if (rc == 0) {
+        rc = read_lines(out, &text, e);
+        for (size_t i = 0; i < out->n && rc == 0; i++)
+            if (js_kind(out->at[i]) != JS_OBJECT)
+                rc = err_set(e, ERR_INPUT, "%s should be a JSON object", out->where[i]);
+        if (rc == 0 && out->n == 0)
+            rc = err_set(e, ERR_INPUT, "no %s", what);
+        if (rc < 0)
+            err_in(e, "%s", path);
+    }
+    bytes_release(&text);
+    if (rc < 0)
+        stories_release(out);
+    return rc;
+}
+
 int dataset_stories(const char *path, struct stories *out, struct err *e)
 {
     struct bytes text = BYTES_INIT;

@@ -25,6 +25,15 @@ struct stories {
 int dataset_stories(const char *path, struct stories *out, struct err *e);
 void stories_release(struct stories *s);
 
+/* The same of any file with a JSON object a line; `what` they are, for messages. */
+int dataset_lines(const char *path, const char *what, struct stories *out, struct err *e);
+
+/* Rows of a CSV file (RFC 4180: fields may be quoted, quoted ones hold line ends): n_fields fields
+ * each, given 0-terminated.  Bytes that are not UTF-8 are refused. */
+int dataset_rows(const char *path, int n_fields,
+                 int (*take)(void *context, char *const *fields, struct err *e), void *context,
+                 struct err *e);
+
 /* A text byte for byte; .jsonl: member "text" of each line, joined by two line feeds. */
 int dataset_text(const char *path, struct bytes *out, struct err *e);
 

@@ -3,10 +3,12 @@
 
 #include <string.h>
 
-extern const struct task task_sanity, task_coqa, task_perplexity, task_divergence;
+extern const struct task task_sanity, task_coqa, task_perplexity, task_divergence,
+    task_multiple_choice;
 
-const struct task *const tasks[] = { &task_sanity, &task_coqa, &task_perplexity, &task_divergence,
-                                     NULL };
+const struct task *const tasks[] = { &task_sanity,          &task_coqa,
+                                     &task_perplexity,      &task_divergence,
+                                     &task_multiple_choice, NULL };
 
 const struct task *task_find(const char *name)
 {

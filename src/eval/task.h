@@ -32,7 +32,7 @@ struct task_context { /* of one job */
 };
 
 struct task {
-    const char *name; /* "coqa", "perplexity", "sanity" */
+    const char *name; /* "coqa", "perplexity", "sanity", ... */
     int version;      /* bumped with any change of scores; enters the job key */
     bool needs_base;  /* the unquantized model, in the compute dtype of the job */
     /* options: the task's table of the sweep file, resolved; paths absolute.  config: of the

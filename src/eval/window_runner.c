@@ -27,17 +27,6 @@ struct window_runner {
     struct divergence *pair; /* the same */
 };
 
-static bool looks_at_whole_calls(const struct model *m)
-{
-    for (int64_t i = 0; i < m->config.n_layers; i++)
-        for (int l = 0; l < N_LINEARS; l++) {
-            const struct weight *w = &m->layers[i].linear[l];
-            if (w->form == WEIGHT_INT8 && w->outlier_threshold > 0)
-                return true;
-        }
-    return false;
-}
-
 static int size_for(const struct model *m, const struct windows *w, int64_t piece, int asked,
                     int n_models)
 {
@@ -58,7 +47,7 @@ int window_runner_open(struct window_runner **out, const struct model *m, const 
                        int size, int n_models, struct err *e)
 {
     struct window_runner *r = *out = mem_alloc(sizeof *r);
-    bool whole = w->longest <= WHOLE_MAX || looks_at_whole_calls(m);
+    bool whole = w->longest <= WHOLE_MAX || model_looks_at_whole_calls(m);
 
     r->piece = whole ? w->longest : PIECE;
     r->size = size_for(m, w, r->piece, size, n_models);

@@ -59,7 +59,7 @@ static struct sizes sizes_of(const struct model *m, int64_t max_rows, int max_se
         .logits = (size_t)(rows * c->vocab_size) * sizeof(float),
         .nll = (size_t)max_rows * sizeof(float),
         .numbers = (size_t)(N_NUMBERS * max_rows) * sizeof(int32_t),
-        .next = (size_t)max_seqs * sizeof(int32_t),
+        .next = (size_t)larger(max_seqs, rows) * sizeof(int32_t),
     };
 }
 
@@ -384,6 +384,10 @@ int forward_run(struct forward *f, struct kv_cache *c, const struct batch *batch
     if (forward_check(f, c, batch, &p.n_rows, e) < 0 ||
         forward_check_ids(f, batch->ids, p.n_rows, e) < 0)
         return err_in(e, "a forward pass");
+    for (int64_t i = 0; batch->targets && i < p.n_rows; i++)
+        if (batch->targets[i] >= f->model->config.vocab_size)
+            return err_set(e, ERR_INPUT, "target %d is outside the model's vocabulary of %lld",
+                           batch->targets[i], (long long)f->model->config.vocab_size);
     p.n_rows = number_rows(f, c, batch, &p.max_position);
     p.segments = (struct segments){ .n = batch->n_seqs, .first_row = f->first_row };
     if (rope_part_prepare(f, c, batch, e) < 0)

@@ -8,7 +8,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Rows whose logits are wanted into host_numbers, with their targets for WANT_NLL. */
+static bool wants_nll(enum want want)
+{
+    return want == WANT_NLL || want == WANT_NLL_GREEDY;
+}
+
+/* -1: nothing. */
+static int32_t target_of(const struct batch *batch, int32_t row, bool is_last)
+{
+    if (batch->targets)
+        return batch->targets[row];
+    return is_last ? -1 : batch->ids[row + 1];
+}
+
+/* Rows whose logits are wanted into host_numbers, with their targets for an nll. */
 static int64_t list_rows(struct forward *f, const struct batch *batch, enum want want)
 {
     int32_t *wanted = f->host_numbers + NUMBER_WANTED * f->max_rows;
@@ -20,10 +33,11 @@ static int64_t list_rows(struct forward *f, const struct batch *batch, enum want
         int32_t last = f->first_row[s + 1] - 1;
 
         for (int32_t row = last_only ? last : f->first_row[s]; row <= last; row++) {
-            if (want == WANT_NLL && row == last)
+            int32_t id = wants_nll(want) ? target_of(batch, row, row == last) : 0;
+            if (id < 0)
                 continue;
             wanted[n] = row;
-            target[n++] = want == WANT_NLL ? batch->ids[row + 1] : 0;
+            target[n++] = id;
         }
     }
     return n;
@@ -130,6 +144,22 @@ static int take_argmax(struct forward *f, int64_t first, int64_t n, int n_forbid
     return b->ops->argmax(b, &a, e);
 }
 
+/* The likeliest ids of chunk rows, likewise. */
+static int take_likeliest(struct forward *f, int64_t first, int64_t n, int32_t *out, struct err *e)
+{
+    struct backend *b = f->model->backend;
+    const int32_t *wanted = f->host_numbers + NUMBER_WANTED * f->max_rows + first;
+    const struct argmax_args a = { .logits = &f->logits, .n_rows = n, .out = f->next };
+    int32_t ids[HEAD_ROWS_MAX];
+
+    if (b->ops->argmax(b, &a, e) < 0 ||
+        b->ops->download(b, ids, f->next, (size_t)n * sizeof *ids, e) < 0)
+        return -1;
+    for (int64_t i = 0; i < n; i++)
+        out[wanted[i]] = ids[i];
+    return 0;
+}
+
 int head_upload_forbidden(struct forward *f, const int32_t *ids, int n, struct err *e)
 {
     struct backend *b = f->model->backend;
@@ -154,9 +184,8 @@ int head_run(struct forward *f, const struct batch *batch, int64_t n_rows, enum 
     const int64_t n = list_rows(f, batch, want), offset = NUMBER_WANTED * f->max_rows;
     const size_t n_bytes = (size_t)(2 * f->max_rows) * sizeof *f->numbers;
 
-    if (want == WANT_NLL)
-        for (int64_t row = 0; row < n_rows; row++)
-            out->nll[row] = NAN;
+    for (int64_t row = 0; wants_nll(want) && row < n_rows; row++)
+        out->nll[row] = NAN;
     if (b->ops->upload(b, f->numbers + offset, f->host_numbers + offset, n_bytes, e) < 0)
         return -1;
     if (want == WANT_LAST_ARGMAX && head_upload_forbidden(f, forbidden, n_forbidden, e) < 0)
@@ -169,13 +198,15 @@ int head_run(struct forward *f, const struct batch *batch, int64_t n_rows, enum 
 
         if (make_logits(f, batch->phase, first, chunk, e) < 0)
             return -1;
-        if (want == WANT_NLL)
+        if (wants_nll(want))
             rc = take_nll(f, first, chunk, out->nll, e);
         else if (want == WANT_LAST_ARGMAX)
             rc = take_argmax(f, first, chunk, n_forbidden, e);
         else
             rc = b->ops->download(b, out->logits + first * vocab, f->logits.data,
                                   (size_t)(chunk * vocab) * sizeof(float), e);
+        if (rc == 0 && want == WANT_NLL_GREEDY)
+            rc = take_likeliest(f, first, chunk, out->next_ids, e);
         if (rc < 0)
             return -1;
     }

@@ -23,7 +23,7 @@ struct forward {
     struct tensor logits;      /* fp32 [head_rows, V] */
     float *nll;                /* device, [R] */
     int32_t *numbers;          /* device, [N_NUMBERS * R] */
-    int32_t *next, *forbidden; /* device, [max_seqs], [n_forbidden_max] */
+    int32_t *next, *forbidden; /* device, [max_seqs or head_rows], [n_forbidden_max] */
     int n_forbidden_max;
 
     struct tensor cos_table, sin_table; /* fp32 [n_table + n_extra, E/2] */

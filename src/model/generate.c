@@ -81,18 +81,6 @@ static int64_t most(int64_t a, int64_t b)
 
 /* ---- sizes ---- */
 
-/* Does a product of this model look at more than a row at a time? */
-static bool looks_at_whole_calls(const struct model *m)
-{
-    for (int64_t i = 0; i < m->config.n_layers; i++)
-        for (int l = 0; l < N_LINEARS; l++) {
-            const struct weight *w = &m->layers[i].linear[l];
-            if (w->form == WEIGHT_INT8 && w->outlier_threshold > 0)
-                return true;
-        }
-    return false;
-}
-
 /* Does the work queue up on something else than our processor? */
 static bool is_device(const struct model *m)
 {
@@ -111,8 +99,8 @@ static int measure_prompts(struct generation *g, struct err *e)
 {
     int64_t longest_piece = 0, all = 0;
 
-    g->shares = !g->o->share_nothing && !looks_at_whole_calls(g->model);
-    g->piece = looks_at_whole_calls(g->model) ? INT32_MAX : PIECE;
+    g->shares = !g->o->share_nothing && !model_looks_at_whole_calls(g->model);
+    g->piece = model_looks_at_whole_calls(g->model) ? INT32_MAX : PIECE;
     for (int i = 0; i < g->n_prompts; i++) {
         int64_t n = g->prompts[i].n_ids;
 

@@ -33,6 +33,9 @@ struct model {
     }
 
 void model_release(struct model *m); /* zero state and twice are fine */
+/* Does a product of this model look at more than a row at a time?  LLM.int8 finds its outlier
+ * columns in all rows of a call. */
+bool model_looks_at_whole_calls(const struct model *m);
 
 /* Loads folder's checkpoint to the device, tagged MEM_BASE, every tensor in its stored dtype.
  * Refuses missing tensors, wrong shapes, and NaN or infinite values, naming the tensor.
@@ -96,14 +99,18 @@ struct batch {
     /* ROPE_DYNAMIC: length of each whole sequence when these are a piece of its prompt; NULL:
      * what is in the slot once these are. */
     const int32_t *length; /* [n_seqs] */
+    /* WANT_NLL, WANT_NLL_GREEDY: the id that each row predicts, -1: the row is not scored.  NULL:
+     * the next id of its sequence. */
+    const int32_t *targets; /* [T] */
 };
 
 enum want {
     WANT_LAST_ARGMAX, /* greedy next id of each sequence: next_ids [n_seqs] */
     WANT_LAST_LOGITS, /* logits of each sequence's last row: logits [n_seqs, V] */
     WANT_ALL_LOGITS,  /* logits of every row: logits [T, V]; small models and tests */
-    WANT_NLL          /* nll of ids[t + 1] at every row t but each sequence's last: nll [T],
-                         last rows get NaN.  Streams the head in row chunks. */
+    WANT_NLL,         /* nll of ids[t + 1] at every row t but each sequence's last: nll [T],
+                         rows without a target get NaN.  Streams the head in row chunks. */
+    WANT_NLL_GREEDY   /* the same, and the likeliest id of each of these rows: next_ids [T] */
 };
 
 /* Working memory of forward passes, sized once for at most max_rows rows a call; longer
@@ -117,7 +124,7 @@ void forward_close(struct forward *f);
 size_t forward_bytes(const struct model *m, int64_t max_rows, int max_seqs);
 
 struct forward_out {
-    int32_t *next_ids; /* host, [n_seqs] */
+    int32_t *next_ids; /* host, [n_seqs]; WANT_NLL_GREEDY: [T] */
     float *logits;     /* host */
     float *nll;        /* host, [T] */
 };

@@ -11,6 +11,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+bool model_looks_at_whole_calls(const struct model *m)
+{
+    for (int64_t i = 0; i < m->config.n_layers; i++)
+        for (int l = 0; l < N_LINEARS; l++) {
+            const struct weight *w = &m->layers[i].linear[l];
+            if (w->form == WEIGHT_INT8 && w->outlier_threshold > 0)
+                return true;
+        }
+    return false;
+}
+
 void model_release(struct model *m)
 {
     struct backend *b = m->backend;

@@ -33,7 +33,7 @@ double margin_of(const struct sweep *s, const struct metric *m)
     double margin = MARGIN_STANDARD;
 
     for (int i = 0; i < s->n_margins; i++)
-        if (!strcmp(s->margins[i].metric, m->name))
+        if (!strcmp(s->margins[i].metric, m->margin ? m->margin : m->name))
             margin = s->margins[i].value;
     return m->log_scale || m->compared_as_log ? log1p(margin) : margin;
 }
@@ -252,7 +252,7 @@ static int adjust(struct pair *p, int n)
 static bool has_items(const struct runs *r, const struct metric *m)
 {
     for (int i = 0; i < r->n; i++) {
-        const struct js *items = js_get(js_get(r->all[i].record, m->group), m->item);
+        const struct js *items = js_get(js_find(r->all[i].record, m->group), m->item);
         bool positive = !m->compared_as_log;
         for (size_t k = 0; k < js_count(items) && !positive; k++)
             positive = js_real(js_at(items, k)) > 0;

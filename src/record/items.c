@@ -65,7 +65,7 @@ static void join_documents(struct items *x, const double *weight, bool centred)
 static void read_items(struct items *out, const struct metric *m, const struct run *run,
                        bool centred)
 {
-    const struct js *group = js_get(run->record, m->group);
+    const struct js *group = js_find(run->record, m->group);
     const struct js *values = m->item ? js_get(group, m->item) : NULL;
     const struct js *weights = m->weights ? js_get(group, m->weights) : NULL;
     const struct js *documents = js_get(group, "document_id"), *turns = js_get(group, "turn");

@@ -11,6 +11,24 @@
 
 #define MIB (1.0 / 1048576)
 
+/* acc of a choice task, which is compared, and acc_norm, which is told. */
+#define CHOICE(task, title)                                                                \
+    {                                                                                      \
+        .name = task "_acc", .unit = "1",                                                  \
+        .what = title ": share of right choices, lm-evaluation-harness's acc",             \
+        .higher_is_better = 1, .kind = METRIC_QUALITY, .group = "multiple_choice." task,   \
+        .member = "acc", .item = "correct", .margin = "acc", .scale = 1, .is_share = true, \
+        .in_summary = true, .is_compared = true                                            \
+    }
+#define CHOICE_NORM(task, title)                                                         \
+    {                                                                                    \
+        .name = task "_acc_norm", .unit = "1",                                           \
+        .what = title ": likewise by the characters of each choice, acc_norm",           \
+        .higher_is_better = 1, .kind = METRIC_QUALITY, .group = "multiple_choice." task, \
+        .member = "acc_norm", .item = "correct_norm", .margin = "acc", .scale = 1,       \
+        .is_share = true, .in_summary = true                                             \
+    }
+
 const struct metric metrics[] = {
     { .name = "coqa_f1",
       .unit = "1",
@@ -121,6 +139,31 @@ const struct metric metrics[] = {
       .is_share = true,
       .in_summary = true,
       .is_compared = true },
+    CHOICE("hellaswag", "HellaSwag"),
+    CHOICE_NORM("hellaswag", "HellaSwag"),
+    CHOICE("arc_easy", "ARC easy"),
+    CHOICE_NORM("arc_easy", "ARC easy"),
+    CHOICE("arc_challenge", "ARC challenge"),
+    CHOICE_NORM("arc_challenge", "ARC challenge"),
+    CHOICE("piqa", "PIQA"),
+    CHOICE_NORM("piqa", "PIQA"),
+    CHOICE("winogrande", "WinoGrande"),
+    CHOICE("openbookqa", "OpenBookQA"),
+    CHOICE_NORM("openbookqa", "OpenBookQA"),
+    CHOICE("boolq", "BoolQ"),
+    CHOICE("mmlu", "MMLU"),
+    CHOICE("lambada", "LAMBADA"),
+    { .name = "lambada_perplexity",
+      .unit = "1",
+      .what = "LAMBADA: exp of the mean negative log likelihood of the last word",
+      .higher_is_better = 0,
+      .kind = METRIC_QUALITY,
+      .group = "multiple_choice.lambada",
+      .member = "perplexity",
+      .item = "nll",
+      .scale = 1,
+      .log_scale = true,
+      .in_summary = true },
     { .name = "prefill_ms",
       .unit = "ms",
       .what = "prompt of prefill_tokens[0] to the first token on the host, batch 1, median",
@@ -249,7 +292,7 @@ struct measure measure_of(const struct metric *m, int64_t batch_size)
 /* The node that holds the value or its samples; NULL where there is none. */
 static const struct js *find(const struct measure *m, const struct js *record)
 {
-    const struct js *group = js_get(record, m->metric->group);
+    const struct js *group = js_find(record, m->metric->group);
     const struct js *member = js_get(group, m->metric->member);
 
     if (m->metric->shape == SHAPE_FIRST)

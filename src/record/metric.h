@@ -25,7 +25,7 @@ struct metric {
     const char *name, *unit, *what;
     int higher_is_better;
     enum metric_kind kind;
-    const char *group, *member;
+    const char *group, *member; /* group: dotted path */
     enum metric_shape shape;
     double scale;        /* what is reported = scale * what is recorded */
     const char *item;    /* record[group][item]: one value an item; NULL: none */
@@ -34,6 +34,7 @@ struct metric {
                             one document then count together */
     bool compared_as_log; /* a ratio of two experiments' items says more than a difference */
     bool is_share;        /* items lie in [0, 1], and so do the ends of every interval */
+    const char *margin;   /* its key of [sweep] margin; NULL: the name */
     bool in_summary;      /* has columns in /summary */
     bool is_compared;     /* has rows in /comparisons */
 };

@@ -6,7 +6,8 @@
  *   "job"           the job's JSON (sweep/job.h): experiment, seed, key, quality, benchmark, quant
  *   "status"        "success" | "error"
  *   "error", "error_code", "error_stage"     where status is "error"; stage: "load", "quantize",
- *                   "sanity", "coqa", "perplexity", "benchmark", "process"
+ *                   "sanity", "coqa", "perplexity", "divergence", "multiple_choice",
+ *                   "benchmark", "process"
  *   "rank", "hostname", "device", "started", "finished"
  *   "driver"        of the device, "shared_by" what brought the weights from another one; both
  *                   only where there is one
@@ -31,6 +32,12 @@
  *                     "kl_percentiles", "delta_p_percentiles" (each "percent", "value": [..]),
  *                     "window_kl": [..], "window_top1_agreement": [..],
  *                     "window_log_ratio": [..] }
+ *   "multiple_choice" { TASK: { "acc", "acc_norm", "n", "truncated", "version",
+ *                     "document_id": [..], "gold": [..], "chosen": [..], "correct": [..] (0 or 1),
+ *                     "chosen_norm": [..], "correct_norm": [..], "log_likelihood": [[..], ..] } }
+ *                   without the _norm where the task has none; where several questions share a
+ *                   document also "question_id" and "turn"; mmlu: "by_subject": { "subject": [..],
+ *                   "n": [..], "acc": [..] }; lambada: "acc", "perplexity", "correct", "nll"
  *   "memory"        { "model_size_mb", "model_bytes", "kv_cache_bytes", "scratch_bytes",
  *                     "peak_bytes" }
  *   "latency"       { "prefill_tokens": [..], "prefill_ms": [[..], ..] (one list a length),

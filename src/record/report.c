@@ -103,6 +103,20 @@ static void add_numbers(struct grid *g, const struct table *t, const struct show
     }
 }
 
+/* Of the multiple-choice tasks: headings as lm-evaluation-harness names them. */
+static void add_choices(struct grid *g, const struct table *t)
+{
+    for (const struct metric *m = metrics; m->name; m++) {
+        char heading[64];
+        bool share = m->is_share;
+        if (strncmp(m->group, "multiple_choice.", 16) || table_column(t, m->name) < 0)
+            continue;
+        snprintf(heading, sizeof heading, "%s %s", m->group + 16, m->member);
+        add_numbers(g, t,
+                    &(struct shown){ m->name, heading, share ? FORM_SCORE : FORM_RATIO, true });
+    }
+}
+
 static void add_texts(struct grid *g, const struct table *t, const char *column)
 {
     grid_add_column(g, column, true);
@@ -122,9 +136,12 @@ static void print_summary(FILE *to, const struct table *t, int width)
     grid_add_column(&g, "seeds", false);
     for (int i = 0; i < t->n_rows; i++)
         grid_set(&g, i, "%" PRId64, table_count(t, i, "n_seeds"));
-    for (size_t i = 0; i < sizeof shown / sizeof *shown; i++)
+    for (size_t i = 0; i < sizeof shown / sizeof *shown; i++) {
+        if (strcmp(shown[i].column, "prefill_ms") == 0)
+            add_choices(&g, t);
         if (table_column(t, shown[i].column) >= 0)
             add_numbers(&g, t, &shown[i]);
+    }
     for (int i = 0; i < t->n_columns; i++) {
         const char *name = t->columns[i].name, *size = name + strlen(throughput);
         char heading[32];

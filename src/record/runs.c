@@ -167,7 +167,7 @@ const struct runs *runs_find(const struct run_list *l, const char *experiment)
 bool runs_seed_matters(const struct sweep *s, const struct experiment *x, const char *task)
 {
     const struct method_rule *m = method_find(x->method);
-    const char *subset = js_text(js_get(js_get(s->tasks, task), "subset"));
+    const char *subset = js_text(js_get(js_find(s->tasks, task), "subset"));
 
     return !m || !m->data_free || (subset && !strcmp(subset, "random"));
 }

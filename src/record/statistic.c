@@ -168,7 +168,7 @@ static void across_items(struct statistic *t, const struct runs *r, const struct
 static void quality(struct statistic *t, const struct sweep *s, const struct runs *r,
                     const struct metric *m, const double *value)
 {
-    const char *subset = js_text(js_get(js_get(s->tasks, m->group), "subset"));
+    const char *subset = js_text(js_get(js_find(s->tasks, m->group), "subset"));
     bool matters = runs_seed_matters(s, r->experiment, m->group);
     bool equal = are_equal(value, t->n_seeds);
     struct statistic items = *t;

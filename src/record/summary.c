@@ -34,7 +34,7 @@ static bool is_recorded(const struct run_list *runs, const struct measure *m)
 static bool is_asked_for(const struct sweep *s, const struct metric *m)
 {
     if (m->kind == METRIC_QUALITY)
-        return js_get(s->tasks, m->group) != NULL;
+        return js_find(s->tasks, m->group) != NULL;
     return !strcmp(m->group, "quantization") || s->benchmark != NULL;
 }
 

@@ -295,12 +295,23 @@ static int filter(struct expansion *x, const struct sweep_overrides *o, struct e
 
 /* ---- jobs ---- */
 
+/* Has a task, or a data set of one, subset = "random"? */
+static bool draws_items(const struct js *table)
+{
+    const char *subset = js_text(js_get(table, "subset"));
+    struct js_member m = JS_MEMBER_INIT;
+    bool draws = subset && strcmp(subset, "random") == 0;
+
+    while (!draws && js_kind(table) == JS_OBJECT && js_next(table, &m))
+        draws = draws_items(m.value);
+    return draws;
+}
+
 bool sweep_seed_matters(const struct sweep *s, const struct experiment *x)
 {
     const struct method_rule *m = method_find(x->method);
-    const char *subset = js_text(js_get(js_get(s->tasks, "coqa"), "subset"));
 
-    return !m || !m->data_free || (subset && strcmp(subset, "random") == 0);
+    return !m || !m->data_free || draws_items(s->tasks);
 }
 
 static int make_jobs(const struct expansion *x, struct err *e)

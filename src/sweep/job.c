@@ -159,19 +159,16 @@ int job_from_js(const struct js *text, struct job *job, struct experiment *exper
 /* ---- the key ---- */
 
 /* Options without paths: which bytes they lead to is said by identity. */
-static struct js *without_paths(const struct js *tasks)
+static struct js *without_paths(const struct js *table)
 {
     struct js *out = js_new_object();
-    struct js_member task = JS_MEMBER_INIT;
+    struct js_member m = JS_MEMBER_INIT;
 
-    while (js_next(tasks, &task)) {
-        struct js *options = js_new_object();
-        struct js_member option = JS_MEMBER_INIT;
-
-        while (js_next(task.value, &option))
-            if (strcmp(option.key, "path") != 0)
-                js_set(options, option.key, js_copy(option.value));
-        js_set(out, task.key, options);
+    while (js_next(table, &m)) {
+        if (js_kind(m.value) == JS_OBJECT)
+            js_set(out, m.key, without_paths(m.value));
+        else if (strcmp(m.key, "path") != 0)
+            js_set(out, m.key, js_copy(m.value));
     }
     return out;
 }

@@ -41,6 +41,7 @@ static const struct key_rule sweep_margin[] = {
     { "perplexity", KEY_REAL, "a number from 0 to 1", "0.01", .most = 1 },
     { "kl", KEY_REAL, "a number from 0 to 1", "0.01", .most = 1 },
     { "top1_agreement", KEY_REAL, "a number from 0 to 1", "0.01", .most = 1 },
+    { "acc", KEY_REAL, "a number from 0 to 1", "0.01", .most = 1 },
     { 0 },
 };
 
@@ -77,7 +78,7 @@ static const struct key_rule tasks[] = {
     { "perplexity", KEY_TABLE, .allowed = "a table" },
     { "divergence", KEY_TABLE, .allowed = "a table" },
     { "sanity", KEY_TABLE, .allowed = "a table" },
-    LATER("multiple_choice"),
+    { "multiple_choice", KEY_TABLE, .allowed = "a table" },
     { 0 },
 };
 
@@ -100,6 +101,29 @@ static const struct key_rule tasks_perplexity[] = {
 };
 
 static const struct key_rule tasks_divergence[] = {
+    { 0 },
+};
+
+/* In the order of eval/choice_tasks.c. */
+static const struct key_rule tasks_multiple_choice[] = {
+    { "hellaswag", KEY_TABLE, .allowed = "a table" },
+    { "arc_easy", KEY_TABLE, .allowed = "a table" },
+    { "arc_challenge", KEY_TABLE, .allowed = "a table" },
+    { "piqa", KEY_TABLE, .allowed = "a table" },
+    { "winogrande", KEY_TABLE, .allowed = "a table" },
+    { "openbookqa", KEY_TABLE, .allowed = "a table" },
+    { "boolq", KEY_TABLE, .allowed = "a table" },
+    { "mmlu", KEY_TABLE, .allowed = "a table" },
+    { "lambada", KEY_TABLE, .allowed = "a table" },
+    { 0 },
+};
+
+static const struct key_rule choice_task[] = {
+    /* of each of them */
+    { "path", KEY_TEXT, "the data set's own file", .required = true },
+    { "limit", KEY_INT, "an integer of at least 0 (0 = all)", "0", .most = INT_MOST },
+    { "subset", KEY_TEXT, "one of first, random", "\"first\"", .choices = "first random" },
+    { "num_fewshot", KEY_INT, "0", .standard = "0" },
     { 0 },
 };
 
@@ -179,6 +203,16 @@ const struct key_section key_sections[] = {
     { "tasks.perplexity", tasks_perplexity },
     { "tasks.divergence", tasks_divergence },
     { "tasks.sanity", tasks_sanity },
+    { "tasks.multiple_choice", tasks_multiple_choice },
+    { "tasks.multiple_choice.hellaswag", choice_task },
+    { "tasks.multiple_choice.arc_easy", choice_task },
+    { "tasks.multiple_choice.arc_challenge", choice_task },
+    { "tasks.multiple_choice.piqa", choice_task },
+    { "tasks.multiple_choice.winogrande", choice_task },
+    { "tasks.multiple_choice.openbookqa", choice_task },
+    { "tasks.multiple_choice.boolq", choice_task },
+    { "tasks.multiple_choice.mmlu", choice_task },
+    { "tasks.multiple_choice.lambada", choice_task },
     { "benchmark", benchmark },
     { "experiment", experiment },
     { "comparison", comparison },

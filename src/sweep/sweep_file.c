@@ -187,6 +187,23 @@ static int read_divergence(struct sweep *s, const struct toml_value *tasks, stru
     return 0;
 }
 
+/* A table with an absolute path and the limit of the command line. */
+static int read_options(struct sweep *s, const char *section, const struct toml_value *table,
+                        int64_t limit, struct js **out, struct err *e)
+{
+    if (read_section(s, section, table, out, e) < 0)
+        return -1;
+    const struct toml_value *path = toml_get(table, "path");
+    if (path) {
+        char *absolute = absolute_path(s, path);
+        js_set_text(*out, "path", absolute);
+        free(absolute);
+    }
+    if (limit >= 0 && js_get(*out, "limit"))
+        js_set_int(*out, "limit", limit);
+    return 0;
+}
+
 static int read_task(struct sweep *s, const struct toml_value *tasks, const char *name,
                      int64_t limit, struct err *e)
 {
@@ -197,22 +214,45 @@ static int read_task(struct sweep *s, const struct toml_value *tasks, const char
     if (!table)
         return 0;
     snprintf(section, sizeof section, "tasks.%s", name);
-    if (read_section(s, section, table, &task, e) < 0)
+    if (read_options(s, section, table, limit, &task, e) < 0)
         return -1;
-    const struct toml_value *path = toml_get(table, "path");
-    if (path) {
-        char *absolute = absolute_path(s, path);
-        js_set_text(task, "path", absolute);
-        free(absolute);
-    }
     if (strcmp(name, "coqa") == 0 && strcmp(s->profile, "official-coqa") == 0 &&
         !toml_get(table, "turns"))
         js_set_text(task, "turns", "all");
     if (strcmp(name, "perplexity") == 0 && !toml_get(table, "window"))
         js_set_int(task, "window", window_of(js_text(js_get(task, "protocol"))));
-    if (limit >= 0 && js_get(task, "limit"))
-        js_set_int(task, "limit", limit);
     js_set(s->tasks, name, task);
+    return 0;
+}
+
+/* Each table inside is a task; together they run as one. */
+static int read_multiple_choice(struct sweep *s, const struct toml_value *tasks, int64_t limit,
+                                struct err *e)
+{
+    static const char section[] = "tasks.multiple_choice";
+    const struct toml_value *table = toml_get(tasks, "multiple_choice");
+    struct source source = source_of(s);
+    struct js *all = NULL;
+
+    if (!table)
+        return 0;
+    if (read_section(s, section, table, &all, e) < 0)
+        return -1;
+    js_set(s->tasks, "multiple_choice", all);
+    for (const struct key_rule *r = key_rules(section); r->name; r++) {
+        char name[96];
+        struct js *task = NULL;
+        if (!toml_get(table, r->name))
+            continue;
+        snprintf(name, sizeof name, "%s.%s", section, r->name);
+        if (read_options(s, name, toml_get(table, r->name), limit, &task, e) < 0)
+            return -1;
+        js_set(all, r->name, task);
+    }
+    if (js_count(all) == 0)
+        return source_error(e, &source, table, section,
+                            "names no data set: it wants tables such as "
+                            "[tasks.multiple_choice.hellaswag]");
     return 0;
 }
 
@@ -232,7 +272,7 @@ static int read_tasks_section(struct sweep *s, const struct sweep_overrides *o, 
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (read_task(s, table, names[i], limit, e) < 0)
             return -1;
-    return read_divergence(s, table, e);
+    return read_divergence(s, table, e) < 0 ? -1 : read_multiple_choice(s, table, limit, e);
 }
 
 static int read_benchmark_section(struct sweep *s, struct err *e)

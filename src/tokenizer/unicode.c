@@ -265,6 +265,11 @@ bool python_is_alnum(uint32_t c)
     return is_letter(c) || unicode_is_number(c);
 }
 
+uint32_t unicode_title(uint32_t c)
+{
+    return (uint32_t)utf8proc_totitle((utf8proc_int32_t)c);
+}
+
 int unicode_lower(uint32_t c, uint32_t out[2])
 {
     if (c == 0x130) { /* the one character whose lower case is two: i and a dot above */

@@ -35,5 +35,6 @@ bool python_is_space(uint32_t c); /* str.isspace: str.split and str.strip */
 bool python_is_alnum(uint32_t c); /* str.isalnum; with '_' it is \w of Python's re */
 /* Full lower case of one code point outside its context (U+0130 gives two); returns how many. */
 int unicode_lower(uint32_t c, uint32_t out[2]);
+uint32_t unicode_title(uint32_t c); /* one to one */
 /* str.lower() of a well-formed text, final sigma included; appends. */
 void python_lower(struct bytes *out, const char *s, size_t n);

@@ -68,7 +68,7 @@ TOML
 # Everything per item, without what may differ between runs (times, hosts, ranks).
 items() { # items FILE: on stdout
     local groups
-    groups=$(h5dump -n "$1" | sed -n 's/^ *group *\(\/experiments\/.*\/\(coqa\|perplexity\|sanity\|modules\)\)$/\1/p' | sort)
+    groups=$(h5dump -n "$1" | sed -n 's/^ *group *\(\/experiments\/.*\/\(coqa\|perplexity\|divergence\|multiple_choice\|sanity\|modules\)\)$/\1/p' | sort)
     [ -n "$groups" ] || fail "$1 holds per-item results"
     for g in $groups; do
         h5dump -g "$g" "$1" | tail -n +2
