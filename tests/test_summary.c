@@ -497,6 +497,23 @@ static void the_order_of_records_is_nothing(void **state)
     hand_release(&h);
 }
 
+/* 95 % by Bonett and Price: two more documents, the largest difference up and down. */
+static struct interval two_more(const struct estimate *e, const double *d, const int64_t *cluster,
+                                int n)
+{
+    double largest = 0, c = (double)e->n_clusters, t = -student_quantile(0.025, e->df);
+
+    for (int i = 0; i < n; i++) {
+        double sum = 0;
+        for (int k = 0; k < n; k++)
+            sum += cluster[k] == cluster[i] ? d[k] : 0;
+        largest = fmax(largest, fabs(sum) * c / n);
+    }
+    double mean = e->mean * c / (c + 2),
+           se = sqrt(pow(e->se * c, 2) + 2 * largest * largest) / (c + 2);
+    return (struct interval){ mean - t * se, mean + t * se };
+}
+
 static void pairs_are_the_same_document_and_seed(void **state)
 {
     (void)state;
@@ -519,14 +536,16 @@ static void pairs_are_the_same_document_and_seed(void **state)
         own[i] = i;
     }
     struct estimate f1 = stats_clustered(d, cluster, 3 * N, 0.95);
+    struct interval limits = two_more(&f1, d, cluster, 3 * N);
     struct estimate ppl = stats_clustered(log_ratio, own, WINDOWS, 0.95);
     const struct table *t = &s.comparisons;
     int row = pair(&s, "rtn2", "coqa_f1");
 
     CHECK(t->n_rows == 6, "two experiments, three metrics; the baseline is not its own rival");
     CHECK(check_near(table_real(t, row, "delta"), f1.mean, 1e-13) &&
-              check_near(table_real(t, row, "ci_low"), f1.low, 1e-12) &&
-              check_near(table_real(t, row, "ci_high"), f1.high, 1e-12) &&
+              check_near(table_real(t, row, "ci_low"), limits.low, 1e-12) &&
+              check_near(table_real(t, row, "ci_high"), limits.high, 1e-12) &&
+              limits.low < f1.low &&
               check_near(table_real(t, row, "p_value"),
                          resample_sign_flip(d, cluster, 3 * N, 100000, 1), 1e-15),
           "paired by document and seed, clustered by document");
@@ -710,6 +729,28 @@ static void fifty_items_cannot_decide_what_five_hundred_can(void **state)
     free((char *)(uintptr_t)verdict[1]);
 }
 
+/* Of 150 answers one was lost: three may well be.  By t the 90 % interval would end at
+ * 1.8 %. */
+static void one_flip_does_not_prove_equivalence(void **state)
+{
+    (void)state;
+    struct hand h;
+    struct summary s;
+    int row;
+
+    s = of_flips(&h, 150, 0, 1);
+    h.s.n_margins = 1;
+    h.s.margins[0] = (struct margin){ "coqa_em", 0.018 };
+    summary_release(&s);
+    s = make(&h);
+    row = pair(&s, "nf4", "coqa_em");
+    CHECK(table_real(&s.comparisons, row, "ci90_low") < -0.02, "the 90 %% interval reaches two");
+    CHECK(!strcmp(table_text(&s.comparisons, row, "verdict"), "undecided"), "not \"%s\"",
+          table_text(&s.comparisons, row, "verdict"));
+    summary_release(&s);
+    hand_release(&h);
+}
+
 /* ---- fronts ---- */
 
 /* Three experiments of 16, 4 and 2 MiB; every document costs nf4 `nf4` and rtn2 `rtn2` points, up
@@ -780,7 +821,7 @@ static void one_run_stands_for_every_seed(void **state)
     snprintf(h.x[1].method, sizeof h.x[1].method, "calibrated");
     double base[N], other[N], d[N * 3];
     int document[N];
-    int64_t own[N];
+    int64_t own[N], thrice[N * 3];
 
     for (int i = 0; i < N; i++) {
         document[i] = (int)(own[i] = i);
@@ -791,6 +832,7 @@ static void one_run_stands_for_every_seed(void **state)
         for (int i = 0; i < N; i++) {
             other[i] = hand_score(1 + seed, i);
             d[i * 3 + seed] = other[i] - base[i];
+            thrice[i * 3 + seed] = i;
         }
         hand_coqa(hand_record(&h, "nf4", seed, "success"), N, document, other, other);
     }
@@ -799,7 +841,9 @@ static void one_run_stands_for_every_seed(void **state)
     int row = pair(&s, "nf4", "coqa_f1");
 
     CHECK(table_count(&s.comparisons, row, "n_items") == 3 * N, "three seeds against the one run");
-    CHECK(check_near(table_real(&s.comparisons, row, "ci_low"), want.low, 1e-12), "crossed");
+    CHECK(check_near(table_real(&s.comparisons, row, "ci_low"),
+                     two_more(&want, d, thrice, 3 * N).low, 1e-12),
+          "crossed");
     summary_release(&s);
     hand_release(&h);
 }
@@ -1016,6 +1060,11 @@ static void margins_come_from_the_sweep(void **state)
     s.margins[1] = (struct margin){ "perplexity", 0.1 };
     CHECK(margin_of(&s, metric_find("coqa_em")) == 0.03, "absolute for scores");
     CHECK(margin_of(&s, metric_find("coqa_f1")) == 0.01, "each metric its own");
+    s.margins[1] = (struct margin){ "acc", 0.04 };
+    CHECK(margin_of(&s, metric_find("piqa_acc")) == 0.04 &&
+              margin_of(&s, metric_find("mmlu_acc")) == 0.04,
+          "but one for all multiple-choice tasks");
+    s.margins[1] = (struct margin){ "perplexity", 0.1 };
     CHECK(check_near(margin_of(&s, metric_find("perplexity")), log(1.1), 1e-15),
           "relative for perplexity");
 }
@@ -1080,6 +1129,7 @@ int main(void)
         cmocka_unit_test(right_and_wrong_is_tested_by_mcnemar),
         cmocka_unit_test(intervals_stay_in_their_range),
         cmocka_unit_test(fifty_items_cannot_decide_what_five_hundred_can),
+        cmocka_unit_test(one_flip_does_not_prove_equivalence),
         cmocka_unit_test(only_a_real_difference_dominates),
         cmocka_unit_test(one_run_stands_for_every_seed),
         cmocka_unit_test(identical_scores_are_no_proof_but_identical_windows_are),

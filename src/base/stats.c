@@ -327,6 +327,18 @@ struct interval stats_bounded(const struct estimate *a, double least, double mos
                               least + range * fmin(1, centre + half) };
 }
 
+struct estimate stats_two_more(const struct estimate *a, double largest)
+{
+    double n = (double)a->n_clusters;
+    struct estimate out = *a;
+
+    if (*a->reason)
+        return out;
+    out.mean = a->mean * n / (n + 2);
+    out.se = sqrt(a->se * a->se * n * n + 2 * largest * largest) / (n + 2);
+    return out;
+}
+
 double stats_above(const struct estimate *a, double value)
 {
     return *a->reason ? NAN : student_cdf((value - a->mean) / a->se, a->df);

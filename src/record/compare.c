@@ -71,6 +71,19 @@ static void collect_pairs(const struct sweep *s, const struct metric *m, const s
     }
 }
 
+/* Largest difference of a document, where each counts as its share of the mean. */
+static double largest_of(const struct items *x, int64_t n_documents)
+{
+    double largest = 0, sum = 0;
+
+    for (int64_t i = 0; i < x->n; i++) {
+        sum = i && items_same_document(&x->all[i - 1], &x->all[i]) ? sum + x->all[i].value
+                                                                   : x->all[i].value;
+        largest = fmax(largest, fabs(sum));
+    }
+    return x->n ? largest * (double)n_documents / (double)x->n : 0;
+}
+
 struct pair pair_make(const struct sweep *s, const struct metric *m, const struct runs *a,
                       const struct runs *b)
 {
@@ -81,6 +94,7 @@ struct pair pair_make(const struct sweep *s, const struct metric *m, const struc
     struct item_estimate e = items_estimate(&items, s->confidence);
     p.e = e.e;
     p.test = items_test(&items, &e);
+    p.largest = largest_of(&items, e.e.n_clusters);
     if (items.n == 0)
         p.note = a->n_ok == 0 || b->n_ok == 0 ? "no successful run" : "no common items";
     else if (p.e.is_constant && m->is_share)
@@ -96,6 +110,7 @@ struct pair pair_make(const struct sweep *s, const struct metric *m, const struc
 struct interval pair_limits(const struct pair *p, double confidence)
 {
     struct interval i;
+    struct estimate e = p->metric->is_share ? stats_two_more(&p->e, p->largest) : p->e;
 
     /* Equal differences of scores in [0, 1]: what so many equal ones leave open. */
     if (p->e.is_constant && p->metric->is_share)
@@ -103,7 +118,7 @@ struct interval pair_limits(const struct pair *p, double confidence)
     /* Equal to the last bit in every window: the same function of the text, no sample. */
     if (p->e.is_constant && p->e.mean == 0)
         return (struct interval){ 0, 0 };
-    stats_limits(&p->e, confidence, &i.low, &i.high);
+    stats_limits(&e, confidence, &i.low, &i.high);
     if (p->metric->is_share && !isnan(i.low)) {
         i.low = fmax(-1, i.low); /* no difference of shares is larger */
         i.high = fmin(1, i.high);
@@ -205,6 +220,7 @@ static void add_row(struct table *t, const struct pair *p, double confidence, in
                               .margin = p->margin,
                               .higher_is_better = p->metric->higher_is_better };
     const char *verdict = verdict_of(&c);
+    struct estimate shown = p->metric->is_share ? stats_two_more(&p->e, p->largest) : p->e;
     int row = table_add_row(t);
 
     table_set_text(t, row, "a", p->a->experiment->name);
@@ -222,7 +238,7 @@ static void add_row(struct table *t, const struct pair *p, double confidence, in
     set_interval(t, row, "ci90_low", "ci90_high", ci90);
     set_interval(t, row, "family_low", "family_high", all);
     table_set_real(t, row, "margin", p->margin);
-    table_set_real(t, row, "p_equivalence", stats_equivalence(&p->e, p->margin));
+    table_set_real(t, row, "p_equivalence", stats_equivalence(&shown, p->margin));
     table_set_real(t, row, "flip_rate", p->test.flip_rate);
     table_set_real(t, row, "detectable", stats_detectable(&p->e, 0.05, POWER));
     table_set_real(t, row, "design_effect", p->e.design_effect);

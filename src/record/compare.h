@@ -29,13 +29,17 @@ struct pair {
     const struct runs *a, *b;
     const struct metric *metric;
     struct estimate e;
+    double largest; /* of a document, without its sign */
     struct item_test test;
     double p_holm, margin;
     const char *note;
 };
 struct pair pair_make(const struct sweep *s, const struct metric *m, const struct runs *a,
                       const struct runs *b);
-struct interval pair_limits(const struct pair *p, double confidence); /* of the difference */
+/* Of the difference.  Of shares by Bonett and Price: as if two more documents had differed by the
+ * largest difference, one each way.  Few flips say less than their spread does: with one in 150 the
+ * interval by t would not hold three. */
+struct interval pair_limits(const struct pair *p, double confidence);
 
 /* Every experiment against the baseline, then the sweep's own pairs; one Holm family.  Columns as
  * in the contract, and what the verdict was made of.  Without a baseline, or without

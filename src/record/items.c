@@ -17,6 +17,11 @@ static int compare_document(const struct item *x, const struct item *y)
     return (x->number > y->number) - (x->number < y->number);
 }
 
+bool items_same_document(const struct item *a, const struct item *b)
+{
+    return compare_document(a, b) == 0;
+}
+
 static int compare_item(const struct item *x, const struct item *y)
 {
     int order = compare_document(x, y);

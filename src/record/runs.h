@@ -70,6 +70,7 @@ void items_add(struct items *to, const struct metric *m, const struct run *run);
 void items_add_pairs(struct items *to, const struct metric *m, const struct run *a,
                      const struct run *b, int64_t seed);
 void items_release(struct items *x);
+bool items_same_document(const struct item *a, const struct item *b);
 
 enum item_design {
     ITEMS_ONE_RUN, /* one run, or runs that agree in every item           */

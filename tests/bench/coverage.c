@@ -188,6 +188,8 @@ static struct pair pair_of(struct source *s, int n, double lost)
         items.all[i] = (struct item){ .number = i, .value = change(s, lost) };
     struct item_estimate e = items_estimate(&items, 0.95);
     p.e = e.e;
+    for (int i = 0; i < n; i++)
+        p.largest = fmax(p.largest, fabs(items.all[i].value));
     p.test = items_test(&items, &e);
     items_release(&items);
     return p;
@@ -268,6 +270,65 @@ static void power(int n, double lost, int repeats)
            100.0 * (double)sum.better / repeats, 100 * stats_detectable(&p.e, 0.05, 0.8));
 }
 
+/* ---- few flips ---- */
+
+/* Right or wrong, one item in 1 / lost lost, one in 1 / won won. */
+static struct pair flips_of(struct source *s, int n, double lost, double won)
+{
+    struct items items = { .n = n, .all = mem_array((size_t)n, sizeof(struct item)) };
+    struct pair p = { .metric = f1, .margin = lost - won, .note = "" };
+
+    for (int i = 0; i < n; i++) {
+        double u = uniform(s);
+        items.all[i] = (struct item){ .number = i, .value = u < lost ? -1 : u < lost + won };
+    }
+    struct item_estimate e = items_estimate(&items, 0.95);
+    p.e = e.e;
+    for (int i = 0; i < n; i++)
+        p.largest = fmax(p.largest, fabs(items.all[i].value));
+    p.test = items_test(&items, &e);
+    items_release(&items);
+    return p;
+}
+
+/* The true difference is the margin: a claim that it is smaller is wrong. */
+static void few_flips(int n, double lost, double won, int repeats)
+{
+    long held = 0, held_t = 0, claimed = 0, claimed_t = 0;
+
+#pragma omp parallel for reduction(+ : held, held_t, claimed, claimed_t)
+    for (int r = 0; r < repeats; r++) {
+        struct source s = { (uint64_t)r + 1, 0 };
+        struct pair p = flips_of(&s, n, lost, won);
+        struct interval i = pair_limits(&p, 0.95), i90 = pair_limits(&p, 0.9), t = i, t90 = i90;
+        if (!p.e.is_constant) {
+            stats_limits(&p.e, 0.95, &t.low, &t.high);
+            stats_limits(&p.e, 0.9, &t90.low, &t90.high);
+        }
+        held += i.low <= won - lost && won - lost <= i.high;
+        held_t += t.low <= won - lost && won - lost <= t.high;
+        claimed += i90.low > -p.margin;
+        claimed_t += t90.low > -p.margin;
+    }
+    printf("%6d  %5.1f %5.1f   %6.1f %6.1f   %6.1f %6.1f\n", n, 100 * lost, 100 * won,
+           100.0 * (double)held_t / repeats, 100.0 * (double)held / repeats,
+           100.0 * (double)claimed_t / repeats, 100.0 * (double)claimed / repeats);
+}
+
+static void all_few_flips(int repeats)
+{
+    static const double shares[][2] = { { 0.01, 0 }, { 0.02, 0 }, { 0.02, 0.01 }, { 0.06, 0.05 } };
+    static const int sizes[] = { 50, 150, 500, 1838, 10042 };
+
+    printf(
+        "\nFew flips: right-or-wrong scores of which some %% are lost and won; 95 %% intervals "
+        "that hold,\nand false claims that the loss is below what it is (5 %% would be right)\n");
+    printf("%6s  %5s %5s   %6s %6s   %6s %6s\n", "items", "lost", "won", "t", "rule", "t", "rule");
+    for (size_t k = 0; k < sizeof shares / sizeof *shares; k++)
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+            few_flips(sizes[i], shares[k][0], shares[k][1], repeats);
+}
+
 int main(int argc, char **argv)
 {
     static const int sizes[] = { 10, 20, 50, 100, 200, 500 };
@@ -290,6 +351,8 @@ int main(int argc, char **argv)
     printf(
         "\nrule: what the report prints (Wilson, its form for scores in [0, 1], log scale for KL, "
         "else t);\nt out: t intervals that leave [0, 1]\n");
+
+    all_few_flips(repeats);
 
     printf("\nSweeps of configurations without any difference: false better or worse\n");
     printf("%6s %6s   %8s  %10s\n", "config", "items", "a sweep", "a verdict");
