@@ -85,6 +85,10 @@ static void describe(struct bytes *line, const struct js *record)
     add_number(line, "F1", js_real(js_get(coqa, "f1")), 3);
     add_number(line, "EM", js_real(js_get(coqa, "em")), 3);
     add_number(line, "perplexity", js_real(js_get(text, "perplexity")), 4);
+    int64_t n_empty = js_int(js_get(coqa, "n_empty")), n = js_int(js_get(coqa, "n"));
+    if (2 * n_empty > n)
+        bytes_printf(line, "  WARNING: %lld of %lld answers are empty", (long long)n_empty,
+                     (long long)n);
     struct js_member task = JS_MEMBER_INIT;
     while (js_next(js_get(record, "multiple_choice"), &task))
         add_number(line, task.key, js_real(js_get(task.value, "acc")), 3);

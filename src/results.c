@@ -7,12 +7,43 @@
 #include "record/provenance.h"
 #include "record/store_h5.h"
 #include "record/summary.h"
+#include "eval/choice.h"
 #include "setup.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Of the tasks that run, and of the data sets in their tables. */
+static struct js *task_versions(const struct js *asked)
+{
+    struct js *out = js_new_object();
+
+    for (int i = 0; tasks[i]; i++)
+        if (js_get(asked, tasks[i]->name))
+            js_set_int(out, tasks[i]->name, tasks[i]->version);
+    for (const struct choice_task *t = choice_tasks; t->name; t++)
+        if (js_get(js_get(asked, "multiple_choice"), t->name))
+            js_set_int(out, t->name, t->version);
+    return out;
+}
+
+/* The profile with what its switches come to for this model. */
+static struct js *resolved_profile(const struct prepared *p)
+{
+    struct js *out = profile_to_js(&p->profile);
+    bool bos = p->tokenizer && p->profile.add_bos && tokenizer_adds_bos(p->tokenizer);
+    const char *text = bos ? tokenizer_bos_text(p->tokenizer) : NULL;
+
+    js_set_text(out, "prompts_begin_with", text ? text : "");
+    js_set_int(out, "longest_prompt", p->profile.max_length - p->profile.max_new_tokens);
+    js_set_text(out, "cut_end", "left");
+    js_set_text(out, "log_softmax", "fp32");
+    js_set_int(out, "num_fewshot", 0);
+    js_set(out, "task_versions", task_versions(p->sweep.tasks));
+    return out;
+}
 
 /* What is known when the run starts. */
 static struct js *make_provenance(const struct prepared *p, const char *const *versions,
@@ -21,7 +52,7 @@ static struct js *make_provenance(const struct prepared *p, const char *const *v
     int n = link_size(link), n_versions = 0;
     struct provenance_rank *ranks = mem_array((size_t)n, sizeof *ranks);
     struct provenance_version list[16];
-    struct js *profile = profile_to_js(&p->profile);
+    struct js *profile = resolved_profile(p);
 
     for (int r = 0; r < n; r++)
         ranks[r].hostname = link_host_of(link, r);

@@ -358,6 +358,7 @@ static int stage_task(struct run *run, const void *which, struct err *e)
     c.base = &run->unquantized;
     if (task->run(&c, options, data ? data->bytes : "", data ? data->n_bytes : 0, out, e) < 0)
         return -1;
+    js_set_int(out, "version", task->version);
     if (js_bool(js_get(out, "broken"))) {
         const char *on_broken = js_text(js_get(options, "on_broken"));
         bool skip = on_broken && strcmp(on_broken, "skip") == 0;

@@ -61,6 +61,9 @@ static void everything_that_is_known(void **state)
     CHECK(strcmp(text(p, "model_sha256"), "cd") == 0 && *text(p, "model_revision") == 0,
           "which model");
     CHECK(strcmp(text(p, "profile"), profile_text) == 0, "every switch of the profile, as JSON");
+    CHECK(js_kind(js_get(p, "profile_add_bos")) == JS_BOOL &&
+              !js_bool(js_get(p, "profile_add_bos")),
+          "and each of them alone");
     CHECK(strcmp(text(p, "slurm_job_id"), "77") == 0 &&
               strcmp(text(p, "slurm_job_nodelist"), "node[07-08]") == 0 &&
               !js_get(p, "slurm_array_task_id"),

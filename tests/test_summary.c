@@ -731,6 +731,23 @@ static void fifty_items_cannot_decide_what_five_hundred_can(void **state)
 
 /* Of 150 answers one was lost: three may well be.  By t the 90 % interval would end at
  * 1.8 %. */
+static void empty_answers_are_said(void **state)
+{
+    (void)state;
+    struct hand h;
+    struct summary s = of_flips(&h, 50, 1, 2);
+
+    CHECK(!strstr(note(&s, 1, "coqa_f1"), "empty"), "of none nothing is said");
+    summary_release(&s);
+    for (int i = 0; i < h.n_records; i++)
+        js_set_int((struct js *)(uintptr_t)js_get(h.record[i], "coqa"), "n_empty", 26);
+    s = make(&h);
+    CHECK(strstr(note(&s, 1, "coqa_f1"), "26 of 50 answers are empty"), "of most: \"%s\"",
+          note(&s, 1, "coqa_f1"));
+    summary_release(&s);
+    hand_release(&h);
+}
+
 static void one_flip_does_not_prove_equivalence(void **state)
 {
     (void)state;
@@ -744,7 +761,10 @@ static void one_flip_does_not_prove_equivalence(void **state)
     summary_release(&s);
     s = make(&h);
     row = pair(&s, "nf4", "coqa_em");
-    CHECK(table_real(&s.comparisons, row, "ci90_low") < -0.02, "the 90 %% interval reaches two");
+    double low = table_real(&s.comparisons, row, "ci90_low");
+    double p = table_real(&s.comparisons, row, "p_non_inferior");
+    CHECK(low < -0.02, "the 90 %% interval reaches two");
+    CHECK(p > 0.05 && p < 0.5, "p_non_inferior goes with it: %g", p);
     CHECK(!strcmp(table_text(&s.comparisons, row, "verdict"), "undecided"), "not \"%s\"",
           table_text(&s.comparisons, row, "verdict"));
     summary_release(&s);
@@ -1130,6 +1150,7 @@ int main(void)
         cmocka_unit_test(intervals_stay_in_their_range),
         cmocka_unit_test(fifty_items_cannot_decide_what_five_hundred_can),
         cmocka_unit_test(one_flip_does_not_prove_equivalence),
+        cmocka_unit_test(empty_answers_are_said),
         cmocka_unit_test(only_a_real_difference_dominates),
         cmocka_unit_test(one_run_stands_for_every_seed),
         cmocka_unit_test(identical_scores_are_no_proof_but_identical_windows_are),

@@ -186,6 +186,8 @@ static void add_columns(struct table *t)
                      COLUMN_REAL, -1);
     table_add_column(t, "p_equivalence", "1", "of a difference beyond the margin: TOST",
                      COLUMN_REAL, -1);
+    table_add_column(t, "p_non_inferior", "1", "of a loss of the margin or more: one-sided",
+                     COLUMN_REAL, -1);
     table_add_column(t, "flip_rate", "1", "share of pairs whose scores differ", COLUMN_REAL, -1);
     table_add_column(t, "detectable", "1", "smallest true delta found at 80 % power, 5 % two-sided",
                      COLUMN_REAL, -1);
@@ -239,6 +241,8 @@ static void add_row(struct table *t, const struct pair *p, double confidence, in
     set_interval(t, row, "family_low", "family_high", all);
     table_set_real(t, row, "margin", p->margin);
     table_set_real(t, row, "p_equivalence", stats_equivalence(&shown, p->margin));
+    shown.mean *= p->metric->higher_is_better ? 1 : -1;
+    table_set_real(t, row, "p_non_inferior", stats_above(&shown, -p->margin));
     table_set_real(t, row, "flip_rate", p->test.flip_rate);
     table_set_real(t, row, "detectable", stats_detectable(&p->e, 0.05, POWER));
     table_set_real(t, row, "design_effect", p->e.design_effect);

@@ -110,6 +110,22 @@ static void add_json_text(struct js *object, const char *key, const struct js *v
     free(text);
 }
 
+/* { "add_bos": true } -> profile_add_bos; what is nested as its JSON. */
+static void add_profile(struct js *object, const struct js *profile)
+{
+    struct js_member m = JS_MEMBER_INIT;
+
+    add_json_text(object, "profile", profile);
+    while (js_next(profile, &m)) {
+        char name[160];
+        snprintf(name, sizeof name, "profile_%s", m.key);
+        if (js_kind(m.value) == JS_OBJECT)
+            add_json_text(object, name, m.value);
+        else
+            js_set(object, name, js_copy(m.value));
+    }
+}
+
 struct js *provenance_make(const struct provenance_input *in)
 {
     struct js *p = js_new_object();
@@ -127,7 +143,7 @@ struct js *provenance_make(const struct provenance_input *in)
     js_set_text(p, "model_sha256", in->model_sha256 ? in->model_sha256 : "");
     add_data(p, in->data);
     if (in->profile)
-        add_json_text(p, "profile", in->profile);
+        add_profile(p, in->profile);
     if (in->sweep) {
         struct js *setup = sweep_setup_js(in->sweep);
         add_json_text(p, "settings", setup);

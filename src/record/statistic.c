@@ -163,6 +163,21 @@ static void across_items(struct statistic *t, const struct runs *r, const struct
     items_release(&items);
 }
 
+/* Models that answer nothing score 0 without an error anywhere. */
+static void note_empty(struct statistic *t, const struct runs *r, const struct metric *m)
+{
+    int64_t n_empty = 0, n = 0;
+
+    for (int i = 0; i < r->n; i++) {
+        const struct js *group = js_find(r->all[i].record, m->group);
+        n_empty += r->all[i].ok ? js_int(js_get(group, "n_empty")) : 0;
+        n += r->all[i].ok ? js_int(js_get(group, "n")) : 0;
+    }
+    if (2 * n_empty > n)
+        note(t, "%lld of %lld answers are empty: is this the model's tokenizer?",
+             (long long)n_empty, (long long)n);
+}
+
 /* ---- one metric ---- */
 
 static void quality(struct statistic *t, const struct sweep *s, const struct runs *r,
@@ -196,6 +211,7 @@ static void quality(struct statistic *t, const struct sweep *s, const struct run
     note(t, "%s", items.note);
     if (m->log_scale)
         note(t, "intervals on the log scale");
+    note_empty(t, r, m);
 }
 
 static void timing(struct statistic *t, const struct sweep *s, const struct runs *r,
