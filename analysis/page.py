@@ -1,7 +1,8 @@
 """page.py - one self-contained HTML page of a results file: tables, forest plots and fronts as SVG.
 
-Nothing is loaded from anywhere, and nothing is computed but places on the page: every number and
-interval stands in the results file.
+Nothing is loaded from anywhere, and little is computed but places on the page: every number and
+interval stands in the results file.  Shares of a device's limits (roofline.py) and the least errors
+of quantizers (lloyd_max.py, from the model's weights where these are) are the exceptions.
 """
 
 import csv
@@ -12,7 +13,9 @@ import os
 import numpy as np
 
 import llq_read
+import lloyd_max
 import plot
+import roofline
 
 COLORS = {name: color for name, (color, _marker) in plot.STYLES.items()}
 OTHER = plot.OTHER_STYLE[0]
@@ -20,7 +23,11 @@ VERDICTS = {"better": "#00795a", "worse": "#b3261e", "equivalent": "#0b57a4",
             "non_inferior": "#4b6fa8", "undecided": "#6b6b6b"}
 TITLES = {"coqa_f1": "CoQA F1", "coqa_em": "CoQA exact match", "perplexity": "Perplexity",
           "kl": "KL divergence from unquantized", "top1_agreement": "Top-1 agreement"}
-RATIOS = ("perplexity", "kl")  # their differences are of logarithms
+TITLES.update({f"{name}_{metric}": f"{title} {metric}" for name, title in (
+    ("hellaswag", "HellaSwag"), ("arc_easy", "ARC easy"), ("arc_challenge", "ARC challenge"),
+    ("piqa", "PIQA"), ("winogrande", "WinoGrande"), ("openbookqa", "OpenBookQA"), ("boolq", "BoolQ"),
+    ("mmlu", "MMLU"), ("lambada", "LAMBADA")) for metric in ("acc", "acc_norm", "perplexity")})
+RATIOS = ("perplexity", "kl", "lambada_perplexity")  # their differences are of logarithms
 
 STYLE = """
 :root{color-scheme:light dark;--line:#d8d8d8;--dim:#666;--bg:#fff;--fg:#1b1b1b;--band:#f4f5f7}
@@ -36,7 +43,9 @@ th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid var(--line)}
 th{position:sticky;top:0;background:var(--band);font-weight:600}
 th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:var(--bg)}
 td.text,th.text{text-align:left}.ci{color:var(--dim)}
-svg{display:block;width:100%;height:auto;max-width:60rem;min-width:40rem}
+svg{display:block;width:100%;height:auto;max-width:46rem;min-width:26rem}
+svg.forest{max-width:38rem;min-width:0}
+svg.forest text{paint-order:stroke;stroke:var(--bg);stroke-width:4px}
 svg text{font:13px system-ui,sans-serif;fill:var(--fg)}svg .dim{fill:var(--dim)}
 .verdict{font-weight:600}nav{display:flex;flex-wrap:wrap;gap:.2rem .9rem}nav a{color:inherit}
 @media(max-width:40rem){body{padding:.6rem;font-size:15px}table{font-size:.8rem}th,td{padding:.2rem .4rem}}
@@ -126,12 +135,18 @@ class Scale:
             all_ticks = [m * 10.0**e for e in range(-12, 13) for m in (1, 1.5, 2, 3, 5, 7)]
             inside = [t for t in all_ticks if low <= t <= high]
             step = max(1, math.ceil(len(inside) / (wanted + 2)))
-            return inside[::step] or [low, high]
-        raw = (self.high - self.low) / wanted
+            if len(inside) > 2:
+                return inside[::step]
+            return [t for t in self._even(low, high, wanted) if t > 0]
+        return self._even(self.low, self.high, wanted)
+
+    @staticmethod
+    def _even(low, high, wanted):
+        raw = (high - low) / wanted
         unit = 10.0 ** math.floor(math.log10(raw))
         step = min((s * unit for s in (1, 2, 5, 10)), key=lambda s: abs(s - raw))
-        first = math.ceil(self.low / step)
-        return [k * step for k in range(first, int(math.floor(self.high / step)) + 1)]
+        first = math.ceil(low / step)
+        return [k * step for k in range(first, int(math.floor(high / step)) + 1)]
 
 
 def forest(comparisons, metric, methods):
@@ -158,11 +173,13 @@ def forest(comparisons, metric, methods):
     size = sorted(max(abs(x) for x in row[2] if math.isfinite(x)) for row in rows)
     usual = size[max(0, (2 * len(size)) // 3 - 1)]
     limit = max(size[-1] if size[-1] <= 6 * max(usual, margin) else 3 * max(usual, margin), margin)
-    wide, left, right, step, top = 900, 250, 235, 30, 26
-    height = top + step * len(rows) + 34
+    # Name and verdict stand above their line, so that a phone shows them in one piece.
+    wide, left, right, step, top = 480, 16, 16, 40, 10
+    height = top + step * len(rows) + 30
     clip = [min(limit, max(-limit, x)) for row in rows for x in row[2] if math.isfinite(x)]
     x = Scale(clip, left, wide - right, include=(0, margin, -margin))
-    out = [f'<div class="scroll"><svg viewBox="0 0 {wide} {height}" role="img" aria-label="{esc(title_of(metric))}">']
+    out = [f'<svg class="forest" viewBox="0 0 {wide} {height}" role="img" '
+           f'aria-label="{esc(title_of(metric))}">']
     out.append(f'<rect x="{x(-margin):.1f}" y="{top - 8}" width="{x(margin) - x(-margin):.1f}" '
                f'height="{step * len(rows) + 8}" fill="#7aa7d9" opacity=".16"/>')
     for t in x.ticks():
@@ -174,13 +191,13 @@ def forest(comparisons, metric, methods):
                'stroke="var(--fg)"/>')
     others = {b for _a, b, *_rest in rows}
     for i, (a, b, (d, low, high), verdict, _m, needed) in enumerate(rows):
-        y = top + step * i + step / 2
+        y = top + step * i + 28
         color = VERDICTS.get(verdict, OTHER)
         name = a if len(others) == 1 else f"{a} − {b}"
-        if len(name) > 32:
-            name = name[:31] + "…"
+        if len(name) > 34:
+            name = name[:33] + "…"
         at = min(limit, max(-limit, d))
-        out.append(f'<text x="{left - 10}" y="{y + 4:.1f}" text-anchor="end">'
+        out.append(f'<text x="2" y="{y - 12:.1f}">'
                    f'<title>{esc(a)} against {esc(b)}</title>{esc(name)}</text>')
         if math.isfinite(low) and math.isfinite(high) and abs(d) <= limit:
             ends = [min(limit, max(-limit, v)) for v in (low, high)]
@@ -193,9 +210,9 @@ def forest(comparisons, metric, methods):
         said = verdict.replace("_", "-")
         if math.isfinite(needed):
             said += f" (~{needed:.0f} items)"
-        out.append(f'<text x="{wide - right + 12}" y="{y + 4:.1f}" style="fill:{color}">'
+        out.append(f'<text x="{wide - 2}" y="{y - 12:.1f}" text-anchor="end" style="fill:{color}">'
                    f'{d:+.3g}{" %" if percent else ""} {esc(said)}</text>')
-    out.append("</svg></div>")
+    out.append("</svg>")
     return "".join(out)
 
 
@@ -215,7 +232,7 @@ def fronts(f, summary, front, cost, metric):
     far, _edge = plot._off_scale(*(v[keep] for v in (ys, low, high)), log, up)
     off = [i for i, away in zip(keep, far) if away]  # the others would be one line
     shown = [i for i in keep if i not in off]
-    wide, height, left, bottom = 900, 420, 70, 46
+    wide, height, left, bottom = 620, 400, 56, 46
     x = Scale([xs[i] for i in shown], left + 10, wide - 150, log=True)
     y = Scale([v for i in shown for v in (ys[i], low[i], high[i])], height - bottom, 20, log=log, pad=0.14)
     out = [f'<div class="scroll"><svg viewBox="0 0 {wide} {height}" role="img" aria-label="{esc(title_of(metric))}">']
@@ -311,24 +328,111 @@ def module_errors(f, summary):
     return modules, errors
 
 
+def least_errors(f, summary, errors, modules):
+    """By bits: {module: least error}, and whose weights these are."""
+    code_bits = summary.numbers("bits")
+    bits = sorted({int(b) for n, b in zip(summary.texts("name"), code_bits)
+                   if n in errors and 2 <= b <= 8})
+    folder = str(f["provenance"].attrs.get("model_path", "")) if "provenance" in f else ""
+    found = lloyd_max.of_model(folder, modules, tuple(bits)) if folder else None
+    if found:
+        return {b: {m: found.get((m, b), math.nan) for m in modules} for b in bits}, "these weights"
+    return {b: dict.fromkeys(modules, lloyd_max.normal(1 << b)) for b in bits}, "normal weights"
+
+
 def layers_table(f, summary):
     modules, errors = module_errors(f, summary)
     if not errors:
         return ""
+    least, whose = least_errors(f, summary, errors, modules)
     highest = max(max(v for v in e.values() if math.isfinite(v)) for e in errors.values())
     lowest = min(min(v for v in e.values() if math.isfinite(v) and v > 0) for e in errors.values())
     span = math.log(highest / lowest) or 1
     rows = []
     for m in modules:
-        row = [esc(m.replace("model.layers.", ""))]
+        row = [esc(m.replace("model.layers.", ""))] + [num(e[m]) for e in least.values()]
         for e in errors.values():
             v = e.get(m, math.nan)
             shade = math.log(v / lowest) / span if math.isfinite(v) and v > 0 else 0
             row.append(f'<span style="display:block;padding:0 .4rem;background:'
                        f'hsl({148 - 140 * shade:.0f} 55% 50% / .35)">{num(float(v))}</span>')
         rows.append(row)
-    return ("<p class=\"dim\">Norm of the error over the norm of the weights, module by module."
-            "</p>" + table(["module"] + list(errors), rows))
+    bounds = [f"Lloyd–Max, {b} bit" for b in least]
+    return ("<p class=\"dim\">Norm of the error over the norm of the weights, module by module. "
+            f"Lloyd–Max: the least that 2<sup>bits</sup> levels for a whole matrix of {whose} can "
+            "have; scales by group may go below it, for the bits they cost.</p>" +
+            table(["module"] + bounds + list(errors), rows))
+
+
+# ---- what the device could do ----
+
+def roofline_table(runs, shown):
+    headings = ["experiment"] + [f"{p}: {unit}" for p in shown for unit in ("GB/s", "TFLOP/s")]
+    rows = []
+    for name, device, points in runs:
+        limits = roofline.limits_of(device)
+        row = [esc(name)]
+        for p in shown:
+            for value, k in zip(points.get(p, (0, math.nan, math.nan))[1:], (0, 1)):
+                part = f' <span class="ci">{100 * value / limits[k]:.2g} %</span>' \
+                    if limits and math.isfinite(value) else ""
+                row.append(num(value) + part)
+        rows.append(row)
+    return table(headings, rows)
+
+
+def roofline_plot(runs):
+    """Operations a byte against operations a second, both logarithmic, below the device's limits."""
+    device = runs[0][1]
+    limits = roofline.limits_of(device)
+    points = [(x, speed, name, p) for name, own, ps in runs if own == device
+              for p, (x, _rate, speed) in ps.items() if x > 0 and speed > 0]
+    wide, height, left, bottom = 620, 400, 72, 46
+    xs = [x for x, *_rest in points] + ([limits[1] * 1000 / limits[0]] if limits else [])
+    ys = [v for _x, v, *_rest in points] + ([limits[1]] if limits else [])
+    x, y = Scale(xs, left + 10, wide - 30, log=True), Scale(ys, height - bottom, 20, log=True)
+    out = [f'<div class="scroll"><svg viewBox="0 0 {wide} {height}" role="img" aria-label="Roofline">']
+    for t in x.ticks(6):
+        out.append(f'<line x1="{x(t):.1f}" x2="{x(t):.1f}" y1="16" y2="{height - bottom}" '
+                   f'stroke="var(--line)"/><text class="dim" x="{x(t):.1f}" y="{height - bottom + 18}" '
+                   f'text-anchor="middle">{t:g}</text>')
+    for t in y.ticks(5):
+        out.append(f'<line x1="{left}" x2="{wide - 20}" y1="{y(t):.1f}" y2="{y(t):.1f}" '
+                   f'stroke="var(--line)"/><text class="dim" x="{left - 6}" y="{y(t) + 4:.1f}" '
+                   f'text-anchor="end">{t:g}</text>')
+    if limits:
+        knee = limits[1] * 1000 / limits[0]
+        low = math.exp(x.low)
+        y0 = max(y(low * limits[0] / 1000), 0) if low * limits[0] > 0 else height
+        out.append(f'<path d="M{x(low):.1f} {min(y0, height - bottom):.1f}L{x(knee):.1f} '
+                   f'{y(limits[1]):.1f}H{wide - 20}" fill="none" stroke="var(--fg)" '
+                   'stroke-dasharray="6 4"/>')
+    colors = {"prefill": "#0b57a4", "decode": "#b3261e", "throughput": "#00795a", "e2e": "#6b6b6b"}
+    for px, v, name, p in points:
+        color = colors.get(p.split()[0], OTHER)
+        out.append(f'<circle cx="{x(px):.1f}" cy="{y(v):.1f}" r="4.5" fill="{color}" opacity=".75">'
+                   f"<title>{esc(name)}, {esc(p)}: {num(v)} TFLOP/s</title></circle>")
+    at = left + 16
+    for kind, color in colors.items():
+        out.append(f'<circle cx="{at}" cy="26" r="4.5" fill="{color}"/>'
+                   f'<text x="{at + 9}" y="30">{kind}</text>')
+        at += 100
+    out.append(f'<text x="{(left + wide) / 2:.0f}" y="{height - 6}" text-anchor="middle">operations '
+               f'a byte</text><text transform="translate(16 {height / 2:.0f}) rotate(-90)" '
+               'text-anchor="middle">TFLOP/s</text></svg></div>')
+    return "".join(out)
+
+
+def roofline_section(f, summary):
+    runs = roofline.read(f, summary.texts("name"))
+    if not runs:
+        return ""
+    limits = roofline.limits_of(runs[0][1])
+    said = (f"{esc(runs[0][1])}: {limits[0]} GB/s and {limits[1]} TFLOP/s by its data sheet (dashed); "
+            "shares of that in grey." if limits else
+            f"{esc(runs[0][1])}: no data sheet is known here, so the achieved rates stand alone.")
+    return (roofline_plot(runs) + f'<p class="dim">{said}</p>' +
+            roofline_table(runs, roofline.shown_points(runs)))
 
 
 # ---- the reference study ----
@@ -404,6 +508,9 @@ def make(f):
                 "Strong: no other experiment dominates it by a difference that is real."),
         section("grids", "Bits and group sizes", maps),
         section("speed", "Speed, memory and energy", summary_table(summary, speed, ()) if speed else ""),
+        section("roofline", "Achieved and possible", roofline_section(f, summary),
+                "What each point of the benchmark must read (weights once a pass, keys and values) and "
+                "compute, over its median time."),
         section("layers", "Error by module", layers_table(f, summary)),
         section("reference", "The reference study", reference_table(summary),
                 "Its published figures: 50 documents, no intervals. Sizes as Hugging Face counts them."),

@@ -88,7 +88,8 @@ static void report_of_results(void **state)
     CHECK(strstr(md.data, "5 of 7 jobs succeeded, 1 failed"), "and says how the sweep ended");
     struct bytes html = whole("report/report.html");
     CHECK(strncmp(html.data, "<!doctype html>", 15) == 0 && strstr(html.data, "bnb_4bit_nf4") &&
-              strstr(html.data, "Size against quality") && strstr(html.data, "</html>"),
+              strstr(html.data, "Size against quality") && strstr(html.data, "Lloyd–Max") &&
+              strstr(html.data, "</html>"),
           "a page with the experiments and the front");
     CHECK(!strstr(html.data, "src=") && !strstr(html.data, "http:") &&
               !strstr(html.data, "https:"),

@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/rng.h"
 #include "bench/bench.h"
+#include "bench/work.h"
 #include "bench/footprint.h"
 #include "bench/point.h"
 #include "model/tensor_list.h"
@@ -194,10 +195,73 @@ static void test_what_comes_out(void **state)
     rectangle(js_get(rate, "tokens_per_s"), 2, "tokens_per_s");
     CHECK(js_int(js_at(js_get(rate, "batch_size"), 1)) == 3, "batch sizes stand beside");
     CHECK(!js_get(out, "energy"), "a CPU has no energy to report");
+    const struct js *table = js_get(out, "roofline");
+    CHECK(samples(js_get(table, "gbyte_per_s"), "gbyte_per_s") == 6 &&
+              samples(js_get(table, "tflop_per_s"), "tflop_per_s") == 6,
+          "each of the six points has its work");
+    CHECK(check_near(js_real(js_at(js_get(table, "gbyte"), 0)) /
+                         js_real(js_at(js_get(table, "seconds"), 0)) /
+                         js_real(js_at(js_get(table, "gbyte_per_s"), 0)),
+                     1, 1e-12) &&
+              strcmp(js_text(js_at(js_get(table, "point"), 0)), "prefill 5") == 0,
+          "over its time, by name");
     CHECK(backend.mem.now[MEM_SCRATCH] + backend.mem.now[MEM_CACHE] == now,
           "what it took it gives back");
     CHECK(backend.mem.job_peak == (size_t)1 << 40, "a peak from before is not forgotten");
     js_release(out);
+    model_release(&m);
+}
+
+/* Counted one by one. */
+static struct work counted(const struct model *m, int batch, int from, int to, int n_passes)
+{
+    const struct config *c = &m->config;
+    struct work w = { 0 };
+
+    for (int i = 0; i < n_passes; i++)
+        w.bytes += (double)footprint_model_bytes(m) -
+                   (m->head.codes == m->embed.data ? 0 : (double)tensor_bytes(&m->embed));
+    for (int at = from; at < to; at++)
+        for (int64_t l = 0; l < c->n_layers; l++)
+            for (int k = 0; k < N_LINEARS; k++) {
+                int64_t n_out, n_in;
+                config_linear_shape(c, (enum linear_name)k, &n_out, &n_in);
+                w.flops += 2.0 * batch * (double)(n_out * n_in);
+            }
+    for (int at = from; at < to; at++)
+        for (int key = 0; key <= at; key++)
+            w.flops += 4.0 * batch * (double)(c->n_layers * c->n_heads * c->head_dim);
+    w.flops += 2.0 * batch * n_passes * (double)(c->vocab_size * c->hidden_size);
+    int passes_from = n_passes == 1 ? to : from + 1;
+    for (int n = passes_from; n <= to; n++) /* what is in the cache behind each pass */
+        w.bytes += batch * n * 2.0 * (double)(c->n_layers * c->n_kv_heads * c->head_dim) *
+                   (double)dtype_bytes(m->dtype);
+    return w;
+}
+
+static void test_work(void **state)
+{
+    struct config c = config_of(",\"max_position_embeddings\":140");
+    struct model m = random_model(&c);
+    const struct point prefill = { .kind = PREFILL, .batch = 1, .prompt = 5 };
+    const struct point decode = { .kind = DECODE, .batch = 1, .prompt = 5, .n_steps = 7 };
+    const struct point rate = { .kind = THROUGHPUT, .batch = 3, .prompt = 16, .n_steps = 6 };
+    struct work got = work_of(&m, &prefill), want = counted(&m, 1, 0, 5, 1);
+
+    (void)state;
+    CHECK(got.flops == want.flops && got.bytes == want.bytes,
+          "a prompt of 5: %g and %g, not %g, %g", want.bytes, want.flops, got.bytes, got.flops);
+    got = work_of(&m, &decode);
+    want = counted(&m, 1, 5, 12, 7);
+    CHECK(got.flops == want.flops && got.bytes == want.bytes, "7 steps behind it");
+    got = work_of(&m, &rate);
+    want = counted(&m, 3, 0, 16, 1);
+    struct work steps = counted(&m, 3, 16, 22, 6);
+    CHECK(got.flops == want.flops + steps.flops && got.bytes == want.bytes + steps.bytes,
+          "three prompts of 16 and six steps");
+    CHECK(work_seconds(&prefill, 20) == 0.02, "ms of a prompt");
+    CHECK(check_near(work_seconds(&decode, 20), 0.14, 1e-15), "ms a token, of 7 tokens");
+    CHECK(check_near(work_seconds(&rate, 42), 0.5, 1e-15), "21 new tokens at 42 a second");
     model_release(&m);
 }
 
@@ -484,10 +548,15 @@ static void test_energy(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_what_comes_out), cmocka_unit_test(test_minimum_time),
-        cmocka_unit_test(test_memory),         cmocka_unit_test(test_points_beyond_the_positions),
-        cmocka_unit_test(test_prompts),        cmocka_unit_test(test_pieces),
-        cmocka_unit_test(test_clocks),         cmocka_unit_test(test_a_clock_that_moved),
+        cmocka_unit_test(test_what_comes_out),
+        cmocka_unit_test(test_minimum_time),
+        cmocka_unit_test(test_work),
+        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_points_beyond_the_positions),
+        cmocka_unit_test(test_prompts),
+        cmocka_unit_test(test_pieces),
+        cmocka_unit_test(test_clocks),
+        cmocka_unit_test(test_a_clock_that_moved),
         cmocka_unit_test(test_energy),
     };
 

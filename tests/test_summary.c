@@ -740,10 +740,13 @@ static void empty_answers_are_said(void **state)
     CHECK(!strstr(note(&s, 1, "coqa_f1"), "empty"), "of none nothing is said");
     summary_release(&s);
     for (int i = 0; i < h.n_records; i++)
-        js_set_int((struct js *)(uintptr_t)js_get(h.record[i], "coqa"), "n_empty", 26);
+        js_set_int((struct js *)(uintptr_t)js_get(h.record[i], "coqa"), "n_empty", 26),
+            js_set_int((struct js *)(uintptr_t)js_get(h.record[i], "coqa"), "truncated", 3);
     s = make(&h);
     CHECK(strstr(note(&s, 1, "coqa_f1"), "26 of 50 answers are empty"), "of most: \"%s\"",
           note(&s, 1, "coqa_f1"));
+    CHECK(strstr(note(&s, 1, "coqa_f1"), "3 of 50 contexts lost their left end"),
+          "and what was cut");
     summary_release(&s);
     hand_release(&h);
 }

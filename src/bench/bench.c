@@ -9,6 +9,7 @@
 #include "base/stats.h"
 #include "bench/footprint.h"
 #include "bench/point.h"
+#include "bench/work.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -472,16 +473,6 @@ static bool moved(const struct point_watch *w)
     return w->n && w->most_mhz - w->least_mhz > CLOCK_MOVED * w->most_mhz;
 }
 
-static char *point_name(const struct point *p)
-{
-    static const char *const kinds[] = { "prefill", "decode", "e2e", "throughput" };
-    struct bytes name = BYTES_INIT;
-
-    bytes_printf(&name, "%s %lld", kinds[p->kind],
-                 (long long)(p->kind == THROUGHPUT ? p->batch : p->prompt));
-    return name.data;
-}
-
 /* A table, one row a point; nothing where the device tells nothing. */
 static void put_clocks(struct backend *b, const struct point *points, int n, struct js *out)
 {
@@ -588,6 +579,7 @@ int bench_run(const struct model *m, const struct bench_options *o, struct js *o
     put_stability(points, n, fast, true);
     js_set(out, "latency", slow);
     js_set(out, "throughput", fast);
+    js_set(out, "roofline", work_table(m, points, n));
     if (b->ops->health)
         put_clocks(b, points, n, out);
     rc = 0;

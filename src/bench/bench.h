@@ -24,8 +24,8 @@ struct bench_options {
  */
 int bench_check(const struct config *c, const struct bench_options *o, struct err *e);
 
-/* Fills out with members "memory", "latency", "throughput" (and "clocks", "energy" where the device
- * tells), shaped like the groups of the results file. */
+/* Fills out with members "memory", "latency", "throughput", "roofline" (and "clocks", "energy"
+ * where the device tells), shaped like the groups of the results file. */
 int bench_run(const struct model *m, const struct bench_options *o, struct js *out, struct err *e);
 
 /* Bytes of cache and scratch at the largest point, for --dry-run. */

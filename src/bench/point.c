@@ -225,3 +225,13 @@ int point_repeat_steps(const struct point_run *run, const struct point *p,
     free(l.slots);
     return rc;
 }
+
+char *point_name(const struct point *p)
+{
+    static const char *const kinds[] = { "prefill", "decode", "e2e", "throughput" };
+    struct bytes name = BYTES_INIT;
+
+    bytes_printf(&name, "%s %lld", kinds[p->kind],
+                 (long long)(p->kind == THROUGHPUT ? p->batch : p->prompt));
+    return name.data;
+}

@@ -52,6 +52,7 @@ int point_list(const struct bench_options *o, struct point points[POINTS_MAX]);
 /* Refuses a point that is longer than the model's positions, saying which setting to change. */
 int point_check(const struct point *p, int64_t max_position, struct err *e);
 
+char *point_name(const struct point *p);       /* "prefill 512", malloc'ed */
 int64_t point_rows(const struct point *p);     /* of its largest pass */
 int64_t point_capacity(const struct point *p); /* tokens a cache slot holds in the end */
 

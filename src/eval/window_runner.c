@@ -22,7 +22,7 @@ struct window_runner {
     int size;           /* windows at a time */
     int64_t piece;      /* ids of a pass, of one window */
     bool counts_inputs; /* lm_eval's model never sees the last id of a window */
-    int32_t *ids, *slot, *n_tokens, *length;
+    int32_t *ids, *targets, *slot, *n_tokens, *length;
     float *nll;              /* [size * piece] */
     struct divergence *pair; /* the same */
 };
@@ -54,6 +54,7 @@ int window_runner_open(struct window_runner **out, const struct model *m, const 
     r->counts_inputs = w->protocol == PROTOCOL_LM_EVAL;
     size_t n_rows = (size_t)r->size * (size_t)r->piece;
     r->ids = mem_array(n_rows, sizeof *r->ids);
+    r->targets = mem_array(n_rows, sizeof *r->targets);
     r->nll = mem_array(n_rows, sizeof *r->nll);
     r->pair = mem_array(n_rows, sizeof *r->pair);
     r->slot = mem_array((size_t)r->size, sizeof *r->slot);
@@ -71,6 +72,7 @@ void window_runner_close(struct window_runner *r)
     kv_cache_close(&r->cache);
     forward_close(r->forward);
     free(r->ids);
+    free(r->targets);
     free(r->nll);
     free(r->pair);
     free(r->slot);
@@ -84,7 +86,14 @@ int window_runner_size(const struct window_runner *r)
     return r->size;
 }
 
-/* The pass over ids first .. of n windows at slots 0 .. n - 1; rows[i]: rows of window i. */
+/* Row i of a pass that began at id `first` predicts id first + i + 1 of its window; the scored ids
+ * are the last ones. */
+static int64_t scored_place(const struct text_window *x, int64_t first, int64_t i)
+{
+    return first + i + 1 - (x->n - x->n_scored);
+}
+
+/* The pass over ids first .. of n windows at slots 0 .. n - 1; the head sees what is scored. */
 static struct batch make_batch(struct window_runner *r, const struct windows *w,
                                const int64_t *order, int n, int64_t first)
 {
@@ -97,6 +106,9 @@ static struct batch make_batch(struct window_runner *r, const struct windows *w,
         r->n_tokens[i] = (int32_t)take;
         r->length[i] = (int32_t)(x->n - (r->counts_inputs ? 1 : 0));
         memcpy(r->ids + row, x->ids + first, (size_t)take * sizeof *r->ids);
+        for (int64_t t = 0; t < take; t++)
+            r->targets[row + t] =
+                t + 1 < take && scored_place(x, first, t) >= 0 ? x->ids[first + t + 1] : -1;
         row += take;
         if (first == 0)
             kv_cache_drop(&r->cache, i);
@@ -106,14 +118,8 @@ static struct batch make_batch(struct window_runner *r, const struct windows *w,
                            .slot = r->slot,
                            .n_tokens = r->n_tokens,
                            .ids = r->ids,
-                           .length = r->length };
-}
-
-/* Row i of a pass that began at id `first` predicts id first + i + 1 of its window; the scored ids
- * are the last ones. */
-static int64_t scored_place(const struct text_window *x, int64_t first, int64_t i)
-{
-    return first + i + 1 - (x->n - x->n_scored);
+                           .length = r->length,
+                           .targets = r->targets };
 }
 
 static int check_loss(double nll, int64_t window, int64_t id, struct err *e)

@@ -43,6 +43,8 @@
  *   "latency"       { "prefill_tokens": [..], "prefill_ms": [[..], ..] (one list a length),
  *                     "decode_ms_per_token": [..], "e2e_ms": [..] }
  *   "throughput"    { "batch_size": [..], "tokens_per_s": [[..], ..] }
+ *   "roofline"      { "point": [..], "gbyte", "gflop", "seconds", "gbyte_per_s", "tflop_per_s" }:
+ *                   what each point of the benchmark must read and compute, over its median time
  *   "clocks"        { "points": { "point": [..], "warmup_runs", "sm_mhz_before", "sm_mhz_after",
  *                     "moved", "limits_before", "limits", "temperature_c", "device_ms" },
  *                     "moved_points", "other_processes" } where the device tells

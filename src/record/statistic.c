@@ -163,19 +163,22 @@ static void across_items(struct statistic *t, const struct runs *r, const struct
     items_release(&items);
 }
 
-/* Models that answer nothing score 0 without an error anywhere. */
-static void note_empty(struct statistic *t, const struct runs *r, const struct metric *m)
+/* Models that answer nothing score 0 without an error anywhere; contexts may have been cut. */
+static void note_answers(struct statistic *t, const struct runs *r, const struct metric *m)
 {
-    int64_t n_empty = 0, n = 0;
+    int64_t n_empty = 0, n_cut = 0, n = 0;
 
     for (int i = 0; i < r->n; i++) {
         const struct js *group = js_find(r->all[i].record, m->group);
         n_empty += r->all[i].ok ? js_int(js_get(group, "n_empty")) : 0;
+        n_cut += r->all[i].ok ? js_int(js_get(group, "truncated")) : 0;
         n += r->all[i].ok ? js_int(js_get(group, "n")) : 0;
     }
     if (2 * n_empty > n)
         note(t, "%lld of %lld answers are empty: is this the model's tokenizer?",
              (long long)n_empty, (long long)n);
+    if (n_cut)
+        note(t, "%lld of %lld contexts lost their left end", (long long)n_cut, (long long)n);
 }
 
 /* ---- one metric ---- */
@@ -211,7 +214,7 @@ static void quality(struct statistic *t, const struct sweep *s, const struct run
     note(t, "%s", items.note);
     if (m->log_scale)
         note(t, "intervals on the log scale");
-    note_empty(t, r, m);
+    note_answers(t, r, m);
 }
 
 static void timing(struct statistic *t, const struct sweep *s, const struct runs *r,

@@ -71,6 +71,10 @@ static const struct {
     { "moved", { "1", "1 where that clock moved by more than 3 % meanwhile", -1 } },
     { "limits", { "", "what held the clock down", -1 } },
     { "temperature_c", { "degree Celsius", "of the chip, the highest seen", -1 } },
+    { "gbyte", { "GB", "that must be read: weights once a pass, keys and values", -1 } },
+    { "gflop", { "GFLOP", "that must be done", -1 } },
+    { "gbyte_per_s", { "GB/s", "of these, in the median run", 1 } },
+    { "tflop_per_s", { "TFLOP/s", "of these, in the median run", 1 } },
     { "device_ms", { "ms", "time of the whole run on the device itself, median", 0 } },
 };
 
