@@ -23,8 +23,9 @@ def least_error(values, levels):
     if not total or len(np.unique(x)) <= levels:
         return 0.0
     sums = np.concatenate([[0.0], np.cumsum(x)])
-    density, edges = np.histogram(x, 512)
-    steps = np.concatenate([[0.0], np.cumsum(np.cbrt(density))])
+    edges = x[np.linspace(0, len(x) - 1, min(4096, len(x) // 4 + 2)).astype(int)]
+    # Between two of so many quantiles: density 1 / width, its cube root times the width.
+    steps = np.concatenate([[0.0], np.cumsum(np.diff(edges) ** (2 / 3))])
     at = np.interp((np.arange(levels) + 0.5) / levels * steps[-1], steps, edges)
     kept, before = 0.0, -1.0
     while kept - before > 1e-9 * total:

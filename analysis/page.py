@@ -189,11 +189,12 @@ def forest(comparisons, metric, methods):
                    f'{t:+g}{" %" if percent else ""}</text>')
     out.append(f'<line x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{top - 8}" y2="{top + step * len(rows)}" '
                'stroke="var(--fg)"/>')
-    others = {b for _a, b, *_rest in rows}
+    rivals = [b for _a, b, *_rest in rows]
+    usual_rival = max(rivals, key=rivals.count)
     for i, (a, b, (d, low, high), verdict, _m, needed) in enumerate(rows):
         y = top + step * i + 28
         color = VERDICTS.get(verdict, OTHER)
-        name = a if len(others) == 1 else f"{a} − {b}"
+        name = a if b == usual_rival else f"{a} − {b}"
         if len(name) > 34:
             name = name[:33] + "…"
         at = min(limit, max(-limit, d))
@@ -483,15 +484,16 @@ def make(f):
     quality = [m for m in metrics if m in compared or m in TITLES]
     speed = [m for m in metrics if m not in quality]
     percent = 100 * float(a["confidence"])
+    drawn = [m for m in quality if m in compared] or quality  # others have no front
     plots = "".join(f"<h3>{esc(title_of(m))}</h3>" + body for m in compared
                     if (body := forest(comparisons, m, summary.texts("method"))))
-    size = "".join(f"<h3>{esc(title_of(m))}</h3>" + body for m in quality
+    size = "".join(f"<h3>{esc(title_of(m))}</h3>" + body for m in drawn
                    if (body := fronts(f, summary, "size_quality", "model_mb", m))) \
         if "model_mb" in summary else ""
-    latency = "".join(f"<h3>{esc(title_of(m))}</h3>" + body for m in quality
+    latency = "".join(f"<h3>{esc(title_of(m))}</h3>" + body for m in drawn
                       if (body := fronts(f, summary, "latency_quality", "decode_ms_per_token", m))) \
         if "decode_ms_per_token" in summary else ""
-    maps = "".join(f"<h3>{esc(title_of(m))}</h3>" + body for m in quality if (body := heat(summary, m)))
+    maps = "".join(f"<h3>{esc(title_of(m))}</h3>" + body for m in drawn if (body := heat(summary, m)))
     sections = [
         section("quality", "Size and quality",
                 summary_table(summary, quality, ("bits_per_weight", "model_mb", "compression",
@@ -499,8 +501,9 @@ def make(f):
                 f"Brackets: {percent:g} % intervals, across seeds where these matter, else across "
                 "items."),
         section("differences", "Differences, pair by pair", plots,
-                "Paired on the same items. Lines: intervals; shaded: differences that do not matter "
-                "(the margin). Verdicts hold for all pairs at once (Holm); undecided ones say how many "
+                f"Against {esc(a['baseline'])} unless another stands there; paired on the same "
+                "items. Lines: intervals; shaded: differences that do not matter (the margin). "
+                "Verdicts hold for all pairs at once (Holm); undecided ones say how many "
                 "items would decide."),
         section("size", "Size against quality", size,
                 "Strong: no other experiment dominates it by a difference that is real."),

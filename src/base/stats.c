@@ -332,7 +332,7 @@ struct estimate stats_two_more(const struct estimate *a, double largest)
     double n = (double)a->n_clusters;
     struct estimate out = *a;
 
-    if (*a->reason)
+    if (*a->reason || largest == 0)
         return out;
     out.mean = a->mean * n / (n + 2);
     out.se = sqrt(a->se * a->se * n * n + 2 * largest * largest) / (n + 2);

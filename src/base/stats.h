@@ -73,8 +73,9 @@ struct interval stats_constant(double value, int64_t n, double least, double mos
 struct interval stats_bounded(const struct estimate *a, double least, double most,
                               double confidence);
 
-/* As if two more clusters had been seen, at -largest and largest (Bonett and Price 2012, who add one
- * to each discordant count of paired 0/1 scores).  Unchanged where there is no standard error. */
+/* As if two more clusters had been seen, at -largest and largest (Bonett and Price 2012, who add
+ * one to each discordant count of paired 0/1 scores).  Unchanged where there is no standard error,
+ * or largest is 0. */
 struct estimate stats_two_more(const struct estimate *a, double largest);
 
 /* P-values of "the mean is at most `value`" (small: it is above), and of "|mean| is at least the

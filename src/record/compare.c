@@ -71,17 +71,23 @@ static void collect_pairs(const struct sweep *s, const struct metric *m, const s
     }
 }
 
-/* Largest difference of a document, where each counts as its share of the mean. */
-static double largest_of(const struct items *x, int64_t n_documents)
+/* Largest difference of a document, where each counts as its share of the mean; 0 where no more
+ * than half of the documents have none: then they spread enough to be judged by it. */
+static double largest_if_sparse(const struct items *x, int64_t n_documents)
 {
     double largest = 0, sum = 0;
+    int64_t n_equal = 0;
 
     for (int64_t i = 0; i < x->n; i++) {
-        sum = i && items_same_document(&x->all[i - 1], &x->all[i]) ? sum + x->all[i].value
-                                                                   : x->all[i].value;
-        largest = fmax(largest, fabs(sum));
+        bool first = i == 0 || !items_same_document(&x->all[i - 1], &x->all[i]);
+        bool last = i + 1 == x->n || !items_same_document(&x->all[i], &x->all[i + 1]);
+        sum = first ? x->all[i].value : sum + x->all[i].value;
+        largest = fmax(largest, last ? fabs(sum) : 0);
+        n_equal += last && sum == 0;
     }
-    return x->n ? largest * (double)n_documents / (double)x->n : 0;
+    if (2 * n_equal <= n_documents)
+        return 0;
+    return largest * (double)n_documents / (double)x->n;
 }
 
 struct pair pair_make(const struct sweep *s, const struct metric *m, const struct runs *a,
@@ -94,7 +100,7 @@ struct pair pair_make(const struct sweep *s, const struct metric *m, const struc
     struct item_estimate e = items_estimate(&items, s->confidence);
     p.e = e.e;
     p.test = items_test(&items, &e);
-    p.largest = largest_of(&items, e.e.n_clusters);
+    p.largest = largest_if_sparse(&items, e.e.n_clusters);
     if (items.n == 0)
         p.note = a->n_ok == 0 || b->n_ok == 0 ? "no successful run" : "no common items";
     else if (p.e.is_constant && m->is_share)

@@ -29,15 +29,15 @@ struct pair {
     const struct runs *a, *b;
     const struct metric *metric;
     struct estimate e;
-    double largest; /* of a document, without its sign */
+    double largest; /* of a document, without its sign, where most have no difference; else 0 */
     struct item_test test;
     double p_holm, margin;
     const char *note;
 };
 struct pair pair_make(const struct sweep *s, const struct metric *m, const struct runs *a,
                       const struct runs *b);
-/* Of the difference.  Of shares by Bonett and Price: as if two more documents had differed by the
- * largest difference, one each way.  Few flips say less than their spread does: with one in 150 the
+/* Of the difference.  Of shares that differ in few documents by Bonett and Price: as if two more had
+ * differed by the largest difference, one each way.  Few flips say less than their spread does: with one in 150 the
  * interval by t would not hold three. */
 struct interval pair_limits(const struct pair *p, double confidence);
 
