@@ -59,6 +59,8 @@ TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 GOLDEN_TESTS := $(filter %_golden,$(TESTS))
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(filter-out %/bench_gemm.c %/bench_linear.c,$(wildcard tests/bench/*.c)))
 
+FAULT_HELPERS := $(BUILD)/faults/strike $(BUILD)/faults/jump.so
+
 all: llq_sweep
 
 $(BUILD)/llq_sweep: $(BUILD)/src/main.o $(LIB)
@@ -95,8 +97,14 @@ demo-plot:
 	$(PYTHON) analysis/report.py build/demo/results.h5 -o build/demo
 
 test: deps                              ## sets up and passes every test that needs no GPU
-	@$(MAKE) --no-print-directory llq_sweep tests layers
-	@LLQ_BUILD=$(BUILD) tests/run.sh $(TESTS) $(filter-out tests/mpi/common.sh,$(wildcard tests/mpi/*.sh))
+	@$(MAKE) --no-print-directory llq_sweep tests layers $(FAULT_HELPERS)
+	@LLQ_BUILD=$(BUILD) tests/run.sh $(TESTS) $(filter-out tests/mpi/common.sh,$(wildcard tests/mpi/*.sh)) \
+	    tests/faults/injected.sh tests/faults/kills.sh
+
+fault-test: deps                        ## 500 kills at random moments (half an hour), and every injected fault
+	@$(MAKE) --no-print-directory llq_sweep $(FAULT_HELPERS)
+	LLQ_BUILD=$(BUILD) tests/faults/injected.sh
+	LLQ_BUILD=$(BUILD) LLQ_TEST_KILLS=500 tests/faults/kills.sh
 
 test-golden: llq_sweep $(GOLDEN_TESTS)  ## compares with the reference vectors, one line a file
 	@LLQ_BUILD=$(BUILD) tests/golden.sh $(GOLDEN_TESTS)
@@ -221,8 +229,17 @@ $(BUILD)/bench/%: tests/bench/%.c $(LIB)
 	$(SAY) BENCH $<
 	$(Q)$(CC) $(CFLAGS) -Itests $(CUDA_INCLUDE) $< $(LIB) $(LDLIBS) -o $@
 
+$(BUILD)/faults/strike: tests/faults/strike.c
+	@mkdir -p $(@D)
+	$(SAY) TEST $<
+	$(Q)gcc -std=gnu17 -D_GNU_SOURCE $(WARN) -O2 $< -o $@
+$(BUILD)/faults/jump.so: tests/faults/jump.c
+	@mkdir -p $(@D)
+	$(SAY) TEST $<
+	$(Q)gcc -std=gnu17 -D_GNU_SOURCE $(WARN) -O2 -shared -fPIC $< -o $@
+
 benches: $(BENCHES)                     ## compiles the benchmark programs
 
 -include $(OBJ:.o=.d) $(BUILD)/src/main.d $(TESTS:=.d) $(GPU_TESTS:=.d) $(BENCHES:=.d)
-.PHONY: FORCE all deps demo demo-plot test test-golden gpu-test gpu-bundle debug layers install tests \
+.PHONY: FORCE all deps demo demo-plot test fault-test test-golden gpu-test gpu-bundle debug layers install tests \
         gpu-compare gpu-pack benches help clean format

@@ -24,6 +24,7 @@ void prepared_release(struct prepared *p)
     free(p->folder);
     tokenizer_close(p->tokenizer);
     bytes_release(&p->setup);
+    bytes_release(&p->model_stamp);
     bytes_release(&p->identity);
     js_release(p->data);
     bytes_release(&p->notes);
@@ -196,6 +197,8 @@ static void add_settings(struct prepared *p, const struct prepare_options *o)
     struct js *settings = sweep_setup_js(&p->sweep);
 
     js_set_text(settings, "folder", p->folder);
+    js_set_text(settings, "model_sha256", p->model_sha256);
+    js_set_text(settings, "model_stamp", p->model_stamp.data ? p->model_stamp.data : "");
     js_set_text(settings, "backend", o->backend);
     js_set_bool(settings, "share_gpu", o->share_gpu);
     js_set_int(settings, "least_job_bytes", p->least_job_bytes);
@@ -375,7 +378,8 @@ int prepare(const struct prepare_options *o, struct prepared *out, struct err *e
         return -1;
     p->data = js_new_object();
     if (!o->shapes_suffice) {
-        if (checkpoint_sha256(p->folder, p->model_sha256, e) < 0)
+        if (checkpoint_stamp(p->folder, &p->model_stamp, e) < 0 ||
+            checkpoint_sha256(p->folder, p->model_sha256, e) < 0)
             return -1;
         bytes_printf(&p->identity, "model %s", p->model_sha256);
     }

@@ -25,7 +25,8 @@ struct prepared {
     struct config config;
     struct tokenizer *tokenizer;
     struct profile profile;
-    struct bytes setup; /* setup.h */
+    struct bytes setup;       /* setup.h */
+    struct bytes model_stamp; /* of its files, before they were hashed */
     char model_sha256[HASH_TEXT_MAX];
     struct bytes identity; /* of model and data, for the keys of jobs (job.h) */
     struct js *data;       /* { "coqa": { "path": text, "sha256": text }, ... } */

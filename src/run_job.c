@@ -6,12 +6,13 @@
 #include "bench/bench.h"
 #include "eval/task.h"
 #include "calibration.h"
+#include "fault.h"
+#include "model/checkpoint.h"
 #include "setup.h"
 #include "sweep/preset.h"
 #include "share.h"
 
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,13 +66,17 @@ static int load(struct runner *r, const struct engine_site *site, const char *fo
     struct load_facts facts;
     struct bytes threads = BYTES_INIT;
     int64_t n_bytes;
+    const char *sha256, *stamp;
     int rc = -1;
 
     if (js_int_or(r->setup.settings, "least_job_bytes", 0, &way.least_job_bytes, e) < 0 ||
         js_int_or(r->setup.settings, "base_bytes", 0, &n_bytes, e) < 0 ||
+        js_want_text(r->setup.settings, "model_sha256", &sha256, e) < 0 ||
+        js_want_text(r->setup.settings, "model_stamp", &stamp, e) < 0 ||
         sharing_begin(&sharing, site, &r->backend, n_bytes, share_gpu, e) < 0 ||
         tokenizer_open(&r->tokenizer, folder, e) < 0 ||
-        weights_load_by(&r->backend, folder, &way, &r->base, &facts, e) < 0)
+        weights_load_by(&r->backend, folder, &way, &r->base, &facts, e) < 0 ||
+        checkpoint_check(folder, stamp, sha256, e) < 0)
         goto out;
     bytes_add(&threads, "", 0);
     if (r->facts.n_threads)
@@ -229,33 +234,6 @@ static struct js *modules_to_js(const struct quant_report *q)
     return modules;
 }
 
-/* An operation on an address that is none: on a GPU, the error that no later call recovers from. */
-static int lose_device(struct backend *b, struct err *e)
-{
-    struct tensor nowhere = {
-        .data = (void *)(uintptr_t)4096, .dtype = DTYPE_F32, .n_rows = 1, .n_cols = 1024
-    };
-    struct add_args a = { .x = &nowhere, .y = &nowhere, .n_rows = 1 };
-
-    return b->ops->add(b, &a, e) < 0 ? -1 : b->ops->sync(b, e);
-}
-
-/* Faults on command, for the tests: the experiment named by LLQ_TEST_FAIL fails, that of
- * LLQ_TEST_CRASH takes its process down, that of LLQ_TEST_LOSE_DEVICE its device. */
-static int inject_fault(struct backend *b, const char *experiment, struct err *e)
-{
-    const char *to_fail = getenv("LLQ_TEST_FAIL"), *to_crash = getenv("LLQ_TEST_CRASH"),
-               *to_lose = getenv("LLQ_TEST_LOSE_DEVICE");
-
-    if (to_lose && strcmp(to_lose, experiment) == 0)
-        return lose_device(b, e);
-    if (to_crash && strcmp(to_crash, experiment) == 0)
-        raise(SIGKILL);
-    if (to_fail && strcmp(to_fail, experiment) == 0)
-        return err_set(e, ERR_MEMORY, "does not fit (LLQ_TEST_FAIL=%s)", experiment);
-    return 0;
-}
-
 /* The token ids of a method that looks at activations; none for the others. */
 static int find_ids(const struct run *run, struct quant_spec *spec, struct quant_calibration *ids,
                     struct err *e)
@@ -288,7 +266,7 @@ static int stage_quantize(struct run *run, const void *unused, struct err *e)
     struct quant_calibration ids = { 0 };
 
     (void)unused;
-    if (inject_fault(&run->r->backend, run->experiment.name, e) < 0)
+    if (fault_inject(&run->r->backend, run->experiment.name, e) < 0)
         return -1;
     if (spec_of_experiment(&run->experiment, &spec, e) < 0 || find_ids(run, &spec, &ids, e) < 0)
         return -1;

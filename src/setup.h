@@ -4,6 +4,7 @@
  *   8 bytes "llqsetup", then parts, each: 8 bytes name length, name, 8 bytes length, bytes
  *   (little-endian).  Part "settings" is JSON: what sweep_setup_js() gives, plus
  *     "folder"   of the model, resolved      "backend"  "auto" | "cpu" | "cuda"
+ *     "model_sha256", "model_stamp"  of its files (checkpoint.h)
  *     "profile"  { "name", "add_bos", "clean_up", "max_new_tokens", "max_length" }
  *   every other part is the prepared data of the task of that name.  */
 #pragma once

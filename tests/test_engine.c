@@ -17,6 +17,9 @@ static int pretend_setup(void *context, const struct engine_site *site, const vo
     (void)context, (void)site;
     if (n_bytes == 3 && memcmp(setup, "bad", 3) == 0)
         return err_set(e, ERR_INPUT, "the model is bad");
+    if (n_bytes == 5 && memcmp(setup, "stand", 5) == 0)
+        for (;;)
+            pause();
     if (n_bytes == 3 && memcmp(setup, "die", 3) == 0)
         signal(SIGSEGV, SIG_DFL), raise(SIGSEGV);
     return 0;
@@ -75,7 +78,7 @@ static struct hand started(bool isolate, const char *setup)
     struct hand h = { 0 };
 
     CHECK_OK(engine_start(&h.engine, isolate, &pretend, &e), e);
-    CHECK_OK(engine_setup(h.engine, setup, strlen(setup), &e), e);
+    hand_setup(&h, setup, strlen(setup));
     return h;
 }
 
@@ -171,7 +174,7 @@ static void time_out(void **state)
     expect(&h, MSG_READY, 0, NULL);
     h.job_timeout_s = 0.2;
     give(&h, 9, "hang");
-    expect(&h, MSG_TIMED_OUT, 9, "timed out after 0.2 s");
+    expect(&h, MSG_LOST, 9, "timed out after 0.2 s");
     expect(&h, MSG_READY, 0, NULL);
     give(&h, 10, "four");
     expect(&h, MSG_RESULT, 10, "done: four");
@@ -183,7 +186,70 @@ static void dies_while_setting_up(void **state)
     (void)state;
     struct hand h = started(true, "die");
 
+    expect(&h, MSG_TELL, 0, NULL);
     expect(&h, MSG_FAILED, ERR_DEVICE, "signal 11");
+    engine_stop(h.engine);
+
+    h = started(true, "stand");
+    h.setup_timeout_s = 0.2;
+    pid_t first = engine_pid(h.engine);
+    kill(first, SIGKILL);
+    expect(&h, MSG_TELL, 0, NULL);
+    CHECK(engine_pid(h.engine) != first, "one that is killed while it is set up is replaced");
+    expect(&h, MSG_FAILED, ERR_DEVICE, "was not set up after 0.2 s");
+    engine_stop(h.engine);
+}
+
+static void dies_before_it_is_told_anything(void **state)
+{
+    (void)state;
+    struct err e = ERR_INIT;
+    struct hand h = { 0 };
+    struct hand_news none;
+
+    CHECK_OK(engine_start(&h.engine, true, &pretend, &e), e);
+    pid_t before = engine_pid(h.engine);
+    kill(before, SIGKILL);
+    while (engine_pid(h.engine) == before) {
+        CHECK_OK(hand_poll(&h, &none, &e), e);
+        CHECK(!none.kind, "nobody waits for it yet");
+    }
+    kill(engine_pid(h.engine), SIGKILL);
+    nanosleep(&(struct timespec){ .tv_nsec = 50000000 }, NULL);
+    hand_setup(&h, "good", 4);
+    expect(&h, MSG_FAILED, ERR_DEVICE, "signal 9");
+    engine_stop(h.engine);
+
+    h = (struct hand){ 0 };
+    CHECK_OK(engine_start(&h.engine, true, &pretend, &e), e);
+    kill(engine_pid(h.engine), SIGKILL);
+    nanosleep(&(struct timespec){ .tv_nsec = 50000000 }, NULL);
+    hand_setup(&h, "good", 4);
+    expect(&h, MSG_TELL, 0, NULL);
+    expect(&h, MSG_READY, 0, NULL);
+    give(&h, 14, "seven");
+    expect(&h, MSG_RESULT, 14, "done: seven");
+    engine_stop(h.engine);
+}
+
+/* The job's time begins when the engine that replaces an idle one is set up. */
+static void times_out_after_an_idle_one(void **state)
+{
+    (void)state;
+    struct hand h = started(true, "good");
+
+    expect(&h, MSG_READY, 0, NULL);
+    h.job_timeout_s = 0.3;
+    kill(engine_pid(h.engine), SIGKILL);
+    struct hand_news none;
+    struct err e = ERR_INIT;
+    for (pid_t before = engine_pid(h.engine); engine_pid(h.engine) == before;) {
+        CHECK_OK(hand_poll(&h, &none, &e), e);
+        CHECK(!none.kind, "nobody is told of an idle engine that is replaced");
+    }
+    give(&h, 13, "hang");
+    expect(&h, MSG_READY, 0, NULL);
+    expect(&h, MSG_LOST, 13, "timed out after 0.3 s");
     engine_stop(h.engine);
 }
 
@@ -235,6 +301,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(crash_costs_one_job),
         cmocka_unit_test(time_out),
         cmocka_unit_test(dies_while_setting_up),
+        cmocka_unit_test(dies_before_it_is_told_anything),
+        cmocka_unit_test(times_out_after_an_idle_one),
         cmocka_unit_test(stops_while_busy),
         cmocka_unit_test(numbers_in_messages),
     };

@@ -98,19 +98,13 @@ static void lost_workers(void **state)
 
     CHECK(queue_next(&q, 0, 0) == 0, "job 0 starts");
     CHECK(queue_next(&q, 1, 0) == 1, "job 1 starts");
-    CHECK(!queue_lost(&q, 0, false), "a job that took one worker down waits again");
+    CHECK(!queue_lost(&q, 0), "a job that took one worker down waits again");
     CHECK(!queue_over(&q, 0), "so the sweep is not over");
     CHECK(queue_next(&q, 0, 0) == 0, "it is handed out again");
-    CHECK(queue_lost(&q, 0, false), "the second time it is given up");
+    CHECK(queue_lost(&q, 0), "the second time it is given up");
     CHECK(queue_next(&q, 0, 0) == -1, "and never given to a third worker");
     queue_finished(&q, 1, S);
     CHECK(queue_over(&q, S) && queue_all_done(&q), "a job given up does not keep the sweep open");
-    queue_release(&q);
-
-    q = queue_of(1, (double[]){ 1 }, 2, 0);
-    CHECK(queue_next(&q, 0, 0) == 0, "a job starts");
-    CHECK(queue_lost(&q, 0, true), "one that used up its time is given up at once");
-    CHECK(queue_over(&q, S) && queue_all_done(&q), "and the sweep is over");
     queue_release(&q);
 }
 
@@ -155,7 +149,7 @@ static void random_events(void **state)
         }
         if ((x >> 8) % 5 == 0) {
             lost_times[on[w]]++;
-            if (queue_lost(&q, on[w], false))
+            if (queue_lost(&q, on[w]))
                 ended[on[w]]++;
         } else {
             queue_finished(&q, on[w], now);

@@ -6,10 +6,12 @@
 #include "base/hash.h"
 #include "base/js.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define WHOLE "model.safetensors"
@@ -201,8 +203,12 @@ static bool hash_of_link(const char *path, char out[HASH_TEXT_MAX])
     return access(path, R_OK) == 0;
 }
 
-static int add_file(struct hash *h, const char *folder, const char *name, struct err *e)
+/* Called for each file that decides results. */
+typedef int visit_file(void *context, const char *folder, const char *name, struct err *e);
+
+static int add_hash(void *context, const char *folder, const char *name, struct err *e)
 {
+    struct hash *h = context;
     char digits[HASH_TEXT_MAX];
     char *path = file_join(folder, name);
     int rc = hash_of_link(path, digits) ? 0 : hash_file(path, digits, e);
@@ -215,12 +221,27 @@ static int add_file(struct hash *h, const char *folder, const char *name, struct
     return rc;
 }
 
+static int add_stamp(void *context, const char *folder, const char *name, struct err *e)
+{
+    struct stat st;
+    char *path = file_join(folder, name);
+    int rc = stat(path, &st);
+
+    if (rc < 0)
+        err_set(e, ERR_INPUT, "%s: %s", path, strerror(errno));
+    else
+        bytes_printf(context, "%s %lld %lld.%09ld\n", name, (long long)st.st_size,
+                     (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
+    free(path);
+    return rc;
+}
+
 static int by_text(const void *a, const void *b)
 {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-static int add_shards(struct hash *h, const char *folder, struct err *e)
+static int visit_shards(const char *folder, visit_file *visit, void *context, struct err *e)
 {
     int rc = -1, n = 0;
     const char **names = NULL;
@@ -235,9 +256,9 @@ static int add_shards(struct hash *h, const char *folder, struct err *e)
     }
     qsort(names, (size_t)n, sizeof *names, by_text);
     for (int i = 0; i < n; i++)
-        if (add_file(h, folder, names[i], e) < 0)
+        if (visit(context, folder, names[i], e) < 0)
             goto out;
-    rc = add_file(h, folder, INDEX, e);
+    rc = visit(context, folder, INDEX, e);
 out:
     free(names);
     js_release(j);
@@ -245,21 +266,47 @@ out:
     return rc;
 }
 
-int checkpoint_sha256(const char *folder, char *out, struct err *e)
+static int visit_files(const char *folder, visit_file *visit, void *context, struct err *e)
 {
     static const char *const small[] = { "config.json", "generation_config.json", "tokenizer.json",
                                          "tokenizer_config.json" };
+
+    for (size_t i = 0; i < sizeof small / sizeof *small; i++)
+        if (has(folder, small[i]) && visit(context, folder, small[i], e) < 0)
+            return -1;
+    if (has(folder, WHOLE))
+        return visit(context, folder, WHOLE, e);
+    return has(folder, INDEX) ? visit_shards(folder, visit, context, e) : no_weights(folder, e);
+}
+
+int checkpoint_sha256(const char *folder, char *out, struct err *e)
+{
     struct hash h = HASH_INIT;
-    int rc = 0;
 
     hash_start(&h);
-    for (size_t i = 0; rc == 0 && i < sizeof small / sizeof *small; i++)
-        if (has(folder, small[i]))
-            rc = add_file(&h, folder, small[i], e);
-    if (rc == 0 && has(folder, WHOLE))
-        rc = add_file(&h, folder, WHOLE, e);
-    else if (rc == 0)
-        rc = has(folder, INDEX) ? add_shards(&h, folder, e) : no_weights(folder, e);
+    int rc = visit_files(folder, add_hash, &h, e);
     hash_finish(&h, out);
+    return rc;
+}
+
+int checkpoint_stamp(const char *folder, struct bytes *out, struct err *e)
+{
+    return visit_files(folder, add_stamp, out, e);
+}
+
+int checkpoint_check(const char *folder, const char *stamp, const char *sha256, struct err *e)
+{
+    struct bytes now = BYTES_INIT;
+    char digits[HASH_TEXT_MAX] = "";
+    int rc = checkpoint_stamp(folder, &now, e);
+
+    if (rc == 0 && (!now.data || strcmp(now.data, stamp) != 0))
+        rc = checkpoint_sha256(folder, digits, e);
+    if (rc == 0 && *digits && strcmp(digits, sha256) != 0)
+        rc = err_set(e, ERR_INPUT,
+                     "%s: the model was changed while the sweep runs (SHA-256 %.12s, at its start "
+                     "%.12s)",
+                     folder, digits, sha256);
+    bytes_release(&now);
     return rc;
 }

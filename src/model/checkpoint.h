@@ -19,6 +19,12 @@ int checkpoint_find(const char *path, const char *revision, char **folder, char 
  * tokenizer.json, tokenizer_config.json, generation_config.json; out has 65 bytes. */
 int checkpoint_sha256(const char *folder, char *out, struct err *e);
 
+/* Sizes and times of the same files: where they are as they were, the contents are not read again
+ * to find that they are. */
+int checkpoint_stamp(const char *folder, struct bytes *out, struct err *e);
+/* ERR_INPUT where the files are others than those of stamp and SHA-256.  After reading them. */
+int checkpoint_check(const char *folder, const char *stamp, const char *sha256, struct err *e);
+
 /* The weights of a folder: model.safetensors, else the shards that model.safetensors.index.json
  * maps tensors to.  Lifetime: while its owner reads. */
 struct checkpoint {

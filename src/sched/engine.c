@@ -185,18 +185,22 @@ void engine_place(struct engine *g, int local_rank, int local_size)
     g->site.local_size = local_size;
 }
 
-static int send_setup(struct engine *g, struct err *e)
+/* To one that died since it was last heard: engine_poll() will tell. */
+static void send_setup(struct engine *g)
 {
-    return frame_send(g->fd, FRAME_SETUP, 0, g->setup.data, g->setup.n, e);
+    struct err gone = ERR_INIT;
+
+    if (frame_send(g->fd, FRAME_SETUP, 0, g->setup.data, g->setup.n, &gone) < 0)
+        engine_kill(g);
 }
 
 /* The engine is a process of this same program: its site goes as it stands, before the bytes. */
-int engine_setup(struct engine *g, const void *setup, size_t n_bytes, struct err *e)
+void engine_setup(struct engine *g, const void *setup, size_t n_bytes)
 {
     bytes_release(&g->setup);
     bytes_add(&g->setup, &g->site, sizeof g->site);
     bytes_add(&g->setup, setup, n_bytes);
-    return send_setup(g, e);
+    send_setup(g);
 }
 
 void engine_answer(struct engine *g, const void *heard, size_t n_bytes)
@@ -278,6 +282,9 @@ int engine_restart(struct engine *g, struct err *e)
     forget(g);
     if (start(g, e) < 0)
         return -1;
+    if (!g->setup.n) /* it died before it was told anything */
+        return 0;
     ((struct engine_site *)(void *)g->setup.data)->again = true;
-    return send_setup(g, e);
+    send_setup(g);
+    return 0;
 }

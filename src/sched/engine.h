@@ -57,7 +57,7 @@ pid_t engine_pid(const struct engine *g);
 /* Which of the node's ranks this is; before engine_setup().  0 of 1 where it is not said. */
 void engine_place(struct engine *g, int local_rank, int local_size);
 /* Hands over the setup bytes (kept, and sent again to a replaced child). */
-int engine_setup(struct engine *g, const void *setup, size_t n_bytes, struct err *e);
+void engine_setup(struct engine *g, const void *setup, size_t n_bytes);
 int engine_give(struct engine *g, int job_id, const void *job, size_t n_bytes, struct err *e);
 
 enum engine_event_kind {
@@ -81,7 +81,7 @@ struct engine_event {
 int engine_poll(struct engine *g, struct engine_event *out, struct err *e);
 /* What the engines of the node told, to one that waits for it. */
 void engine_answer(struct engine *g, const void *heard, size_t n_bytes);
-/* After ENGINE_LOST: a new child, set up again (READY follows). */
+/* After ENGINE_LOST: a new child, set up again where the lost one was (READY follows). */
 int engine_restart(struct engine *g, struct err *e);
 /* Kills a child that works longer than its job may. */
 void engine_kill(struct engine *g);

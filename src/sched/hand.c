@@ -4,44 +4,73 @@
 #include "base/clock.h"
 #include "base/log.h"
 
-int hand_give(struct hand *h, int64_t job, const void *bytes, size_t n_bytes, struct err *e)
+/* An engine that is lost while it is set up is given one more chance, as a job is. */
+enum { SETUPS_LOST_MAX = 2 };
+
+static void watch(struct hand *h, double timeout_s)
 {
     h->timed_out = false;
-    h->kill_at_ns = h->job_timeout_s > 0 ? clock_ns() + (int64_t)(h->job_timeout_s * 1e9) : 0;
+    h->kill_at_ns = timeout_s > 0 ? clock_ns() + (int64_t)(timeout_s * 1e9) : 0;
+}
+
+void hand_setup(struct hand *h, const void *setup, size_t n_bytes)
+{
+    h->told = true;
+    watch(h, h->setup_timeout_s);
+    engine_setup(h->engine, setup, n_bytes);
+}
+
+int hand_give(struct hand *h, int64_t job, const void *bytes, size_t n_bytes, struct err *e)
+{
+    h->busy = true;
+    watch(h, h->job_timeout_s);
     return engine_give(h->engine, (int)job, bytes, n_bytes, e);
+}
+
+static int restart(struct hand *h, struct err *e)
+{
+    h->ready = h->busy = false;
+    watch(h, h->told ? h->setup_timeout_s : 0);
+    return engine_restart(h->engine, e);
+}
+
+static void say_timeout(const struct hand *h, bool worked, struct bytes *text)
+{
+    bytes_release(text);
+    if (worked)
+        bytes_printf(text, "timed out after %g s (job_timeout)", h->job_timeout_s);
+    else
+        bytes_printf(text, "the engine was not set up after %g s", h->setup_timeout_s);
 }
 
 static int replaced(struct hand *h, struct engine_event *ev, struct hand_news *news, struct err *e)
 {
-    bool worked = ev->job_id >= 0;
-    int kind = h->timed_out ? MSG_TIMED_OUT : MSG_LOST;
+    bool worked = ev->job_id >= 0, was_ready = h->ready, timed_out = h->timed_out;
 
     if (h->failed) { /* told already */
         bytes_release(&ev->bytes);
         return 0;
     }
-    if (h->timed_out) {
-        bytes_release(&ev->bytes);
-        bytes_printf(&ev->bytes, "timed out after %g s (job_timeout)", h->job_timeout_s);
-    }
-    h->kill_at_ns = 0;
-    h->timed_out = false;
-    if (!worked && h->ready) {
-        /* Idle, or killed for its time just as its result came: no job is lost. */
-        h->ready = false;
-        log_warn("%s while it was idle; a new engine takes its place", ev->bytes.data);
-        bytes_release(&ev->bytes);
-        return engine_restart(h->engine, e);
-    }
-    h->ready = false;
-    if (!worked) {
-        /* It was lost while setting up: a second one would be lost, too. */
+    if (timed_out && (worked || !was_ready))
+        say_timeout(h, worked, &ev->bytes);
+    if (!worked && !was_ready && ++h->n_setups_lost >= SETUPS_LOST_MAX) {
+        h->kill_at_ns = 0;
         *news = (struct hand_news){ MSG_FAILED, ERR_DEVICE, ev->bytes };
         return 0;
     }
-    log_warn("%s; a new engine takes its place", ev->bytes.data);
-    *news = (struct hand_news){ kind, ev->job_id, ev->bytes };
-    return engine_restart(h->engine, e);
+    log_warn("%s%s; a new engine takes its place", ev->bytes.data,
+             worked      ? ""
+             : was_ready ? " while it was idle"
+                         : " before it was set up");
+    if (worked) {
+        *news = (struct hand_news){ MSG_LOST, ev->job_id, ev->bytes };
+    } else {
+        bytes_release(&ev->bytes);
+        /* The engines of the node wait for this one no longer. */
+        if (!was_ready && h->told)
+            *news = (struct hand_news){ .kind = MSG_TELL };
+    }
+    return restart(h, e);
 }
 
 int hand_poll(struct hand *h, struct hand_news *news, struct err *e)
@@ -57,10 +86,16 @@ int hand_poll(struct hand *h, struct hand_news *news, struct err *e)
         return -1;
     if (ev.kind == ENGINE_LOST)
         return replaced(h, &ev, news, e);
-    if (ev.kind == ENGINE_RESULT)
+    if (ev.kind == ENGINE_RESULT || ev.kind == ENGINE_FAILED) {
         h->kill_at_ns = 0;
-    if (ev.kind == ENGINE_READY)
+        h->busy = false;
+    }
+    if (ev.kind == ENGINE_READY) {
         h->ready = true;
+        h->n_setups_lost = 0;
+        /* It was replaced while it was idle, and has been given a job since. */
+        watch(h, h->busy ? h->job_timeout_s : 0);
+    }
     if (ev.kind == ENGINE_FAILED)
         h->failed = true;
     news->kind = ev.kind == ENGINE_READY    ? MSG_READY

@@ -6,6 +6,7 @@
 #include "sched/queue.h"
 #include "sched/sched.h"
 
+#include <math.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,15 +77,13 @@ static int finished(struct manager *m, int worker, int64_t job, const char *reco
     return 0;
 }
 
-/* A job that ran out of time would do so again: it is not tried once more. */
-static int lost(struct manager *m, int worker, int64_t job, bool timed_out, const char *text,
-                struct err *e)
+static int lost(struct manager *m, int worker, int64_t job, const char *text, struct err *e)
 {
     if (job < 0 || job >= m->queue.n_jobs || m->queue.jobs[job].state != QUEUE_RUNNING)
         return err_set(e, ERR_IO, "rank %d lost job %lld, which does not run", worker,
                        (long long)job);
     m->workers[worker] = WORKER_SETTING_UP;
-    if (!queue_lost(&m->queue, (int)job, timed_out)) {
+    if (!queue_lost(&m->queue, (int)job)) {
         log_warn("%s: %s on rank %d; it is tried once more", m->jobs[job].name, text, worker);
         return 0;
     }
@@ -167,8 +166,7 @@ static int heard(struct manager *m, int worker, int kind, int64_t number, const 
     case MSG_RESULT:
         return finished(m, worker, number, bytes, n_bytes, e);
     case MSG_LOST:
-    case MSG_TIMED_OUT:
-        return lost(m, worker, number, kind == MSG_TIMED_OUT, bytes, e);
+        return lost(m, worker, number, bytes, e);
     case MSG_LOG:
         log_from(worker, number, bytes, n_bytes);
         return 0;
@@ -229,7 +227,9 @@ static int begin(struct manager *m, const void *setup, size_t n_bytes, struct er
     for (int w = 1; rc == 0 && w < m->n_workers; w++)
         rc = link_send(m->link, w, MSG_SETUP, text.data, text.n, e);
     bytes_release(&text);
-    return rc < 0 ? -1 : engine_setup(m->hand.engine, setup, n_bytes, e);
+    if (rc == 0)
+        hand_setup(&m->hand, setup, n_bytes);
+    return rc;
 }
 
 /* One turn of the loop:
@@ -272,7 +272,10 @@ int sched_manage(struct link *link, struct engine *own, const void *setup, size_
                  const struct sched_listener *l, enum sched_end *end, struct err *e)
 {
     struct manager m = { .link = link,
-                         .hand = { .engine = own, .job_timeout_s = o->job_timeout_s },
+                         .hand = { .engine = own,
+                                   .job_timeout_s = o->job_timeout_s,
+                                   .setup_timeout_s =
+                                       fmax(o->job_timeout_s, HAND_SETUP_TIMEOUT_S) },
                          .jobs = jobs,
                          .options = o,
                          .listener = l,

@@ -13,7 +13,6 @@ enum message_kind {
     MSG_READY,     /* rank -> 0: the engine may be given a job             */
     MSG_RESULT,    /* rank -> 0: job, record                               */
     MSG_LOST,      /* rank -> 0: job, how its engine was lost              */
-    MSG_TIMED_OUT, /* rank -> 0: job, how long it was given                */
     MSG_FAILED,    /* rank -> 0: err_code, why the engine cannot be set up */
     MSG_LOG,       /* rank -> 0: log level, a line                         */
     MSG_TELL,      /* rank -> 0: what its engine tells those of its node; no bytes: it takes no

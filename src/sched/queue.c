@@ -92,13 +92,13 @@ void queue_finished(struct queue *q, int job, int64_t now_ns)
     q->taken_s += (double)(now_ns - j->started_ns) * 1e-9;
 }
 
-bool queue_lost(struct queue *q, int job, bool final)
+bool queue_lost(struct queue *q, int job)
 {
     struct queue_job *j = &q->jobs[job];
 
     q->n_running--;
     j->n_lost++;
-    j->state = final || j->n_lost >= q->crash_limit ? QUEUE_GIVEN_UP : QUEUE_WAITING;
+    j->state = j->n_lost >= q->crash_limit ? QUEUE_GIVEN_UP : QUEUE_WAITING;
     /* It may stand before everything that waits now. */
     if (j->state == QUEUE_WAITING)
         q->first_waiting = 0;

@@ -41,8 +41,7 @@ void queue_sort(struct queue *q);
 
 int queue_next(struct queue *q, int worker, int64_t now_ns); /* index of a job, or -1 */
 void queue_finished(struct queue *q, int job, int64_t now_ns);
-/* True: the job is given up (at once where that is final), else it waits again. */
-bool queue_lost(struct queue *q, int job, bool final);
+bool queue_lost(struct queue *q, int job); /* true: it is given up, else it waits again */
 void queue_stop(struct queue *q);
 bool queue_over(const struct queue *q, int64_t now_ns); /* nothing runs, nothing may start */
 bool queue_all_done(const struct queue *q);             /* every job is done or given up */

@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 
+#include <math.h>
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
@@ -72,7 +73,9 @@ static int obey(struct hand *h, const struct link *link, int kind, const struct 
     if (kind == MSG_SETUP && message_unpack(m, &number, &bytes, &n_bytes)) {
         h->job_timeout_s = (double)number * 1e-9;
         engine_place(h->engine, link_local_rank(link), link_local_size(link));
-        return engine_setup(h->engine, bytes, n_bytes, e) < 0 ? -1 : 1;
+        h->setup_timeout_s = fmax(h->job_timeout_s, HAND_SETUP_TIMEOUT_S);
+        hand_setup(h, bytes, n_bytes);
+        return 1;
     }
     if (kind == MSG_HEARD && message_unpack(m, &number, &bytes, &n_bytes)) {
         engine_answer(h->engine, bytes, n_bytes);
