@@ -20,12 +20,12 @@ enum option_type {
     OPTION_LIMIT,   /* an integer of at least 0 */
     OPTION_SECONDS, /* a number above 0 */
     OPTION_SEEDS,
+    OPTION_SHARD,
     OPTION_BACKEND,
     OPTION_EXPORT,
     OPTION_FD,
-    OPTION_YES,  /* sets a bool */
-    OPTION_NO,   /* clears a bool */
-    OPTION_LATER /* a name of the contract that this version does not have */
+    OPTION_YES, /* sets a bool */
+    OPTION_NO   /* clears a bool */
 };
 
 struct option_rule {
@@ -59,6 +59,8 @@ static const struct option_rule rules[] = {
       "hand out no job after the first failed one" },
     { 0, "time-limit", "SEC", OPTION_SECONDS, AT(time_limit_s),
       "hand out no job that is not expected to end in time;\nleave cleanly, exit 75" },
+    { 0, "shard", "I/N", OPTION_SHARD, 0,
+      "only every N-th job, from the I-th (1 to N), for job\narrays; --merge joins the parts" },
     { 0, "share-gpu", NULL, OPTION_YES, AT(share_gpu),
       "allow several ranks on one GPU (without it surplus\nranks idle, and say so)" },
     { 0, "no-isolate", NULL, OPTION_NO, AT(isolate),
@@ -86,7 +88,6 @@ static const struct option_rule rules[] = {
     { 0, "list-experiments", NULL, OPTION_YES, AT(list_experiments),
       "the names of the sweep file's experiments; without a\nfile, the methods" },
     { 0, "engine-fd", "N", OPTION_FD, AT(engine_fd), NULL },
-    { 0, "shard", "I/N", OPTION_LATER, 0, NULL },
 };
 #define N_RULES (int)(sizeof rules / sizeof *rules)
 
@@ -156,6 +157,25 @@ static int read_seeds(const char *text, struct cli *c, struct err *e)
     return 0;
 }
 
+static int read_shard(const char *text, struct cli *c, struct err *e)
+{
+    char *copy = mem_text(text), *slash = strchr(copy, '/');
+    int64_t i = 0, n = 0;
+
+    if (slash)
+        *slash = 0;
+    bool good = slash && read_whole(copy, &i) == 0 && read_whole(slash + 1, &n) == 0 && i >= 1 &&
+                i <= n && n <= SWEEP_MAX_JOBS;
+    free(copy);
+    if (!good)
+        return err_set(e, ERR_USAGE,
+                       "--shard %s: must be I/N, the I-th of N parts, I from 1 to N, N at most %d",
+                       text, SWEEP_MAX_JOBS);
+    c->overrides.shard = (int)i;
+    c->overrides.n_shards = (int)n;
+    return 0;
+}
+
 static void append(const char ***list, int *n, const char *text)
 {
     *list = mem_grow(*list, (size_t)*n + 1, sizeof **list);
@@ -187,6 +207,8 @@ static int apply(const struct option_rule *r, const char *value, struct cli *c, 
         return read_seconds(value, c, e);
     case OPTION_SEEDS:
         return read_seeds(value, c, e);
+    case OPTION_SHARD:
+        return read_shard(value, c, e);
     case OPTION_BACKEND:
         if (strcmp(value, "auto") && strcmp(value, "cuda") && strcmp(value, "cpu"))
             return err_set(e, ERR_USAGE, "--backend %s: must be one of auto, cuda, cpu", value);
@@ -206,10 +228,8 @@ static int apply(const struct option_rule *r, const char *value, struct cli *c, 
     case OPTION_NO:
         *(bool *)(void *)member = r->type == OPTION_YES;
         return 0;
-    case OPTION_LATER:
-        break;
     }
-    return err_set(e, ERR_USAGE, "--%s is not in this version", r->name);
+    return 0;
 }
 
 /* ---- the line ---- */
@@ -238,8 +258,6 @@ static int take(struct reading *line, int i, const char *attached, struct err *e
     const struct option_rule *r = &rules[i];
     const char *value = attached;
 
-    if (r->type == OPTION_LATER)
-        return apply(r, NULL, line->cli, e);
     if (r->argument && !value) {
         if (line->at + 1 >= line->argc)
             return err_set(e, ERR_USAGE, "--%s needs %s", r->name, r->argument);
@@ -257,7 +275,7 @@ static int take_long(struct reading *line, const char *text, struct err *e)
     for (int i = 0; i < N_RULES; i++) {
         if (strlen(rules[i].name) != n || memcmp(rules[i].name, text, n) != 0)
             continue;
-        if (equals && !rules[i].argument && rules[i].type != OPTION_LATER)
+        if (equals && !rules[i].argument)
             return err_set(e, ERR_USAGE, "--%s takes no value", rules[i].name);
         return take(line, i, equals ? equals + 1 : NULL, e);
     }

@@ -147,6 +147,8 @@ static struct js *joined_head(const struct part *parts, int n)
     struct js *provenance = js_copy(js_get(head, "provenance"));
     const char *first = js_text(js_get(head, "created"));
 
+    /* Together they are parts of the whole, or of what the options chose of it. */
+    js_set_int(sweep, "shards", 0);
     js_set(sweep, "seeds", joined(parts, n, "sweep_file", "seeds"));
     js_set(sweep, "experiments", joined(parts, n, "sweep_file", "experiments"));
     js_set(provenance, "hostnames", joined(parts, n, "provenance", "hostnames"));

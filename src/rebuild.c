@@ -36,11 +36,18 @@ static int read_sweep(const struct js *said, struct sweep *out, struct err *e)
 {
     struct sweep_overrides o = SWEEP_OVERRIDES_INIT;
     const char *path, *text;
+    int64_t shard, n_shards;
     int rc = -1;
 
     if (js_want_text(said, "path", &path, e) < 0 || js_want_text(said, "text", &text, e) < 0 ||
-        js_want_int(said, "limit", &o.limit, e) < 0)
+        js_want_int(said, "limit", &o.limit, e) < 0 || js_int_or(said, "shard", 0, &shard, e) < 0 ||
+        js_int_or(said, "shards", 0, &n_shards, e) < 0)
         return -1;
+    if (n_shards > 1 && (shard < 1 || shard > n_shards || n_shards > SWEEP_MAX_JOBS))
+        return err_set(e, ERR_INPUT, "its journal speaks of part %lld of %lld", (long long)shard,
+                       (long long)n_shards);
+    o.shard = (int)shard;
+    o.n_shards = (int)n_shards;
     const char **set = texts_of(js_get(said, "set"), &o.n_set);
     const char **only = texts_of(js_get(said, "experiments"), &o.n_only);
     const struct js *seeds = js_get(said, "seeds");

@@ -279,6 +279,10 @@ static struct js *sweep_file_js(const struct sweep *s, const struct sweep_overri
     js_set_text(j, "path", path);
     js_set(j, "text", js_new_textn(s->text, s->text_bytes));
     js_set_int(j, "limit", o->limit);
+    if (o->n_shards > 1) {
+        js_set_int(j, "shard", o->shard);
+        js_set_int(j, "shards", o->n_shards);
+    }
     for (int i = 0; i < o->n_set; i++)
         js_append(set, js_new_text(o->set[i]));
     for (int i = 0; i < s->n_seeds; i++)

@@ -127,7 +127,14 @@ static void every_mistake_has_its_line(void **state)
           "--report goes with --recommend, -q and -v only, not with --resume" },
         { "--report r.h5 --limit 3",
           "--report goes with --recommend, -q and -v only, not with --limit" },
-        { "a.toml --shard 1/2", "--shard is not in this version" },
+        { "a.toml --shard 0/2",
+          "--shard 0/2: must be I/N, the I-th of N parts, I from 1 to N, N at most 100000" },
+        { "a.toml --shard 3/2",
+          "--shard 3/2: must be I/N, the I-th of N parts, I from 1 to N, N at most 100000" },
+        { "a.toml --shard 3",
+          "--shard 3: must be I/N, the I-th of N parts, I from 1 to N, N at most 100000" },
+        { "a.toml --shard 1/2x",
+          "--shard 1/2x: must be I/N, the I-th of N parts, I from 1 to N, N at most 100000" },
         { "--merge a b", "--merge a needs two or more results files to join" },
         { "--merge a b c --resume",
           "--merge goes with --force, -q and -v only, not with --resume" },
@@ -183,6 +190,7 @@ static void help_shows_what_is_there_and_nothing_else(void **state)
                                          "--set KEY=VALUE",
                                          "--fail-fast",
                                          "--time-limit",
+                                         "--shard I/N",
                                          "--share-gpu",
                                          "--no-isolate",
                                          "--report FILE",
@@ -196,7 +204,7 @@ static void help_shows_what_is_there_and_nothing_else(void **state)
                                          "--help",
                                          "--version",
                                          "--list-experiments" };
-    static const char *const hidden[] = { "shard", "engine", "gptq", "awq" };
+    static const char *const hidden[] = { "engine", "gptq", "awq" };
     char *help = cli_help();
     const char *at = help;
 

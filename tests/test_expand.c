@@ -322,6 +322,34 @@ static void patterns_select(void **state)
                    "r_4bit other");
 }
 
+static void shards_are_parts_of_the_whole(void **state)
+{
+    (void)state;
+    const char *text = SWEEP MODEL BASE RTN "bits = [2, 3, 4, 5, 6]\n";
+    struct sweep whole, part;
+    struct err e = ERR_INIT;
+
+    CHECK_OK(expand_of(text, NULL, &whole, &e), e);
+    for (int n = 1; n <= whole.n_jobs + 2; n++) {
+        int seen = 0;
+        for (int shard = 1; shard <= n; shard++) {
+            struct sweep_overrides o = { .limit = -1, .shard = shard, .n_shards = n };
+            CHECK_OK(expand_of(text, &o, &part, &e), e);
+            CHECK(part.n_experiments == whole.n_experiments, "every part knows all experiments");
+            for (int i = 0; i < part.n_jobs; i++) {
+                const struct job *j = &whole.jobs[i * n + shard - 1];
+                CHECK(part.jobs[i].id == i && part.jobs[i].seed == j->seed &&
+                          !strcmp(part.jobs[i].experiment->name, j->experiment->name),
+                      "job %d of part %d of %d is job %d", i, shard, n, i * n + shard - 1);
+            }
+            seen += part.n_jobs;
+            sweep_release(&part);
+        }
+        CHECK(seen == whole.n_jobs, "%d parts hold every job once", n);
+    }
+    sweep_release(&whole);
+}
+
 /* "name/seed/qb", separated by blanks. */
 static void expect_jobs(const char *text, const char *want)
 {
@@ -621,6 +649,7 @@ int main(void)
         cmocka_unit_test(patterns_select),
         cmocka_unit_test(jobs_are_those_that_can_matter),
         cmocka_unit_test(the_number_of_cells_and_jobs_is_capped),
+        cmocka_unit_test(shards_are_parts_of_the_whole),
         cmocka_unit_test(expanding_again_starts_afresh),
         cmocka_unit_test(every_method_is_listed_with_its_defaults),
         cmocka_unit_test(presets_of_gptq),

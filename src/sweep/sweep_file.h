@@ -98,6 +98,7 @@ struct sweep_overrides {
     int64_t limit; /* --limit: replaces the limit of every task that has one; -1: not given */
     int n_only;
     const char *const *only; /* --experiment, shell patterns */
+    int shard, n_shards;     /* --shard: every n-th job, from this one (1 to n); 0 of 0: all */
 };
 #define SWEEP_OVERRIDES_INIT \
     {                        \
@@ -120,7 +121,8 @@ typedef int cell_check(const struct experiment *x, void *context, struct err *e)
  * alone on its axis, and removes the cell (listed once) where it stands in a list.  Deterministic
  * experiments (data-free method, no task with subset "random") get one quality job, under the
  * first seed; benchmarks run under the first seed, or all with per_seed.  Also applies
- * --experiment; sets the default baseline.  check and o may be NULL.  May be called again. */
+ * --experiment and --shard; sets the default baseline.  check and o may be NULL.  May be called
+ * again. */
 int sweep_expand(struct sweep *s, const struct sweep_overrides *o, cell_check *check, void *context,
                  struct err *e);
 

@@ -42,6 +42,7 @@ ok "another limit is another sweep"
 run 1 -o other.h5 --experiment nf4 --set run.batch_size=3 small.toml
 refuses 'the --set options differ' --merge x.h5 a.h5 other.h5
 ok "so are other settings"
+cp text.txt text.whole && sed 's/text.txt/text.whole/' small.toml >small.toml.whole
 head -c 9000 text.txt >text.new && mv text.new text.txt
 run 1 -o data.h5 --experiment nf4 small.toml
 refuses 'differ in model or data \(perplexity: ' --merge x.h5 a.h5 data.h5
@@ -51,6 +52,30 @@ refuses 'there is no .*alone.h5.journal' --merge x.h5 a.h5 alone.h5
 ok "a part without its journal is refused"
 [ ! -e x.h5 ] && [ ! -e x.h5.journal ]
 ok "a refusal leaves nothing behind"
+
+# Parts by --shard: as job arrays make them.
+for i in 1 2 3; do
+    run 1 -o "shard$i.h5" --shard $i/3 small.toml.whole
+    ok "part $i of 3 runs"
+done
+grep -q 'ok=4 failed=0 total=4' shard1.h5.status && grep -q 'ok=3 failed=0 total=3' shard3.h5.status
+ok "with every third job"
+rm shard2.h5 && run 1 --report shard2.h5 && said '^small: 3 jobs, 3 succeeded$'
+ok "a part is built again from its journal"
+run 1 --resume -o shard2.h5 --shard 2/3 small.toml.whole && said '3 of 3 jobs were finished before'
+ok "and resumed as a part"
+"$program" --merge joined.h5 shard1.h5 shard2.h5 >out 2>&1 && h5dump -a /complete joined.h5 | grep -q FALSE &&
+    h5dump -a /jobs_total joined.h5 | grep -q '(0): 10'
+ok "two of three parts are no complete sweep"
+"$program" --merge joined.h5 shard1.h5 shard2.h5 shard3.h5 --force >out 2>&1
+items joined.h5 >joined.items && cmp whole.items joined.items
+ok "the parts together hold what the whole holds, item by item"
+h5dump -g /comparisons joined.h5 | tail -n +2 | cmp - whole.pairs
+ok "with the same comparisons"
+h5dump -a /complete joined.h5 | grep -q TRUE && h5dump -a /jobs_ok joined.h5 | grep -q '(0): 10'
+ok "and are complete"
+run 1 -o few.h5 --shard 12/12 small.toml.whole && grep -q 'exit=0 ok=0 failed=0 total=0' few.h5.status
+ok "a part without a job is one, too"
 
 "$program" --report whole.h5 --recommend 'bits_per_weight < 5 and n_seeds >= 2' >out 2>&1
 ok "--recommend finds an experiment"

@@ -11,13 +11,11 @@ said() { # said PATTERN: in what the last run printed
 "$program" --help >out 2>&1
 ok "--help answers"
 for option in --output --resume --force --dry-run --experiment --limit --seeds --backend --set \
-              --fail-fast --time-limit --share-gpu --no-isolate --report --recommend --merge --export --score-coqa --tokenize --quiet --verbose \
+              --fail-fast --time-limit --shard --share-gpu --no-isolate --report --recommend --merge --export --score-coqa --tokenize --quiet --verbose \
               --version --list-experiments; do
     grep -q -- "$option" out
     ok "--help knows $option"
 done
-! grep -qE -- 'shard' out
-ok "--help speaks of nothing that this version cannot do"
 "$program" --version >out 2>&1 && said 'MPI' && said 'HDF5' && said 'commit|Commit'
 ok "--version names the libraries and the commit"
 run 3 --version
