@@ -12,6 +12,7 @@
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=h200:8
+#SBATCH --gpu-bind=none
 #SBATCH --cpus-per-task=8
 #SBATCH --time=02:00:00
 #SBATCH --signal=B:USR1@300
@@ -21,6 +22,6 @@
 set -u
 export LLQ_SLURM_ARCH=90
 
-here=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "$0")/.." && pwd)}
-cd "$here" || exit 2
+cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}" || exit 2
 . slurm/run_sweep.sh
+exit "$status"

@@ -110,7 +110,7 @@ static int run(const struct cli *c, int *argc, char ***argv)
                                  .stop = &stop };
         status = run_sweep(&o, link, engine);
     } else {
-        status = sched_work(link, engine, &e) < 0 ? wrong(&e) : 0;
+        status = sched_work(link, engine, run_silent_s(), &e) < 0 ? wrong(&e) : 0;
     }
     engine_stop(engine);
     link_close(link, status);

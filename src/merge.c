@@ -182,6 +182,8 @@ static int write_journal(const char *path, const struct part *parts, int n, stru
         for (int k = 0; rc == 0 && k < parts[i].n_lines; k++)
             if (js_get(parts[i].lines[k], "job"))
                 rc = journal_append(&j, parts[i].lines[k], e);
+    if (rc == 0)
+        rc = journal_sync(&j, e);
     journal_close(&j);
     js_release(head);
     return rc;

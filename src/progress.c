@@ -96,24 +96,29 @@ static void describe(struct bytes *line, const struct js *record)
         bytes_text(line, "  benchmarked");
 }
 
-void progress_finished(struct progress *p, int job, int rank, const struct js *record)
+double progress_ended(struct progress *p, int rank)
+{
+    p->job_of_rank[rank] = -1;
+    return clock_seconds() - p->since_s[rank];
+}
+
+void progress_finished(struct progress *p, int job, int rank, double took_s,
+                       const struct js *record)
 {
     const char *status = js_text(js_get(record, "status"));
     bool ok = status && strcmp(status, "success") == 0;
-    double took = clock_seconds() - p->since_s[rank];
     char took_text[32];
 
-    p->job_of_rank[rank] = -1;
     p->over[job] = true;
     p->n_done++;
     p->n_failed += !ok;
     p->estimated_s += p->cost_s[job];
-    p->taken_s += took;
+    p->taken_s += took_s;
     if (p->quiet)
         return;
     erase(p);
     struct bytes line = BYTES_INIT;
-    duration(took, took_text);
+    duration(took_s, took_text);
     bytes_printf(&line, "[%*d/%d] %-40s", p->n_jobs > 99 ? 5 : 2, p->n_done, p->n_jobs,
                  p->name_of[job]);
     if (ok)

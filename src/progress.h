@@ -25,6 +25,8 @@ struct progress {
 void progress_open(struct progress *p, FILE *to, bool quiet, int n_ranks, int n_jobs);
 void progress_job(struct progress *p, int job, const char *name, double cost_s, bool done);
 void progress_started(struct progress *p, int job, int rank);
-void progress_finished(struct progress *p, int job, int rank, const struct js *record);
+double progress_ended(struct progress *p, int rank); /* seconds since it was given a job */
+void progress_finished(struct progress *p, int job, int rank, double took_s,
+                       const struct js *record);
 void progress_tick(struct progress *p);
 void progress_close(struct progress *p); /* erases the live lines */

@@ -9,6 +9,7 @@
 #include "record/report.h"
 #include "record/store_h5.h"
 #include "results.h"
+#include "sweep/method.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,14 @@
 #include <unistd.h>
 
 #define REBUILD_SHARE 0.01 /* of the time may go into rebuilding the results file */
+#define SYNC_EVERY_S  0.05 /* results that come faster are made durable together */
+#define SILENT_S      60.0
+
+/* A result that is written, but perhaps not on disk: nobody has been told of it. */
+struct untold {
+    int job, rank;
+    double took_s;
+};
 
 struct run {
     const struct run_options *o;
@@ -27,7 +36,9 @@ struct run {
     struct journal journal;
     struct progress progress;
     struct sched_job *jobs; /* [n_jobs] */
-    double start_s, rebuilding_s;
+    struct untold *untold;  /* [n_untold] */
+    int n_untold;
+    double start_s, rebuilding_s, synced_s;
 };
 
 /* ---- before the first job ---- */
@@ -77,6 +88,14 @@ static int resume(struct run *r, struct err *e)
     return 0;
 }
 
+/* Estimates of one method, for the same parts of a job, err alike. */
+static int kind_of(const struct job *j)
+{
+    const struct method_rule *m = method_find(j->experiment->method);
+
+    return 4 * (m ? (int)(m - method_rules) : 0) + 2 * j->benchmark + j->quality;
+}
+
 static void make_jobs(struct run *r)
 {
     const struct sweep *s = &r->prepared.sweep;
@@ -95,6 +114,7 @@ static void make_jobs(struct run *r)
                                          .text = written,
                                          .n_bytes = n_bytes,
                                          .cost_s = s->jobs[i].cost_s,
+                                         .kind = kind_of(&s->jobs[i]),
                                          .done = results_has(&r->results, i) };
         progress_job(&r->progress, i, name.data, s->jobs[i].cost_s, r->jobs[i].done);
     }
@@ -139,7 +159,7 @@ static int on_ready(void *context, struct err *e)
     struct js *header = results_header(&r->results, &r->prepared, &r->o->cli->overrides);
     int rc = journal_append(&r->journal, header, e);
     js_release(header);
-    if (rc < 0)
+    if (rc < 0 || journal_sync(&r->journal, e) < 0)
         return -1;
     return rebuild(r, false, e);
 }
@@ -151,7 +171,7 @@ static void on_started(void *context, int job, int rank)
     progress_started(&r->progress, job, rank);
 }
 
-/* Takes ownership of record; durable before it counts. */
+/* Takes ownership of record.  It is told of when it is durable: on_settle(). */
 static int keep(struct run *r, int job, int rank, struct js *record, struct err *e)
 {
     js_set_int(record, "rank", rank);
@@ -161,10 +181,26 @@ static int keep(struct run *r, int job, int rank, struct js *record, struct err 
         return err_in(e, "the result of %s", r->jobs[job].name);
     }
     results_set(&r->results, job, record);
-    double gone = clock_seconds() - r->start_s;
-    if (r->rebuilding_s <= REBUILD_SHARE * gone)
-        return rebuild(r, false, e);
+    r->untold = mem_grow(r->untold, (size_t)r->n_untold + 1, sizeof *r->untold);
+    r->untold[r->n_untold++] = (struct untold){ job, rank, progress_ended(&r->progress, rank) };
     return 0;
+}
+
+static int on_settle(void *context, bool all, struct err *e)
+{
+    struct run *r = context;
+    double now = clock_seconds();
+
+    if (!r->n_untold || (!all && now - r->synced_s < SYNC_EVERY_S))
+        return 0;
+    if (journal_sync(&r->journal, e) < 0)
+        return -1;
+    r->synced_s = now;
+    for (int i = 0; i < r->n_untold; i++)
+        progress_finished(&r->progress, r->untold[i].job, r->untold[i].rank, r->untold[i].took_s,
+                          r->results.record[r->untold[i].job]);
+    r->n_untold = 0;
+    return r->rebuilding_s <= REBUILD_SHARE * (now - r->start_s) ? rebuild(r, false, e) : 0;
 }
 
 /* As a shell takes it. */
@@ -231,7 +267,6 @@ static int on_finished(void *context, int job, int rank, const void *bytes, size
         log_info("%s failed while %s: %s", r->jobs[job].name,
                  js_text(js_get(record, "error_stage")), js_text(js_get(record, "error")));
     }
-    progress_finished(&r->progress, job, rank, record);
     return keep(r, job, rank, record, e);
 }
 
@@ -248,7 +283,6 @@ static int on_lost(void *context, int job, int rank, const char *text, struct er
     js_set_text(record, "finished", clock_date(date));
     js_set_real(seconds, "total", clock_seconds() - r->progress.since_s[rank]);
     js_set(record, "seconds", seconds);
-    progress_finished(&r->progress, job, rank, record);
     return keep(r, job, rank, record, e);
 }
 
@@ -359,11 +393,19 @@ static void release(struct run *r)
         free((void *)(uintptr_t)r->jobs[i].text);
     }
     free(r->jobs);
+    free(r->untold);
     progress_close(&r->progress);
     journal_close(&r->journal);
     results_close(&r->results);
     output_release(&r->output);
     prepared_release(&r->prepared);
+}
+
+double run_silent_s(void)
+{
+    const char *test = getenv("LLQ_TEST_SILENT");
+
+    return test ? atof(test) : SILENT_S;
 }
 
 int run_sweep(const struct run_options *o, struct link *link, struct engine *engine)
@@ -378,11 +420,13 @@ int run_sweep(const struct run_options *o, struct link *link, struct engine *eng
                                     .time_limit_s = o->cli->time_limit_s,
                                     .fail_fast = o->cli->fail_fast,
                                     .crash_limit = 2,
+                                    .silent_s = run_silent_s(),
                                     .stop = o->stop };
         struct sched_listener l = { .ready = on_ready,
                                     .started = on_started,
                                     .finished = on_finished,
                                     .lost = on_lost,
+                                    .settle = on_settle,
                                     .tick = on_tick,
                                     .context = &r };
         if (sched_manage(link, engine, r.prepared.setup.data, r.prepared.setup.n, r.jobs,

@@ -17,3 +17,6 @@ struct run_options {
 /* The exit status of the contract: 0, 1, 2 or 75; errors are printed.  At the end every other rank
  * has been told to leave. */
 int run_sweep(const struct run_options *o, struct link *link, struct engine *engine);
+
+/* How long a rank may say nothing before its job is handed on. */
+double run_silent_s(void);

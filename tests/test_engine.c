@@ -75,7 +75,7 @@ static struct hand_news next(struct hand *h)
 static struct hand started(bool isolate, const char *setup)
 {
     struct err e = ERR_INIT;
-    struct hand h = { 0 };
+    struct hand h = HAND_INIT;
 
     CHECK_OK(engine_start(&h.engine, isolate, &pretend, &e), e);
     hand_setup(&h, setup, strlen(setup));
@@ -204,7 +204,7 @@ static void dies_before_it_is_told_anything(void **state)
 {
     (void)state;
     struct err e = ERR_INIT;
-    struct hand h = { 0 };
+    struct hand h = HAND_INIT;
     struct hand_news none;
 
     CHECK_OK(engine_start(&h.engine, true, &pretend, &e), e);
@@ -220,7 +220,7 @@ static void dies_before_it_is_told_anything(void **state)
     expect(&h, MSG_FAILED, ERR_DEVICE, "signal 9");
     engine_stop(h.engine);
 
-    h = (struct hand){ 0 };
+    h = (struct hand)HAND_INIT;
     CHECK_OK(engine_start(&h.engine, true, &pretend, &e), e);
     kill(engine_pid(h.engine), SIGKILL);
     nanosleep(&(struct timespec){ .tv_nsec = 50000000 }, NULL);

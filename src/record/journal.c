@@ -121,11 +121,8 @@ int journal_append(struct journal *j, const struct js *record, struct err *e)
             log_debug("%s: a torn line stays at byte %lld", j->path, (long long)size);
         goto out;
     }
-    if (fsync(j->fd) < 0) {
-        err_set(e, ERR_IO, "%s", strerror(errno));
-        goto out;
-    }
     j->n_lines++;
+    j->n_unsynced++;
     rc = 0;
 out:
     if (rc < 0)
@@ -133,6 +130,14 @@ out:
     bytes_release(&line);
     free(json);
     return rc;
+}
+
+int journal_sync(struct journal *j, struct err *e)
+{
+    if (j->n_unsynced && fsync(j->fd) < 0)
+        return err_set(e, ERR_IO, "%s: %s", j->path, strerror(errno));
+    j->n_unsynced = 0;
+    return 0;
 }
 
 int journal_clear(struct journal *j, struct err *e)

@@ -1,9 +1,9 @@
 /* journal.h - what has happened, kept safe against kill -9 at any instant.
  *
- * One record a line: checksum, space, JSON, line end.  A line is on disk (fsync) before
- * journal_append() returns.  A torn last line is recognised by its checksum and left out; a
- * damaged line in the middle is named and left out.  The first line describes the sweep.  Rank 0
- * alone writes; a lock keeps a second program off the same file.  */
+ * One record a line: checksum, space, JSON, line end.  Lines are on disk when journal_sync()
+ * returns: nothing is told of a result before that.  A torn last line is recognised by its checksum
+ * and left out; a damaged line in the middle is named and left out.  The first line describes the
+ * sweep.  Rank 0 alone writes; a lock keeps a second program off the same file.  */
 #pragma once
 
 #include "base/err.h"
@@ -15,6 +15,7 @@ struct journal {
     int fd; /* -1: not open */
     char *path;
     int64_t n_lines;
+    int n_unsynced; /* lines that are not on disk yet */
 };
 
 #define JOURNAL_INIT \
@@ -25,6 +26,7 @@ struct journal {
 /* Opens for appending, creating it.  ERR_USAGE when another process has it open. */
 int journal_open(struct journal *j, const char *path, struct err *e);
 int journal_append(struct journal *j, const struct js *record, struct err *e);
+int journal_sync(struct journal *j, struct err *e);
 /* Empties it, for --force; the lock stays, where removing the file would let two writers in. */
 int journal_clear(struct journal *j, struct err *e);
 void journal_close(struct journal *j); /* also after a failed open, also twice */

@@ -22,14 +22,15 @@ void hand_setup(struct hand *h, const void *setup, size_t n_bytes)
 
 int hand_give(struct hand *h, int64_t job, const void *bytes, size_t n_bytes, struct err *e)
 {
-    h->busy = true;
+    h->job = job;
     watch(h, h->job_timeout_s);
     return engine_give(h->engine, (int)job, bytes, n_bytes, e);
 }
 
 static int restart(struct hand *h, struct err *e)
 {
-    h->ready = h->busy = false;
+    h->ready = false;
+    h->job = -1;
     watch(h, h->told ? h->setup_timeout_s : 0);
     return engine_restart(h->engine, e);
 }
@@ -88,13 +89,13 @@ int hand_poll(struct hand *h, struct hand_news *news, struct err *e)
         return replaced(h, &ev, news, e);
     if (ev.kind == ENGINE_RESULT || ev.kind == ENGINE_FAILED) {
         h->kill_at_ns = 0;
-        h->busy = false;
+        h->job = -1;
     }
     if (ev.kind == ENGINE_READY) {
         h->ready = true;
         h->n_setups_lost = 0;
         /* It was replaced while it was idle, and has been given a job since. */
-        watch(h, h->busy ? h->job_timeout_s : 0);
+        watch(h, h->job >= 0 ? h->job_timeout_s : 0);
     }
     if (ev.kind == ENGINE_FAILED)
         h->failed = true;

@@ -13,11 +13,16 @@ struct hand {
     int64_t kill_at_ns;     /* of what it does now; 0: never */
     bool timed_out;
     bool told;         /* it was given its setup */
-    bool busy;         /* it was given a job */
+    int64_t job;       /* it was given; -1: none */
     int n_setups_lost; /* one after the other */
     bool ready;        /* the engine is set up */
     bool failed;       /* it could not be, and ends */
 };
+
+#define HAND_INIT \
+    {             \
+        .job = -1 \
+    }
 
 /* Reading the weights of a large model from a slow file system may take longer than a job. */
 #define HAND_SETUP_TIMEOUT_S 3600.0

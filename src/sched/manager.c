@@ -11,7 +11,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum worker_state { WORKER_SETTING_UP, WORKER_IDLE, WORKER_BUSY, WORKER_GONE };
+/* One that is silent may speak again; one that is gone has said that it takes no jobs. */
+enum worker_state { WORKER_SETTING_UP, WORKER_IDLE, WORKER_BUSY, WORKER_SILENT, WORKER_GONE };
+
+struct worker {
+    enum worker_state state;
+    int job; /* while it is busy */
+    int64_t heard_ns;
+};
+
+#define OVERDUE_EVERY_NS 1000000000 /* jobs are looked at that often */
 
 struct manager {
     struct link *link;
@@ -20,8 +29,9 @@ struct manager {
     const struct sched_options *options;
     const struct sched_listener *listener;
     struct queue queue;
-    enum worker_state *workers; /* [n_workers], by rank */
+    struct worker *workers; /* [n_workers], by rank */
     int n_workers;
+    int64_t next_overdue_ns;
     struct gather gather;
     bool ready; /* our own engine is set up: model and data are good */
 };
@@ -30,7 +40,8 @@ static int give(struct manager *m, int worker, int job, struct err *e)
 {
     const struct sched_job *j = &m->jobs[job];
 
-    m->workers[worker] = WORKER_BUSY;
+    m->workers[worker].state = WORKER_BUSY;
+    m->workers[worker].job = job;
     if (m->listener->started)
         m->listener->started(m->listener->context, job, worker);
     if (worker == 0)
@@ -42,15 +53,34 @@ static int give(struct manager *m, int worker, int job, struct err *e)
     return rc;
 }
 
+/* For a worker that has nothing to do: a job that another should have finished long ago. */
+static int find_overdue(struct manager *m, int worker)
+{
+    int job = queue_overdue(&m->queue, worker, clock_ns());
+
+    if (job >= 0)
+        log_warn("%s takes far longer on rank %d than expected (%.0f s); rank %d runs it, too, and "
+                 "the first result counts",
+                 m->jobs[job].name, m->queue.jobs[job].run[0].worker,
+                 queue_expect_s(&m->queue, job), worker);
+    return job;
+}
+
 static int hand_out(struct manager *m, struct err *e)
 {
+    bool look_for_overdue = clock_ns() >= m->next_overdue_ns;
+
     /* The first error of model or data must come before the first job. */
     if (!m->ready)
         return 0;
+    if (look_for_overdue)
+        m->next_overdue_ns = clock_ns() + OVERDUE_EVERY_NS;
     for (int w = 0; w < m->n_workers; w++) {
-        if (m->workers[w] != WORKER_IDLE)
+        if (m->workers[w].state != WORKER_IDLE)
             continue;
         int job = queue_next(&m->queue, w, clock_ns());
+        if (job < 0 && look_for_overdue)
+            job = find_overdue(m, w);
         if (job < 0)
             return 0;
         if (give(m, w, job, e) < 0)
@@ -59,50 +89,115 @@ static int hand_out(struct manager *m, struct err *e)
     return 0;
 }
 
+static bool is_job(const struct manager *m, int64_t job)
+{
+    return job >= 0 && job < m->queue.n_jobs;
+}
+
 static int finished(struct manager *m, int worker, int64_t job, const char *record, size_t n_bytes,
                     struct err *e)
 {
     bool ok = false;
 
-    if (job < 0 || job >= m->queue.n_jobs || m->queue.jobs[job].state != QUEUE_RUNNING)
-        return err_set(e, ERR_IO, "rank %d answers for job %lld, which does not run", worker,
+    if (!is_job(m, job))
+        return err_set(e, ERR_IO, "rank %d answers for job %lld, which is none", worker,
                        (long long)job);
-    /* On disk first, then counted as done. */
+    m->workers[worker].state = WORKER_IDLE;
+    /* Another was faster. */
+    if (!queue_wants(&m->queue, (int)job))
+        return 0;
     if (m->listener->finished(m->listener->context, (int)job, worker, record, n_bytes, &ok, e) < 0)
         return -1;
-    queue_finished(&m->queue, (int)job, clock_ns());
+    queue_finished(&m->queue, (int)job, worker, clock_ns());
     if (!ok && m->options->fail_fast)
         queue_stop(&m->queue);
-    m->workers[worker] = WORKER_IDLE;
     return 0;
 }
 
-static int lost(struct manager *m, int worker, int64_t job, const char *text, struct err *e)
+/* The job goes to another, or is given up. */
+static int hand_on(struct manager *m, int worker, int job, const char *text, struct err *e)
 {
-    if (job < 0 || job >= m->queue.n_jobs || m->queue.jobs[job].state != QUEUE_RUNNING)
-        return err_set(e, ERR_IO, "rank %d lost job %lld, which does not run", worker,
-                       (long long)job);
-    m->workers[worker] = WORKER_SETTING_UP;
-    if (!queue_lost(&m->queue, (int)job)) {
+    bool ran_here =
+        m->queue.jobs[job].state == QUEUE_RUNNING &&
+        (m->queue.jobs[job].run[0].worker == worker || m->queue.jobs[job].run[1].worker == worker);
+
+    if (!ran_here)
+        return 0;
+    if (!queue_lost(&m->queue, job, worker)) {
         log_warn("%s: %s on rank %d; it is tried once more", m->jobs[job].name, text, worker);
         return 0;
     }
     if (m->options->fail_fast)
         queue_stop(&m->queue);
-    return m->listener->lost(m->listener->context, (int)job, worker, text, e);
+    return m->listener->lost(m->listener->context, job, worker, text, e);
+}
+
+static int lost(struct manager *m, int worker, int64_t job, const char *text, struct err *e)
+{
+    if (!is_job(m, job))
+        return err_set(e, ERR_IO, "rank %d lost job %lld, which is none", worker, (long long)job);
+    m->workers[worker].state = WORKER_SETTING_UP;
+    return hand_on(m, worker, (int)job, text, e);
+}
+
+/* ---- ranks that say nothing ---- */
+
+static int answer_gathered(struct manager *m, struct err *e);
+
+static int fall_silent(struct manager *m, int worker, struct err *e)
+{
+    struct worker *w = &m->workers[worker];
+    bool busy = w->state == WORKER_BUSY;
+    char text[64];
+
+    w->state = WORKER_SILENT;
+    log_warn("rank %d on %s has said nothing for %.0f s; it gets no job until it speaks", worker,
+             link_host_of(m->link, worker), m->options->silent_s);
+    gather_left(&m->gather, worker);
+    if (answer_gathered(m, e) < 0)
+        return -1;
+    snprintf(text, sizeof text, "its rank said nothing for %.0f s", m->options->silent_s);
+    return busy ? hand_on(m, worker, w->job, text, e) : 0;
+}
+
+/* In a turn without a message: none waits that would show that they live. */
+static int look_for_silent(struct manager *m, struct err *e)
+{
+    int64_t since_ns = clock_ns() - (int64_t)(m->options->silent_s * 1e9);
+
+    for (int w = 1; w < m->n_workers && m->options->silent_s > 0; w++)
+        if (m->workers[w].heard_ns < since_ns && m->workers[w].state < WORKER_SILENT &&
+            fall_silent(m, w, e) < 0)
+            return -1;
+    return 0;
+}
+
+static void heard_again(struct manager *m, int worker, int kind, int64_t number)
+{
+    struct worker *w = &m->workers[worker];
+
+    w->heard_ns = clock_ns();
+    if (w->state != WORKER_SILENT || kind == MSG_LOG)
+        return;
+    log_info("rank %d speaks again", worker);
+    w->state = WORKER_SETTING_UP;
+    if (kind == MSG_BEAT && number != BEAT_SETTING_UP)
+        w->state = number == BEAT_IDLE ? WORKER_IDLE : WORKER_BUSY;
+    if (kind == MSG_BEAT && is_job(m, number))
+        w->job = (int)number;
 }
 
 static bool all_gone(const struct manager *m)
 {
     for (int w = 0; w < m->n_workers; w++)
-        if (m->workers[w] != WORKER_GONE)
+        if (m->workers[w].state != WORKER_GONE)
             return false;
     return true;
 }
 
 static int failed(struct manager *m, int worker, int64_t code, const char *text, struct err *e)
 {
-    m->workers[worker] = WORKER_GONE;
+    m->workers[worker].state = WORKER_GONE;
     if (!m->ready && worker == 0)
         return err_set(e, (enum err_code)code, "%s", text);
     if (all_gone(m))
@@ -113,8 +208,8 @@ static int failed(struct manager *m, int worker, int64_t code, const char *text,
 
 static int ready(struct manager *m, int worker, struct err *e)
 {
-    if (m->workers[worker] == WORKER_SETTING_UP)
-        m->workers[worker] = WORKER_IDLE;
+    if (m->workers[worker].state == WORKER_SETTING_UP)
+        m->workers[worker].state = WORKER_IDLE;
     if (worker != 0 || m->ready)
         return 0;
     m->ready = true;
@@ -152,14 +247,16 @@ static int answer_gathered(struct manager *m, struct err *e)
 static int heard(struct manager *m, int worker, int kind, int64_t number, const char *bytes,
                  size_t n_bytes, struct err *e)
 {
+    heard_again(m, worker, kind, number);
     if (kind == MSG_TELL && n_bytes)
         gather_told(&m->gather, worker, bytes, n_bytes);
-    else if (kind != MSG_LOG)
+    else if (kind != MSG_LOG && kind != MSG_BEAT)
         gather_left(&m->gather, worker);
     if (answer_gathered(m, e) < 0)
         return -1;
     switch (kind) {
     case MSG_TELL:
+    case MSG_BEAT:
         return 0;
     case MSG_READY:
         return ready(m, worker, e);
@@ -232,10 +329,16 @@ static int begin(struct manager *m, const void *setup, size_t n_bytes, struct er
     return rc;
 }
 
+static int settle(struct manager *m, bool all, struct err *e)
+{
+    return m->listener->settle ? m->listener->settle(m->listener->context, all, e) : 0;
+}
+
 /* One turn of the loop:
  *   1. take what other ranks and the own engine say; write down results before acting on them;
  *   2. give idle ranks a job;
- *   3. rest until the engine speaks, at most 2 ms.
+ *   3. make durable what was written down, when it is time;
+ *   4. rest until the engine speaks, at most 2 ms.
  * Ends when nothing runs and nothing may start any more, or a signal says to drop all.  */
 static int loop(struct manager *m, struct err *e)
 {
@@ -250,11 +353,15 @@ static int loop(struct manager *m, struct err *e)
             queue_stop(&m->queue);
         if (stop > 1 || (stop && !m->ready))
             break;
-        if (listen_once(m, &in, &any, e) < 0 || hand_out(m, e) < 0) {
+        if (listen_once(m, &in, &any, e) < 0 || hand_out(m, e) < 0 || settle(m, false, e) < 0) {
             rc = -1;
             break;
         }
         if (clock_ns() >= next_tick_ns) {
+            if (!any && look_for_silent(m, e) < 0) {
+                rc = -1;
+                break;
+            }
             if (m->listener->tick)
                 m->listener->tick(m->listener->context);
             next_tick_ns = clock_ns() + 250000000;
@@ -264,7 +371,7 @@ static int loop(struct manager *m, struct err *e)
             poll(&(struct pollfd){ fd, POLLIN, 0 }, fd >= 0, 2);
     }
     bytes_release(&in);
-    return rc;
+    return rc < 0 ? -1 : settle(m, true, e);
 }
 
 int sched_manage(struct link *link, struct engine *own, const void *setup, size_t setup_bytes,
@@ -273,6 +380,7 @@ int sched_manage(struct link *link, struct engine *own, const void *setup, size_
 {
     struct manager m = { .link = link,
                          .hand = { .engine = own,
+                                   .job = -1,
                                    .job_timeout_s = o->job_timeout_s,
                                    .setup_timeout_s =
                                        fmax(o->job_timeout_s, HAND_SETUP_TIMEOUT_S) },
@@ -282,11 +390,17 @@ int sched_manage(struct link *link, struct engine *own, const void *setup, size_
                          .n_workers = link_size(link) };
     int64_t deadline = o->time_limit_s > 0 ? clock_ns() + (int64_t)(o->time_limit_s * 1e9) : 0;
 
-    queue_init(&m.queue, n_jobs, o->crash_limit, deadline);
+    int n_kinds = 0;
+
     for (int i = 0; i < n_jobs; i++)
-        queue_set(&m.queue, i, jobs[i].cost_s, jobs[i].done);
+        n_kinds = jobs[i].kind >= n_kinds ? jobs[i].kind + 1 : n_kinds;
+    queue_init(&m.queue, n_jobs, n_kinds, o->crash_limit, deadline);
+    for (int i = 0; i < n_jobs; i++)
+        queue_set(&m.queue, i, jobs[i].cost_s, jobs[i].kind, jobs[i].done);
     queue_sort(&m.queue);
     m.workers = mem_array((size_t)m.n_workers, sizeof *m.workers);
+    for (int w = 0; w < m.n_workers; w++)
+        m.workers[w].heard_ns = clock_ns();
 
     gather_init(&m.gather, m.n_workers);
     for (int w = 0; w < m.n_workers; w++)

@@ -17,8 +17,12 @@ enum message_kind {
     MSG_LOG,       /* rank -> 0: log level, a line                         */
     MSG_TELL,      /* rank -> 0: what its engine tells those of its node; no bytes: it takes no
                       further part                                         */
-    MSG_HEARD      /* 0 -> rank: what they told, for the engine            */
+    MSG_HEARD,     /* 0 -> rank: what they told, for the engine            */
+    MSG_BEAT       /* rank -> 0: the job it works on, BEAT_IDLE or BEAT_SETTING_UP, now and then */
 };
+
+enum { BEAT_IDLE = -1, BEAT_SETTING_UP = -2 };
+#define BEAT_EVERY_S 5.0 /* or more often, where silence is shorter */
 
 /* A number and bytes in one message, little-endian, 8 bytes in front. */
 void message_pack(struct bytes *out, int64_t number, const void *bytes, size_t n_bytes);

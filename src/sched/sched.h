@@ -15,6 +15,7 @@ struct sched_job {
     const void *text; /* what the engine gets */
     size_t n_bytes;
     double cost_s; /* estimate; decides the order (longest first) and --time-limit */
+    int kind;      /* from 0; estimates of one kind err alike */
     bool done;     /* a resumed one: not handed out */
 };
 
@@ -23,6 +24,7 @@ struct sched_options {
     double time_limit_s; /* 0: none */
     bool fail_fast;
     int crash_limit; /* engines one job may take down before it is an error: 2 */
+    double silent_s; /* a rank that says nothing for so long loses its job to another */
     /* Set by a signal.  1: hand out no more, finish what runs.  2: drop what runs, leave. */
     const volatile sig_atomic_t *stop;
 };
@@ -32,12 +34,14 @@ struct sched_listener {
     /* Once, before the first job: rank 0's engine is set up, so model and data are good. */
     int (*ready)(void *context, struct err *e);
     void (*started)(void *context, int job, int rank);
-    /* The record of a finished job; must be durable when it returns.  *ok: it succeeded (for
-     * --fail-fast).  -1 ends the run. */
+    /* The record of a finished job.  *ok: it succeeded (for --fail-fast).  -1 ends the run. */
     int (*finished)(void *context, int job, int rank, const void *record, size_t n_bytes, bool *ok,
                     struct err *e);
     /* A job that has no record: its engine was lost or timed out; text says how. */
     int (*lost)(void *context, int job, int rank, const char *text, struct err *e);
+    /* In every turn of the loop, and at its end with all: makes durable what there is to keep, when
+     * enough time has gone since the last time. */
+    int (*settle)(void *context, bool all, struct err *e);
     void (*tick)(void *context); /* a few times a second: progress */
     void *context;
 };
@@ -50,5 +54,5 @@ int sched_manage(struct link *link, struct engine *own, const void *setup, size_
                  const struct sched_listener *l, enum sched_end *end, struct err *e);
 /* Rank 0, instead of sched_manage(): there is nothing to do, the others may leave. */
 void sched_dismiss(struct link *link);
-/* Other ranks: until rank 0 says the end. */
-int sched_work(struct link *link, struct engine *own, struct err *e);
+/* Other ranks: until rank 0 says the end.  silent_s: as rank 0 has it. */
+int sched_work(struct link *link, struct engine *own, double silent_s, struct err *e);

@@ -2,6 +2,7 @@
 #include "sched/hand.h"
 #include "sched/sched.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 
 #include <math.h>
@@ -86,18 +87,36 @@ static int obey(struct hand *h, const struct link *link, int kind, const struct 
     return 0;
 }
 
+/* That this rank lives, and what it does. */
+static int beat(struct link *link, const struct hand *h, double silent_s, int64_t *next_ns,
+                struct err *e)
+{
+    double every_s = silent_s > 0 ? fmin(BEAT_EVERY_S, silent_s / 4) : BEAT_EVERY_S;
+    struct bytes m = BYTES_INIT;
+
+    if (clock_ns() < *next_ns)
+        return 0;
+    *next_ns = clock_ns() + (int64_t)(every_s * 1e9);
+    message_pack(&m, h->job >= 0 ? h->job : h->ready ? BEAT_IDLE : BEAT_SETTING_UP, NULL, 0);
+    int rc = link_send(link, 0, MSG_BEAT, m.data, m.n, e);
+    bytes_release(&m);
+    return rc;
+}
+
 /* One turn of the loop:
  *   1. do what rank 0 says;
- *   2. tell it what the engine says and what there is to log;
+ *   2. tell it what the engine says and what there is to log, and now and then that it lives;
  *   3. rest until the engine speaks, at most 2 ms: messages have no descriptor to wait for.
  * Ends when rank 0 says so.  */
-int sched_work(struct link *link, struct engine *own, struct err *e)
+int sched_work(struct link *link, struct engine *own, double silent_s, struct err *e)
 {
-    struct hand h = { .engine = own };
+    struct hand h = HAND_INIT;
+    int64_t next_beat_ns = 0;
     struct bytes m = BYTES_INIT;
     struct lines lines = { PTHREAD_MUTEX_INITIALIZER, BYTES_INIT };
     int go_on = 1;
 
+    h.engine = own;
     log_set_listener(keep_line, &lines);
     while (go_on == 1) {
         struct hand_news news;
@@ -108,7 +127,8 @@ int sched_work(struct link *link, struct engine *own, struct err *e)
         }
         if (kind >= 0)
             go_on = obey(&h, link, kind, &m, e);
-        if (send_lines(link, &lines, e) < 0 || (news.kind && tell(link, &news, e) < 0))
+        if (send_lines(link, &lines, e) < 0 || (news.kind && tell(link, &news, e) < 0) ||
+            beat(link, &h, silent_s, &next_beat_ns, e) < 0)
             go_on = -1;
         if (kind < 0 && !news.kind)
             poll(&(struct pollfd){ engine_fd(own), POLLIN, 0 }, engine_fd(own) >= 0, 2);
