@@ -8,16 +8,21 @@
 #include "calibration.h"
 #include "fault.h"
 #include "model/checkpoint.h"
+#include "sched/node.h"
 #include "setup.h"
 #include "sweep/preset.h"
 #include "share.h"
+#include "turn.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MIB 1048576.0
+/* For the benchmarks of ranks that share a device; then it is measured beside the others. */
+#define TURN_WAIT_S 300.0
 
 struct runner {
     struct setup setup;
@@ -32,12 +37,16 @@ struct runner {
     double idle_watt;          /* of the device; NaN: not measured yet */
     char shared_by[32];        /* what brought the weights from another device; empty: the file */
     double opened_s, set_up_s; /* what opening the device took, and setting up in all */
+    struct turn turn;          /* on its device, with other ranks */
     double idle_since_s;       /* the last record was handed over then; 0: none was */
 };
 
 struct runner *runner_new(void)
 {
-    return mem_alloc(sizeof(struct runner));
+    struct runner *r = mem_alloc(sizeof *r);
+
+    r->turn = (struct turn)TURN_INIT;
+    return r;
 }
 
 static void runner_clear(struct runner *r)
@@ -46,7 +55,8 @@ static void runner_clear(struct runner *r)
     tokenizer_close(r->tokenizer);
     backend_close(&r->backend);
     setup_release(&r->setup);
-    *r = (struct runner){ .idle_watt = NAN };
+    turn_close(&r->turn);
+    *r = (struct runner){ .idle_watt = NAN, .turn = TURN_INIT };
 }
 
 void runner_close(void *runner)
@@ -92,6 +102,19 @@ out:
     return rc;
 }
 
+/* To the cores beside its GPU, and one line of what this rank works with. */
+static void take_place(const struct runner *r, const struct engine_site *site)
+{
+    char bus[NODE_TEXT_MAX] = "", beside[NODE_TEXT_MAX], cores[NODE_TEXT_MAX], host[64] = "";
+    bool found = node_beside("", r->facts.id, bus, beside), bound = found && node_bind(beside);
+
+    gethostname(host, sizeof host - 1);
+    node_describe(cores);
+    log_info("bound: %s, local rank %d of %d: %s%s%s%s%s, cores %s%s", host, site->local_rank,
+             site->local_size, r->facts.name, *r->facts.id ? " " : "", r->facts.id,
+             found ? " at " : "", found ? bus : "", cores, bound ? ", beside it" : "");
+}
+
 int runner_setup(void *runner, const struct engine_site *site, const void *setup, size_t n_bytes,
                  struct err *e)
 {
@@ -123,6 +146,8 @@ int runner_setup(void *runner, const struct engine_site *site, const void *setup
         log_info("%s", why);
     if (r->backend.ops->facts(&r->backend, &r->facts, e) < 0)
         return -1;
+    take_place(r, site);
+    turn_open(&r->turn, r->facts.id);
     int rc = load(r, site, folder, share_gpu, e);
     r->set_up_s = clock_seconds() - start;
     return rc;
@@ -401,12 +426,20 @@ static int stage_benchmark(struct run *run, const void *settings, struct err *e)
     int rc = bench_options_of(settings, run->job.seed, &o, e);
 
     o.idle_watt = &run->r->idle_watt;
-    if (rc == 0)
+    if (rc == 0) {
+        turn_take(&run->r->turn, TURN_WAIT_S);
         rc = bench_run(&run->model, &o, out, e);
+        turn_give(&run->r->turn);
+    }
     if (rc == 0) {
         struct js_member m = JS_MEMBER_INIT;
         while (js_next(out, &m))
             merge(run->record, m.key, m.value);
+        struct js *beside = js_new_object();
+        js_set_bool(beside, "disturbed", run->r->turn.disturbed);
+        js_set_real(beside, "turn_waited_s", run->r->turn.waited_s);
+        merge(run->record, "latency", beside);
+        js_release(beside);
     }
     js_release(out);
     return rc;
@@ -491,12 +524,14 @@ int runner_run(void *runner, const void *job, size_t n_bytes, struct bytes *reco
         js_set_text(run.record, "shared_by", run.r->shared_by);
     mem_account_reset_peak(&run.r->backend);
     run.r->backend.notes[0] = 0;
+    turn_work(&run.r->turn, true);
 
     run_stages(&run, &why);
     double staged = clock_seconds();
     model_release(&run.model);
     if (!why.code) /* what failed behind the last wait */
         run.r->backend.ops->sync(&run.r->backend, &why);
+    turn_work(&run.r->turn, false);
     run.end_s = clock_seconds();
 
     js_set_real(run.seconds, "total", run.end_s - start);

@@ -305,7 +305,7 @@ static int terminal_width(void)
 /* Speeds measured beside other programs mislead; the tables alone would not show it. */
 static void print_unsettled(const struct run *r)
 {
-    int n = 0, n_unsettled = 0, n_moved = 0;
+    int n = 0, n_unsettled = 0, n_moved = 0, n_disturbed = 0;
 
     for (int i = 0; i < r->prepared.sweep.n_jobs; i++) {
         const struct js *record = r->results.record[i], *latency = js_get(record, "latency");
@@ -313,6 +313,7 @@ static void print_unsettled(const struct run *r)
                          js_int(js_get(js_get(record, "throughput"), "unstable_points"));
         n += latency != NULL;
         n_unsettled += points > 0;
+        n_disturbed += js_bool(js_get(latency, "disturbed"));
         n_moved += js_int(js_get(js_get(record, "clocks"), "moved_points")) > 0;
     }
     if (n_unsettled)
@@ -320,6 +321,11 @@ static void print_unsettled(const struct run *r)
             "speed: in %d of %d benchmarks some medians did not settle to 2 %% (short minima, or "
             "other programs on this machine); the samples are in the file\n",
             n_unsettled, n);
+    if (n_disturbed)
+        printf(
+            "speed: %d of %d benchmarks ran while other ranks worked on the same device (latency's "
+            "attribute disturbed); one rank a device measures undisturbed\n",
+            n_disturbed, n);
     if (n_moved)
         printf("speed: in %d of %d benchmarks the device's clock moved by more than 3 %% within a "
                "point; /clocks of each in the file says where\n",

@@ -1,8 +1,11 @@
 /* node.c - see node.h.  The only file that knows hwloc. */
 #include "sched/node.h"
 
+#include <dirent.h>
 #include <hwloc.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static int first_of(const char *const *names, int standard)
 {
@@ -83,4 +86,89 @@ void node_cores(int local_size, struct node_cores *out)
     if (out->n_threads < 1)
         out->n_threads = 1;
     out->idle = (long)out->n_threads * local_size < out->n_machine && out->n_bound < share;
+}
+
+/* ---- where it is bound ---- */
+
+void node_describe(char text[NODE_TEXT_MAX])
+{
+    hwloc_topology_t topology;
+    hwloc_bitmap_t bound = hwloc_bitmap_alloc();
+
+    snprintf(text, NODE_TEXT_MAX, "not known");
+    if (hwloc_topology_init(&topology) == 0) {
+        if (hwloc_topology_load(topology) == 0 &&
+            hwloc_get_cpubind(topology, bound, HWLOC_CPUBIND_PROCESS) == 0) {
+            char list[NODE_TEXT_MAX - 64];
+            hwloc_bitmap_list_snprintf(list, sizeof list, bound);
+            snprintf(text, NODE_TEXT_MAX, "%s (%d of %d)", list, hwloc_bitmap_weight(bound),
+                     hwloc_bitmap_weight(hwloc_topology_get_topology_cpuset(topology)));
+        }
+        hwloc_topology_destroy(topology);
+    }
+    hwloc_bitmap_free(bound);
+}
+
+/* The first line of a file that begins so, without that and blanks before the rest; the first of
+ * all where `begin` is "". */
+static bool read_line(const char *path, const char *begin, char out[NODE_TEXT_MAX])
+{
+    char line[NODE_TEXT_MAX];
+    bool found = false;
+    FILE *f = fopen(path, "r");
+
+    while (f && !found && fgets(line, sizeof line, f)) {
+        if (strncmp(line, begin, strlen(begin)) != 0)
+            continue;
+        const char *rest = line + strlen(begin);
+        rest += strspn(rest, " \t");
+        snprintf(out, NODE_TEXT_MAX, "%.*s", (int)strcspn(rest, "\r\n"), rest);
+        found = *out != 0;
+    }
+    if (f)
+        fclose(f);
+    return found;
+}
+
+bool node_beside(const char *root, const char *gpu_id, char bus[NODE_TEXT_MAX],
+                 char cores[NODE_TEXT_MAX])
+{
+    char path[4096], id[NODE_TEXT_MAX];
+    bool found = false;
+
+    snprintf(path, sizeof path, "%s/proc/driver/nvidia/gpus", root);
+    DIR *d = *gpu_id ? opendir(path) : NULL;
+    for (struct dirent *entry; d && !found && (entry = readdir(d));) {
+        snprintf(path, sizeof path, "%s/proc/driver/nvidia/gpus/%s/information", root,
+                 entry->d_name);
+        if (!read_line(path, "GPU UUID:", id) || strcmp(id, gpu_id) != 0)
+            continue;
+        snprintf(bus, NODE_TEXT_MAX, "%s", entry->d_name);
+        snprintf(path, sizeof path, "%s/sys/bus/pci/devices/%s/local_cpulist", root, bus);
+        found = read_line(path, "", cores);
+    }
+    if (d)
+        closedir(d);
+    return found;
+}
+
+bool node_bind(const char *cores)
+{
+    hwloc_topology_t topology;
+    hwloc_bitmap_t wanted = hwloc_bitmap_alloc(), bound = hwloc_bitmap_alloc();
+    bool changed = false;
+
+    if (hwloc_topology_init(&topology) == 0) {
+        if (hwloc_topology_load(topology) == 0 &&
+            hwloc_get_cpubind(topology, bound, HWLOC_CPUBIND_PROCESS) == 0 &&
+            hwloc_bitmap_list_sscanf(wanted, cores) == 0) {
+            hwloc_bitmap_and(wanted, wanted, bound);
+            changed = !hwloc_bitmap_iszero(wanted) && !hwloc_bitmap_isequal(wanted, bound) &&
+                      hwloc_set_cpubind(topology, wanted, HWLOC_CPUBIND_PROCESS) == 0;
+        }
+        hwloc_topology_destroy(topology);
+    }
+    hwloc_bitmap_free(wanted);
+    hwloc_bitmap_free(bound);
+    return changed;
 }

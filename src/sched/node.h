@@ -20,3 +20,17 @@ struct node_cores {
 };
 
 void node_cores(int local_size, struct node_cores *out);
+
+#define NODE_TEXT_MAX 256
+
+/* Which cores this process may use: "0-7,16-23 (16 of 64)". */
+void node_describe(char text[NODE_TEXT_MAX]);
+
+/* Where a GPU sits, by the id that its driver gives it ("GPU-..."): its place on the bus and the
+ * cores beside it, as the kernel lists them ("0-31,64-95").  False where that is not known, as for
+ * the CPU.  root: "" but in tests. */
+bool node_beside(const char *root, const char *gpu_id, char bus[NODE_TEXT_MAX],
+                 char cores[NODE_TEXT_MAX]);
+/* Ties this process to those of the cores that it may use at all; false: there are none, or nothing
+ * changes. */
+bool node_bind(const char *cores);
