@@ -163,6 +163,9 @@ gpu-pack: gpu-bundle                    ## that folder as one file, build/gpu.ta
 	@tar -C build -cf - gpu | xz -T0 --lzma2=preset=4,dict=96MiB >build/gpu.tar.xz
 	@du -h build/gpu.tar.xz
 
+slurm-test: llq_sweep                   ## the batch scripts under a Slurm of one node that is started for it (10 minutes)
+	tests/slurm/submit.sh
+
 tests: $(TESTS)                         ## compiles every test program
 
 help:                                   ## this list
@@ -241,5 +244,5 @@ $(BUILD)/faults/jump.so: tests/faults/jump.c
 benches: $(BENCHES)                     ## compiles the benchmark programs
 
 -include $(OBJ:.o=.d) $(BUILD)/src/main.d $(TESTS:=.d) $(GPU_TESTS:=.d) $(BENCHES:=.d)
-.PHONY: FORCE all deps demo demo-plot test fault-test test-golden gpu-test gpu-bundle debug layers install tests \
+.PHONY: FORCE all deps demo demo-plot test fault-test slurm-test test-golden gpu-test gpu-bundle debug layers install tests \
         gpu-compare gpu-pack benches help clean format

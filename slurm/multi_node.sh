@@ -20,6 +20,8 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
 set -u
+# What each rank prints itself, library messages too, in a folder beside the results.
+RANK_LOGS=1
 
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}" || exit 2
 . slurm/run_sweep.sh

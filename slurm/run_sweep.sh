@@ -20,10 +20,21 @@ status_of() { # status_of FILE.h5 KEY: a word of its status file
     sed -n "s/.*$2=\([^ ]*\).*/\1/p" "$1.status" 2>/dev/null
 }
 
+jobs_done() { # by the journal: the status file may be behind it
+    grep -c '"status":"success"' "$output.journal" 2>/dev/null
+}
+
+# Slurm writes into the job's own log why it ends a job, and says it nowhere else in time.
+log=$(scontrol show job "${job:-none}" 2>/dev/null | sed -n 's/^ *StdErr=//p' | head -1)
+log_before=$(stat -c %s "$log" 2>/dev/null)
+is_cancelled() { # by a person: not at the time limit, not for another job
+    [ -f "$log" ] && tail -c +$((${log_before:-0} + 1)) "$log" | grep -q 'CANCELLED AT [^ ]* \*\*\*'
+}
+
 # After a requeue the journal is there: go on from it.
 resume=
 [ -e "$output.journal" ] && resume=--resume
-before=$(status_of "$output" ok)
+before=$(jobs_done)
 
 # A copy of the model on every node's own disk: read from there, not by all nodes from one file server.
 stage=
@@ -44,11 +55,13 @@ fi
 
 # Slurm's signal reaches only this shell, and a trap runs only once the foreground child has ended:
 # so mpirun runs in the background, and USR1 is passed on (mpirun hands it to the ranks).
+[ -z "${RANK_LOGS:-}" ] || SITE_MPIRUN="$SITE_MPIRUN --output-filename $output.ranks"
 $SITE_MPIRUN ./llq_sweep $resume -o "$output" $limit ${shard:+--shard $shard} $stage ${ARGS:-} "$sweep" &
 pid=$!
 term=
 trap 'echo "slurm: $(date +%T) USR1: no further job is started"; kill -USR1 $pid 2>/dev/null' USR1
-trap 'echo "slurm: $(date +%T) TERM: leaving"; term=1; kill -TERM $pid 2>/dev/null' TERM INT
+# Slurm may have told all processes; a second TERM too soon would have mpirun kill the ranks.
+trap 'echo "slurm: $(date +%T) TERM: leaving"; term=1; (sleep 2; kill -TERM $pid) 2>/dev/null &' TERM INT
 
 # mpirun may stand still at its end, when a rank has died: the status file says that all is done.
 (
@@ -85,20 +98,17 @@ case $said in
 esac
 
 requeue() {
-    echo "slurm: stopped early with $(status_of "$output" ok) of $(status_of "$output" total) jobs done, $output can be resumed; queueing again"
+    echo "slurm: stopped early with $(jobs_done) jobs done, $output can be resumed; queueing again"
     scontrol requeue "$job"
 }
 if [ "$status" = 75 ] && [ -n "$job" ]; then
-    case $(scontrol show job "$job" 2>/dev/null | sed -n 's/.*JobState=\([A-Z_]*\).*/\1/p' | head -1) in
-    CANCELLED*) echo "slurm: cancelled; go on with --resume -o $output" ;;
-    *)
-        # Preempted: again, whatever was done.  At the time limit: not for nothing.
-        [ -n "$term" ] && [ $(($(date +%s) + 30)) -ge "$end" ] && [ "$end" -gt 0 ] && term=
-        if [ -n "$term" ] || [ "$(status_of "$output" ok)" != "${before:-0}" ]; then
-            requeue
-        else
-            echo "slurm: a whole turn has finished no job: the time limit is too short for one; not queued again" >&2
-        fi
-        ;;
-    esac
+    # Preempted: again, whatever was done.  At the time limit: not for nothing.
+    [ -n "$term" ] && [ "$end" -gt 0 ] && [ $(($(date +%s) + 30)) -ge "$end" ] && term=
+    if is_cancelled; then
+        echo "slurm: cancelled; go on with --resume -o $output"
+    elif [ -n "$term" ] || [ "$(jobs_done)" != "$before" ]; then
+        requeue
+    else
+        echo "slurm: a whole turn has finished no job: the time limit is too short for one; not queued again" >&2
+    fi
 fi
