@@ -27,8 +27,9 @@ jobs_done() { # by the journal: the status file may be behind it
 # Slurm writes into the job's own log why it ends a job, and says it nowhere else in time.
 log=$(scontrol show job "${job:-none}" 2>/dev/null | sed -n 's/^ *StdErr=//p' | head -1)
 log_before=$(stat -c %s "$log" 2>/dev/null)
-is_cancelled() { # by a person: not at the time limit, not for another job
-    [ -f "$log" ] && tail -c +$((${log_before:-0} + 1)) "$log" | grep -q 'CANCELLED AT [^ ]* \*\*\*'
+is_cancelled() { # by a person: not at the time limit, not for another job, no mere signal
+    ! scontrol show job "$job" | grep -q 'JobState=RUNNING' &&
+        [ -f "$log" ] && tail -c +$((${log_before:-0} + 1)) "$log" | grep -q 'CANCELLED AT [^ ]* \*\*\*'
 }
 
 # After a requeue the journal is there: go on from it.

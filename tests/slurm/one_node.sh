@@ -49,7 +49,10 @@ KillWait=5
 MinJobAge=3600
 GresTypes=gpu
 NodeName=$host NodeAddr=127.0.0.1 CPUs=64 RealMemory=1000 Gres=gpu:h200:8 State=UNKNOWN
-PartitionName=test Nodes=$host Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=test Nodes=$host Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
+PartitionName=urgent Nodes=$host MaxTime=INFINITE State=UP PriorityTier=9 PreemptMode=OFF
 CONF
     # Stand-ins for devices: files that are there.
     for i in 0 1 2 3 4 5 6 7; do : >"$d/gpu$i"; done

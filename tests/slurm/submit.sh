@@ -93,7 +93,30 @@ over 240 "$id" llq_cpu_test-$id.log
 grep -q 'a whole turn has finished no job' llq_cpu_test-$id.log && scontrol show job $id | grep -q 'Restarts=0'
 ok "is not queued again for ever"
 
-echo "== TERM, as preemption sends it"
+echo "== over nodes (of which there is one), with a log of each rank"
+export LLQ_TEST_PAUSE=0
+submit --nodes=1 --gpus-per-node=2 --ntasks-per-node=2 --cpus-per-task=1 slurm/multi_node.sh
+over 120 "$id" llq_sweep-$id.log
+[ "$(state $id)" = COMPLETED ] && items results/small-$id.h5 | cmp "$work/whole.items" -
+ok "multi_node.sh: completed, with the same bytes"
+[ "$(find results/small-$id.h5.ranks -name 'rank.*' | wc -l)" = 2 ] && grep -c 'bound: ' results/small-$id.h5.log | grep -qx 2
+ok "a log of each rank, and a line of what each is bound to"
+
+echo "== preempted by an urgent job"
+export LLQ_TEST_PAUSE=3
+submit slurm/cpu_test.sh
+wait_for 90 done_jobs results/small-$id.h5 2
+preempted=$id
+LLQ_TEST_PAUSE=0 submit --partition=urgent --exclusive slurm/cpu_test.sh
+over 120 "$id" llq_cpu_test-$id.log
+[ "$(state $id)" = COMPLETED ]
+ok "the urgent job completes"
+over 200 "$preempted" llq_cpu_test-$preempted.log
+[ "$(state $preempted)" = COMPLETED ] && scontrol show job $preempted | grep -q 'Restarts=[1-9]' &&
+    items results/small-$preempted.h5 | cmp "$work/whole.items" -
+ok "the other leaves, is queued again and completes, with the same bytes"
+
+echo "== TERM to the batch script alone"
 export LLQ_TEST_PAUSE=3
 submit slurm/cpu_test.sh
 wait_for 90 done_jobs results/small-$id.h5 2
