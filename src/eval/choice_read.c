@@ -190,7 +190,7 @@ static int read_folder(struct reading *r, const char *path, struct err *e)
     char **names, *inside = file_join(path, "test"), *folder;
     size_t n, n_stem;
 
-    folder = file_is_folder(inside) ? inside : file_join(path, ".");
+    folder = file_is_folder(inside) ? inside : mem_text(path);
     int rc = list_subjects(folder, &names, &n, e);
     for (size_t i = 0; i < n && rc == 0; i++) {
         char *file = file_join(folder, names[i]);

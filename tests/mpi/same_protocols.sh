@@ -76,6 +76,13 @@ run 1 -o "$work/resumed.h5" --experiment nf4 "$work/all.toml"
 ok "a part finishes"
 same resumed 2 --resume
 
+"$program" --export lm-eval "$work/rolling.h5" >"$work/out" 2>&1
+ok "the results are exported ($(tail -3 "$work/out"))"
+grep -q '"arc_easy":{[^}]*"acc,none":[0-9.]*,"acc_stderr,none":[0-9.]*,"acc_norm,none"' "$work/rolling.nf4.json" &&
+    grep -q '"lambada_openai":{[^}]*"perplexity_stderr,none":[0-9.]' "$work/rolling.nf4.json" &&
+    grep -q '"arc_easy":{"effective":4}' "$work/rolling.nf4.json"
+ok "with lm-evaluation-harness's names, standard errors and counts"
+
 half="--set tasks.perplexity.protocol=llama_cpp"
 reference second_halves $half
 same halves_two_ranks 2 --set run.batch_size=7 $half
