@@ -18,6 +18,7 @@
 #define QUESTIONS_MAX 64
 #define PIECE         2048 /* ids of a request in one pass */
 #define ROWS          2048 /* of a pass, about */
+#define DEVICE_PART   8    /* of what is free on a device */
 
 struct runner {
     const struct choice_set *set;
@@ -53,27 +54,44 @@ static int32_t inputs_of(const struct choice_request *q)
 
 /* ---- memory ---- */
 
+/* Ranks share a host and take little; a device is ours. */
+static int64_t room_for(const struct model *m)
+{
+    struct device_facts facts = { 0 };
+    struct err e = ERR_INIT;
+
+    if (m->backend->ops->decode && m->backend->ops->facts(m->backend, &facts, &e) == 0 &&
+        facts.free_bytes > 0)
+        return facts.free_bytes / DEVICE_PART;
+    return profile_batch_bytes(m);
+}
+
+static int64_t rows_for(const struct runner *r, int size)
+{
+    return most(r->piece, least(ROWS, size * r->longest));
+}
+
+static int size_for(const struct runner *r, const struct model *m, int64_t n)
+{
+    int64_t room = room_for(m);
+    int size = (int)least(n, QUESTIONS_MAX);
+
+    while (size > 1 && (int64_t)(forward_bytes(m, rows_for(r, size), size) +
+                                 kv_cache_bytes(m, size, r->longest)) > room)
+        size--;
+    return size;
+}
+
 static int open_with(struct runner *r, const struct model *m, int size, struct err *e)
 {
     r->size = size;
-    r->n_rows = most(r->piece, least(ROWS, size * r->longest));
+    r->n_rows = rows_for(r, size);
     if (kv_cache_open(&r->cache, m, size, r->longest, e) < 0)
         return -1;
     if (forward_open(&r->forward, m, r->n_rows, size, e) == 0)
         return 0;
     kv_cache_close(&r->cache);
     return -1;
-}
-
-static int size_for(const struct runner *r, const struct model *m, int64_t n)
-{
-    int size = (int)least(n, QUESTIONS_MAX);
-
-    while (size > 1 &&
-           (int64_t)(forward_bytes(m, most(r->piece, least(ROWS, size * r->longest)), size) +
-                     kv_cache_bytes(m, size, r->longest)) > profile_batch_bytes(m))
-        size--;
-    return size;
 }
 
 static int open_runner(struct runner *r, const struct task_context *c, const size_t *picked,
