@@ -40,7 +40,6 @@ static struct js *resolved_profile(const struct prepared *p)
     js_set_int(out, "longest_prompt", p->profile.max_length - p->profile.max_new_tokens);
     js_set_text(out, "cut_end", "left");
     js_set_text(out, "log_softmax", "fp32");
-    js_set_int(out, "num_fewshot", 0);
     js_set(out, "task_versions", task_versions(p->sweep.tasks));
     return out;
 }

@@ -215,6 +215,33 @@ static void numbers_are_those_of_an_independent_program(void **state)
     }
 }
 
+static void examples_stand_in_front(void **state)
+{
+    (void)state;
+    struct js *out =
+        run(&plain, "{\"mmlu\":{\"path\":\"" DATA "mmlu\",\"num_fewshot\":2}}", (struct how){ 0 });
+    double worst =
+        compare_set("mmlu", js_get(out, "mmlu"), js_get(js_get(golden, profile.name), "mmlu_2"));
+    CHECK(worst < 2e-3, "log likelihoods agree to %g", worst);
+    js_release(out);
+
+    static const char *const wrong[][2] = {
+        { "{\"mmlu\":{\"path\":\"" DATA "mmlu\",\"num_fewshot\":3}}",
+          "has 2 examples, num_fewshot asks for 3" },
+        { "{\"mmlu\":{\"path\":\"" DATA "mmlu\",\"num_fewshot\":6}}", "at most 5" },
+        { "{\"boolq\":{\"path\":\"" DATA "boolq.jsonl\",\"num_fewshot\":1}}", "at most 0" },
+        { "{\"mmlu\":{\"path\":\"" DATA "boolq.jsonl\",\"num_fewshot\":1}}", "folder dev" },
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        struct err e = ERR_INIT;
+        out = js_new_object();
+        CHECK(try_run(&plain, wrong[i][0], (struct how){ 0 }, out, &e) < 0 &&
+                  strstr(e.text, wrong[i][1]),
+              "\"%s\" is said: %s", wrong[i][1], e.text);
+        js_release(out);
+    }
+}
+
 static void piqa_is_read_from_its_own_files(void **state)
 {
     char path[4096], options[5000];
@@ -485,6 +512,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(numbers_are_those_of_an_independent_program),
+        cmocka_unit_test(examples_stand_in_front),
         cmocka_unit_test(piqa_is_read_from_its_own_files),
         cmocka_unit_test(neither_batch_nor_order_changes_a_bit),
         cmocka_unit_test(sharing_changes_no_bit),

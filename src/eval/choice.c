@@ -21,16 +21,14 @@ static int pick(const struct choice_set *set, const struct js *options, int64_t 
 {
     const struct js *own = js_get(options, set->task->name);
     const char *subset;
-    int64_t limit, n_fewshot;
+    int64_t limit;
 
     if (js_int_or(own, "limit", 0, &limit, e) < 0 ||
-        js_text_or(own, "subset", "first", &subset, e) < 0 ||
-        js_int_or(own, "num_fewshot", 0, &n_fewshot, e) < 0)
+        js_text_or(own, "subset", "first", &subset, e) < 0)
         return err_in(e, "%s", set->task->name);
     bool random = strcmp(subset, "random") == 0;
-    if (limit < 0 || n_fewshot != 0 || (!random && strcmp(subset, "first") != 0))
-        return err_set(e, ERR_USAGE,
-                       "%s: limit should be 0 or more, subset first or random, num_fewshot 0",
+    if (limit < 0 || (!random && strcmp(subset, "first") != 0))
+        return err_set(e, ERR_USAGE, "%s: limit should be 0 or more, subset first or random",
                        set->task->name);
     out->at = coqa_pick((size_t)set->n, limit, random, seed, &out->n);
     return 0;

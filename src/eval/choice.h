@@ -2,13 +2,14 @@
  *
  * A question is a handful of requests, each a context and a continuation; the log likelihood of the
  * continuation's ids is all that is asked of the model.  Formats, prompts and metrics of each data
- * set are those of lm-evaluation-harness 0.4 (eval-and-model facts 5.5), zero-shot.  */
+ * set are those of lm-evaluation-harness 0.4 (eval-and-model facts 5.5).  */
 #pragma once
 
 #include "eval/pack.h"
 #include "eval/task.h"
 
 #define CHOICES_MAX 16
+#define SHOTS_MAX   5
 
 /* A question as its data file has it.  Owned; released for the next one. */
 struct question {
@@ -23,11 +24,12 @@ struct question {
 void question_release(struct question *q);
 
 struct choice_task {
-    const char *name; /* of [tasks.multiple_choice.NAME] */
-    int version;      /* bumped with any change of scores; part of the prepared bytes */
-    const char *file; /* whose form is read, for messages and help */
-    bool has_norm;    /* acc_norm: by the characters of each choice */
-    bool is_greedy;   /* right when every id is the likeliest one; one request */
+    const char *name;  /* of [tasks.multiple_choice.NAME] */
+    int version;       /* bumped with any change of scores; part of the prepared bytes */
+    const char *file;  /* whose form is read, for messages and help */
+    bool has_norm;     /* acc_norm: by the characters of each choice */
+    bool has_subjects; /* and examples of each, for num_fewshot */
+    bool is_greedy;    /* right when every id is the likeliest one; one request */
     int64_t n_stated, tokens_stated; /* of the public data, about: estimates without the file */
     /* One line (MMLU: row) -> q.  Errors name the member. */
     int (*read)(const struct js *line, struct question *q, struct err *e);
@@ -35,9 +37,13 @@ struct choice_task {
 extern const struct choice_task choice_tasks[]; /* ends with name NULL */
 const struct choice_task *choice_task_find(const char *name);
 
+/* Question and choices of an MMLU line, up to "Answer:". */
+int choice_mmlu_text(const struct js *line, struct bytes *out, struct err *e);
+
 /* All questions of a file, in its order; take() is given each.  PATH-labels.lst beside PATH.jsonl
- * holds labels that the lines lack (PIQA); MMLU: a folder of SUBJECT_test.csv files. */
-int choice_read(const struct choice_task *t, const char *path,
+ * holds labels that the lines lack (PIQA); MMLU: a folder of SUBJECT_test.csv files, and n_shots >
+ * 0 that many of SUBJECT_dev.csv in front of each. */
+int choice_read(const struct choice_task *t, const char *path, int n_shots,
                 int (*take)(void *context, const struct question *q, struct err *e), void *context,
                 struct err *e);
 

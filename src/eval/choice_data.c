@@ -176,11 +176,18 @@ static int prepare_one(const struct choice_task *task, const struct js *options,
 {
     struct encoder x = { .t = t, .p = p, .c = c };
     const char *path;
+    int64_t n_shots = 0;
 
     bytes_add(&x.body, "", 0);
-    int rc = js_want_text(options, "path", &path, e);
+    int rc = js_want_text(options, "path", &path, e) < 0 ||
+                     js_int_or(options, "num_fewshot", 0, &n_shots, e) < 0
+                 ? -1
+                 : 0;
+    if (rc == 0 && (n_shots < 0 || n_shots > (task->has_subjects ? SHOTS_MAX : 0)))
+        rc = err_set(e, ERR_USAGE, "num_fewshot %lld, at most %d is allowed", (long long)n_shots,
+                     task->has_subjects ? SHOTS_MAX : 0);
     if (rc == 0)
-        rc = choice_read(task, path, take_question, &x, e);
+        rc = choice_read(task, path, (int)n_shots, take_question, &x, e);
     if (rc == 0) {
         pack_text(out, task->name, strlen(task->name));
         pack_u32(out, (uint32_t)task->version);

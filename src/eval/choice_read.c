@@ -31,6 +31,8 @@ struct reading {
     long n;
     char subject[128]; /* mmlu: of the file at hand */
     long row;          /* mmlu: in that file, from 0 */
+    int n_shots;
+    struct bytes shots; /* mmlu: of that subject */
 };
 
 static int take_line(struct reading *r, const struct js *line, struct err *e)
@@ -134,9 +136,8 @@ static int read_lines(struct reading *r, const char *path, struct err *e)
 /* ---- MMLU's folder ---- */
 
 /* question, A, B, C, D, letter of the answer */
-static int take_row(void *context, char *const *fields, struct err *e)
+static struct js *line_of_row(const struct reading *r, char *const *fields, struct err *e)
 {
-    struct reading *r = context;
     struct js *line = js_new_object(), *choices = js_new_array();
     const char *letter = fields[5];
 
@@ -145,14 +146,40 @@ static int take_row(void *context, char *const *fields, struct err *e)
     for (int i = 1; i <= 4; i++)
         js_append(choices, js_new_text(fields[i]));
     js_set(line, "choices", choices);
-    int rc = strlen(letter) == 1 && *letter >= 'A' && *letter <= 'D'
-                 ? 0
-                 : err_set(e, ERR_INPUT, "the answer is \"%.16s\", should be A, B, C or D", letter);
-    if (rc == 0) {
-        js_set_int(line, "answer", *letter - 'A');
-        rc = take_line(r, line, e);
-    }
+    js_set_int(line, "answer", *letter - 'A');
+    if (strlen(letter) == 1 && *letter >= 'A' && *letter <= 'D')
+        return line;
+    err_set(e, ERR_INPUT, "the answer is \"%.16s\", should be A, B, C or D", letter);
     js_release(line);
+    return NULL;
+}
+
+static int take_row(void *context, char *const *fields, struct err *e)
+{
+    struct reading *r = context;
+    struct js *line = line_of_row(r, fields, e);
+
+    if (!line)
+        return -1;
+    js_set(line, "shots", js_new_textn(r->shots.data, r->shots.n));
+    int rc = take_line(r, line, e);
+    js_release(line);
+    return rc;
+}
+
+/* An example in front of a subject's questions. */
+static int take_shot(void *context, char *const *fields, struct err *e)
+{
+    struct reading *r = context;
+    struct js *line = r->row < r->n_shots ? line_of_row(r, fields, e) : NULL;
+    int rc = 0;
+
+    if (r->row < r->n_shots)
+        rc = line ? choice_mmlu_text(line, &r->shots, e) : -1;
+    if (line)
+        bytes_printf(&r->shots, " %s\n\n", fields[5]);
+    js_release(line);
+    r->row++;
     return rc;
 }
 
@@ -185,45 +212,78 @@ static int list_subjects(const char *folder, char ***names, size_t *n, struct er
     return *n ? 0 : err_set(e, ERR_INPUT, "%s: no file SUBJECT_test.csv in this folder", folder);
 }
 
-static int read_folder(struct reading *r, const char *path, struct err *e)
+/* SUBJECT_dev.csv in folder dev beside the one of the questions. */
+static int read_shots(struct reading *r, const char *folder, struct err *e)
 {
-    char **names, *inside = file_join(path, "test"), *folder;
-    size_t n, n_stem;
+    struct bytes path = BYTES_INIT;
 
-    folder = file_is_folder(inside) ? inside : mem_text(path);
-    int rc = list_subjects(folder, &names, &n, e);
-    for (size_t i = 0; i < n && rc == 0; i++) {
-        char *file = file_join(folder, names[i]);
-        is_subject(names[i], &n_stem);
-        snprintf(r->subject, sizeof r->subject, "%.*s", (int)n_stem, names[i]);
-        r->row = 0;
-        rc = dataset_rows(file, 6, take_row, r, e);
-        free(file);
-    }
-    for (size_t i = 0; i < n; i++)
-        free(names[i]);
-    free(names);
-    if (folder != inside)
-        free(folder);
-    free(inside);
+    bytes_release(&r->shots);
+    bytes_text(&r->shots, "");
+    if (r->n_shots == 0)
+        return 0;
+    bytes_printf(&path, "%s/../dev/%s_dev.csv", folder, r->subject);
+    r->row = 0;
+    int rc = dataset_rows(path.data, 6, take_shot, r, e);
+    if (rc == 0 && r->row < r->n_shots)
+        rc = err_set(e, ERR_INPUT, "%s has %ld examples, num_fewshot asks for %d", path.data,
+                     r->row, r->n_shots);
+    bytes_release(&path);
     return rc;
 }
 
-int choice_read(const struct choice_task *t, const char *path,
+static int read_subject(struct reading *r, const char *folder, const char *name, struct err *e)
+{
+    char *file = file_join(folder, name);
+    size_t n_stem;
+
+    is_subject(name, &n_stem);
+    snprintf(r->subject, sizeof r->subject, "%.*s", (int)n_stem, name);
+    int rc = read_shots(r, folder, e);
+    r->row = 0;
+    if (rc == 0)
+        rc = dataset_rows(file, 6, take_row, r, e);
+    free(file);
+    return rc;
+}
+
+static int read_folder(struct reading *r, const char *path, struct err *e)
+{
+    char **names, *folder = file_join(path, "test");
+    size_t n;
+
+    if (!file_is_folder(folder)) {
+        free(folder);
+        folder = mem_text(path);
+    }
+    int rc = list_subjects(folder, &names, &n, e);
+    for (size_t i = 0; i < n && rc == 0; i++)
+        rc = read_subject(r, folder, names[i], e);
+    for (size_t i = 0; i < n; i++)
+        free(names[i]);
+    free(names);
+    free(folder);
+    return rc;
+}
+
+int choice_read(const struct choice_task *t, const char *path, int n_shots,
                 int (*take)(void *context, const struct question *q, struct err *e), void *context,
                 struct err *e)
 {
-    struct reading r = { .task = t, .take = take, .context = context };
+    struct reading r = { .task = t, .take = take, .context = context, .n_shots = n_shots };
     bool folder = file_is_folder(path);
     int rc;
 
     if (folder && strcmp(t->name, "mmlu") != 0)
         return err_set(e, ERR_INPUT, "%s is a folder; wanted is %s's %s", path, t->name, t->file);
+    if (n_shots && !folder)
+        return err_set(e, ERR_USAGE, "%s: num_fewshot needs %s's folder, with its folder dev", path,
+                       t->name);
     rc = folder ? read_folder(&r, path, e) : read_lines(&r, path, e);
     if (rc == 0)
         rc = no_id_twice(&r, path, e);
     for (size_t i = 0; i < r.n_ids; i++)
         free(r.ids[i]);
     free(r.ids);
+    bytes_release(&r.shots);
     return rc;
 }

@@ -1,10 +1,11 @@
 /* choice_run.c - see choice.h: requests through the model.
  *
  * A few questions at a time, each in a slot of the cache: their first requests in one pass, then
- * their second ones, and so on.  What a request begins like the one before it stays in the cache:
- * the bits of a row depend on the ids up to it alone.  That does not hold for LLM.int8, which finds
- * its outlier columns in all rows of a call, and for frequencies that depend on a text's length;
- * there every request runs from its first id.  The head sees the rows that predict a continuation.
+ * their second ones, and so on.  What a request begins like the one before it, of the same question
+ * or of another, stays in the cache: the bits of a row depend on the ids up to it alone.  That does
+ * not hold for LLM.int8, which finds its outlier columns in all rows of a call, and for frequencies
+ * that depend on a text's length; there every request runs from its first id.  The head sees the
+ * rows that predict a continuation.
  */
 #include "eval/choice.h"
 
@@ -33,7 +34,8 @@ struct runner {
     int32_t *ids, *targets, *next; /* [n_rows] */
     float *nll;                    /* [n_rows] */
     int32_t *slot, *n_tokens, *length;
-    int32_t *fed; /* [size]: ids of each question's request that have run */
+    int32_t *fed;                       /* [size]: ids of each question's request that have run */
+    const struct choice_request **held; /* [size]: whose ids are in each slot; NULL: nobody's */
 };
 
 static int64_t least(int64_t a, int64_t b)
@@ -122,6 +124,7 @@ static int open_runner(struct runner *r, const struct task_context *c, const siz
     r->n_tokens = mem_array(seqs, sizeof *r->n_tokens);
     r->length = mem_array(seqs, sizeof *r->length);
     r->fed = mem_array(seqs, sizeof *r->fed);
+    r->held = mem_array(seqs, sizeof *r->held);
     return 0;
 }
 
@@ -137,19 +140,24 @@ static void close_runner(struct runner *r)
     free(r->n_tokens);
     free(r->length);
     free(r->fed);
+    free(r->held);
 }
 
 /* ---- passes ---- */
 
-/* How much of request k is in the slot, from request k - 1.  The row that predicts the first id of
- * the continuation is not: it has to be scored. */
-static int32_t kept(const struct runner *r, const struct choice_item *q, int k)
+/* How much of a request is in its slot, from the one before.  The row that predicts the first id of
+ * the continuation does not count: it has to be scored. */
+static int32_t kept(const struct runner *r, int slot, const struct choice_request *now)
 {
-    if (k == 0 || !r->shares)
+    const struct choice_request *before = r->held[slot];
+    int32_t n = 0;
+
+    if (!before || !r->shares)
         return 0;
-    const struct choice_request *now = &q->request[k];
-    int64_t n = least(now->n_common, inputs_of(&q->request[k - 1]));
-    return (int32_t)least(n, now->n_ids - now->n_scored - 1);
+    int64_t n_most = least(inputs_of(before), now->n_ids - now->n_scored - 1);
+    while (n < n_most && before->ids[n] == now->ids[n])
+        n++;
+    return n;
 }
 
 /* The next rows of request k of the questions at picked[0 .. n - 1] that are not through; how many
@@ -212,7 +220,8 @@ static int run_requests(struct runner *r, const size_t *picked, int n, int k,
         const struct choice_item *q = &r->set->at[picked[i]];
         if (k >= q->n)
             continue;
-        r->fed[i] = kept(r, q, k);
+        r->fed[i] = kept(r, i, &q->request[k]);
+        r->held[i] = &q->request[k];
         if (r->fed[i] == 0)
             kv_cache_drop(&r->cache, i);
         r->cache.length[i] = r->fed[i];

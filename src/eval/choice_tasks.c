@@ -337,33 +337,46 @@ static int read_winogrande(const struct js *line, struct question *q, struct err
 
 /* ---- MMLU ---- */
 
-static int read_mmlu(const struct js *line, struct question *q, struct err *e)
+int choice_mmlu_text(const struct js *line, struct bytes *out, struct err *e)
 {
-    const char *subject, *text;
-    struct bytes *context = &q->context[0];
+    const struct js *choices = js_get(line, "choices");
+    const char *text;
 
-    if (js_want_text(line, "subject", &subject, e) < 0 ||
-        js_want_text(line, "question", &text, e) < 0)
+    if (js_want_text(line, "question", &text, e) < 0)
         return -1;
-    bytes_text(&q->subject, subject);
-    bytes_text(context, "The following are multiple choice questions (with answers) about ");
-    for (const char *s = subject; *s; s++)
-        bytes_add(context, *s == '_' ? " " : s, 1);
-    bytes_text(context, ".\n\n");
     const char *from = text, *to = text + js_text_bytes(js_get(line, "question"));
     strip(&from, &to);
-    bytes_add(context, from, (size_t)(to - from));
-    const struct js *choices = js_get(line, "choices");
+    bytes_add(out, from, (size_t)(to - from));
     if (js_kind(choices) != JS_ARRAY || js_count(choices) != 4)
         return err_set(e, ERR_INPUT, "choices should be a list of four texts");
     for (size_t i = 0; i < 4; i++) {
         const struct js *choice = js_at(choices, i);
         if (!js_text(choice))
             return err_set(e, ERR_INPUT, "choices[%zu] should be a text", i);
-        bytes_printf(context, "\n%c. ", (int)('A' + i));
-        bytes_add(context, js_text(choice), js_text_bytes(choice));
+        bytes_printf(out, "\n%c. ", (int)('A' + i));
+        bytes_add(out, js_text(choice), js_text_bytes(choice));
     }
-    bytes_text(context, "\nAnswer:");
+    bytes_text(out, "\nAnswer:");
+    return 0;
+}
+
+/* "shots": examples with their answers, made by whoever read the file. */
+static int read_mmlu(const struct js *line, struct question *q, struct err *e)
+{
+    struct bytes *context = &q->context[0];
+    const char *subject, *shots;
+
+    if (js_want_text(line, "subject", &subject, e) < 0 ||
+        js_text_or(line, "shots", "", &shots, e) < 0)
+        return -1;
+    bytes_text(&q->subject, subject);
+    bytes_text(context, "The following are multiple choice questions (with answers) about ");
+    for (const char *s = subject; *s; s++)
+        bytes_add(context, *s == '_' ? " " : s, 1);
+    bytes_text(context, ".\n\n");
+    bytes_text(context, shots);
+    if (choice_mmlu_text(line, context, e) < 0)
+        return -1;
     for (int i = 0; i < 4; i++)
         add_choice(q, &"ABCD"[i], 1, e);
     return read_label(line, "answer", 4, 0, &q->gold, e);
@@ -386,15 +399,15 @@ static int read_lambada(const struct js *line, struct question *q, struct err *e
 }
 
 const struct choice_task choice_tasks[] = {
-    { "hellaswag", 1, "hellaswag_val.jsonl", true, false, 10042, 190, read_hellaswag },
-    { "arc_easy", 1, "ARC-Easy-Test.jsonl", true, false, 2376, 60, read_arc },
-    { "arc_challenge", 1, "ARC-Challenge-Test.jsonl", true, false, 1172, 70, read_arc },
-    { "piqa", 1, "valid.jsonl beside valid-labels.lst", true, false, 1838, 70, read_piqa },
-    { "winogrande", 1, "dev.jsonl", false, false, 1267, 50, read_winogrande },
-    { "openbookqa", 1, "test.jsonl", true, false, 500, 40, read_openbookqa },
-    { "boolq", 1, "SuperGLUE's val.jsonl", false, false, 3270, 150, read_boolq },
-    { "mmlu", 1, "a folder of SUBJECT_test.csv", false, false, 14042, 110, read_mmlu },
-    { "lambada", 1, "lambada_test.jsonl", false, true, 5153, 90, read_lambada },
+    { "hellaswag", 1, "hellaswag_val.jsonl", true, false, false, 10042, 190, read_hellaswag },
+    { "arc_easy", 1, "ARC-Easy-Test.jsonl", true, false, false, 2376, 60, read_arc },
+    { "arc_challenge", 1, "ARC-Challenge-Test.jsonl", true, false, false, 1172, 70, read_arc },
+    { "piqa", 1, "valid.jsonl beside valid-labels.lst", true, false, false, 1838, 70, read_piqa },
+    { "winogrande", 1, "dev.jsonl", false, false, false, 1267, 50, read_winogrande },
+    { "openbookqa", 1, "test.jsonl", true, false, false, 500, 40, read_openbookqa },
+    { "boolq", 1, "SuperGLUE's val.jsonl", false, false, false, 3270, 150, read_boolq },
+    { "mmlu", 1, "a folder of SUBJECT_test.csv", false, true, false, 14042, 110, read_mmlu },
+    { "lambada", 1, "lambada_test.jsonl", false, false, true, 5153, 90, read_lambada },
     { 0 },
 };
 

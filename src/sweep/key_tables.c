@@ -127,6 +127,14 @@ static const struct key_rule choice_task[] = {
     { 0 },
 };
 
+static const struct key_rule tasks_mmlu[] = {
+    { "path", KEY_TEXT, "the data set's own file", .required = true },
+    { "limit", KEY_INT, "an integer of at least 0 (0 = all)", "0", .most = INT_MOST },
+    { "subset", KEY_TEXT, "one of first, random", "\"first\"", .choices = "first random" },
+    { "num_fewshot", KEY_INT, "an integer from 0 to 5", "0", .most = 5 },
+    { 0 },
+};
+
 static const struct key_rule tasks_sanity[] = {
     { "on_broken", KEY_TEXT, "one of warn, skip", "\"warn\"", .choices = "warn skip" },
     { 0 },
@@ -211,7 +219,7 @@ const struct key_section key_sections[] = {
     { "tasks.multiple_choice.winogrande", choice_task },
     { "tasks.multiple_choice.openbookqa", choice_task },
     { "tasks.multiple_choice.boolq", choice_task },
-    { "tasks.multiple_choice.mmlu", choice_task },
+    { "tasks.multiple_choice.mmlu", tasks_mmlu },
     { "tasks.multiple_choice.lambada", choice_task },
     { "benchmark", benchmark },
     { "experiment", experiment },

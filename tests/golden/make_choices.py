@@ -85,6 +85,12 @@ MMLU = {
         ("Which year came last?", "1492", "1789", "1914", "1969", "D"),
         ("Who was tired?", "Nora", "Karl", "the dog", "the kite", "C")],
 }
+MMLU_DEV = {  # two of them go in front of each question of their subject
+    "anatomy": [("Which is an animal?", "a dog", "a stone", "a cake", "a day", "A"),
+                ("Which is red? ", "grass", "snow", "blood", "salt", "C"), ("x", "", "", "", "", "D")],
+    "high_school_world_history": [("Which was first?", "1492", "1066", "1789", "1914", "B"),
+                                  ("Who sold\ncake?", "Karl", "Nora", "a dog", "a kite", "B")],
+}
 LAMBADA = [
     "It was a windy Tuesday, and Karl and Nora were at the market. Nora was tired, so she went home.",
     "Karl asked for cake, and Nora for rice. After that Nora packed five pink flowers",
@@ -100,6 +106,18 @@ def lines(name, rows):
     with open(os.path.join(HERE, "choices", name), "w", encoding="utf-8") as f:
         for row in rows:
             f.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def csv_file(name, rows):
+    with open(os.path.join(HERE, "choices", name), "w", encoding="utf-8", newline="") as f:
+        for row in rows:
+            f.write(",".join('"' + x.replace('"', '""') + '"' if any(c in x for c in ',"\n')
+                             else x for x in row) + "\n")
+
+
+def mmlu_doc(subject, row):
+    return {"subject": subject, "question": row[0], "choices": list(row[1:5]),
+            "answer": "ABCD".index(row[5])}
 
 
 def write_data():
@@ -134,13 +152,12 @@ def write_data():
     os.makedirs(os.path.join(HERE, "choices/mmlu/test"), exist_ok=True)
     docs["mmlu"] = []
     for subject, rows in MMLU.items():
-        path = os.path.join(HERE, "choices/mmlu/test", subject + "_test.csv")
-        with open(path, "w", encoding="utf-8", newline="") as f:
-            for row in rows:
-                f.write(",".join('"' + x.replace('"', '""') + '"' if any(c in x for c in ',"\n')
-                                 else x for x in row) + "\n")
-        docs["mmlu"] += [{"subject": subject, "question": r[0], "choices": list(r[1:5]),
-                          "answer": "ABCD".index(r[5])} for r in rows]
+        csv_file(os.path.join("mmlu/test", subject + "_test.csv"), rows)
+        docs["mmlu"] += [mmlu_doc(subject, r) for r in rows]
+    os.makedirs(os.path.join(HERE, "choices/mmlu/dev"), exist_ok=True)
+    for subject, rows in MMLU_DEV.items():
+        csv_file(os.path.join("mmlu/dev", subject + "_dev.csv"), rows)
+    docs["mmlu_2"] = docs["mmlu"]
     rows = [{"text": t} for t in LAMBADA]
     lines("lambada_test.jsonl", rows)
     docs["lambada"] = rows
@@ -154,6 +171,7 @@ FILES = {
     "arc_challenge": "arc/arc_challenge.yaml", "piqa": "piqa/piqa.yaml",
     "winogrande": "winogrande/default.yaml", "openbookqa": "openbookqa/openbookqa.yaml",
     "boolq": "super_glue/boolq/default.yaml", "mmlu": "mmlu/default/_default_template_yaml",
+    "mmlu_2": "mmlu/default/_default_template_yaml",
     "lambada": "lambada/lambada_openai.yaml",
 }
 
@@ -217,10 +235,14 @@ def requests_of(folder, name, docs):
         if isinstance(text, int):  # several contexts, one continuation
             out.append(([(c, " " + target) for c in choices], [len(c) for c in choices], text))
             continue
-        if name == "mmlu":
+        if name.startswith("mmlu"):
             subject = doc["subject"].replace("_", " ")
+            # api/samplers.py: text, a blank, the letter, two line ends.
+            shots = "".join(applied(task["doc_to_text"], d) + " " + choices[d["answer"]] + "\n\n"
+                            for d in (mmlu_doc(doc["subject"], r) for r in
+                                      MMLU_DEV[doc["subject"]][:2]) if name == "mmlu_2")
             text = ("The following are multiple choice questions (with answers) about "
-                    f"{subject}.\n\n{text}")
+                    f"{subject}.\n\n{shots}{text}")
         out.append(([(text, " " + c) for c in choices], [len(c) for c in choices], int(target)))
     return out
 
