@@ -21,7 +21,9 @@ status_of() { # status_of FILE.h5 KEY: a word of its status file
 }
 
 jobs_done() { # by the journal: the status file may be behind it
-    grep -c '"status":"success"' "$output.journal" 2>/dev/null
+    local n
+    n=$(grep -c '"status":"success"' "$output.journal" 2>/dev/null)
+    echo "${n:-0}"
 }
 
 # Slurm writes into the job's own log why it ends a job, and says it nowhere else in time.

@@ -20,6 +20,8 @@
 #define REBUILD_SHARE 0.01 /* of the time may go into rebuilding the results file */
 #define SYNC_EVERY_S  0.05 /* results that come faster are made durable together */
 #define SILENT_S      60.0
+/* Who is told to leave has a second. */
+#define LEAVE_REBUILD_MAX_S 0.3
 
 /* A result that is written, but perhaps not on disk: nobody has been told of it. */
 struct untold {
@@ -38,7 +40,9 @@ struct run {
     struct sched_job *jobs; /* [n_jobs] */
     struct untold *untold;  /* [n_untold] */
     int n_untold;
+    int n_records; /* finished jobs, those of earlier runs included */
     double start_s, rebuilding_s, synced_s;
+    double rebuild_s_each; /* of the last rebuild, for each of its records */
 };
 
 /* ---- before the first job ---- */
@@ -116,6 +120,7 @@ static void make_jobs(struct run *r)
                                          .cost_s = s->jobs[i].cost_s,
                                          .kind = kind_of(&s->jobs[i]),
                                          .done = results_has(&r->results, i) };
+        r->n_records += r->jobs[i].done;
         progress_job(&r->progress, i, name.data, s->jobs[i].cost_s, r->jobs[i].done);
     }
 }
@@ -136,7 +141,14 @@ static int rebuild(struct run *r, bool complete, struct err *e)
     if (rc == 0)
         rc = write_status(r, OUTPUT_RUNNING, e);
     r->rebuilding_s += clock_seconds() - start;
+    if (r->n_records)
+        r->rebuild_s_each = (clock_seconds() - start) / r->n_records;
     return rc;
+}
+
+static double expected_rebuild_s(const struct run *r)
+{
+    return r->rebuild_s_each * r->n_records;
 }
 
 /* ---- what the scheduler tells ---- */
@@ -180,6 +192,7 @@ static int keep(struct run *r, int job, int rank, struct js *record, struct err 
         js_release(record);
         return err_in(e, "the result of %s", r->jobs[job].name);
     }
+    r->n_records += !results_has(&r->results, job);
     results_set(&r->results, job, record);
     r->untold = mem_grow(r->untold, (size_t)r->n_untold + 1, sizeof *r->untold);
     r->untold[r->n_untold++] = (struct untold){ job, rank, progress_ended(&r->progress, rank) };
@@ -200,7 +213,9 @@ static int on_settle(void *context, bool all, struct err *e)
         progress_finished(&r->progress, r->untold[i].job, r->untold[i].rank, r->untold[i].took_s,
                           r->results.record[r->untold[i].job]);
     r->n_untold = 0;
-    return r->rebuilding_s <= REBUILD_SHARE * (now - r->start_s) ? rebuild(r, false, e) : 0;
+    if (r->rebuilding_s + expected_rebuild_s(r) > REBUILD_SHARE * (now - r->start_s))
+        return 0;
+    return rebuild(r, false, e);
 }
 
 /* As a shell takes it. */
@@ -358,14 +373,20 @@ static int finish(struct run *r, enum sched_end end, struct err *e)
     if (r->journal.fd < 0) /* stopped before anything began */
         return EXIT_RESUMABLE;
     results_count(&r->results, &ok, &failed);
-    if (rebuild(r, end == SCHED_ALL_DONE, e) < 0)
+    /* TERM leaves at once: what is finished is in the journal. */
+    bool at_once = r->o->stop && *r->o->stop > 1 && expected_rebuild_s(r) > LEAVE_REBUILD_MAX_S;
+    if (!at_once && rebuild(r, end == SCHED_ALL_DONE, e) < 0)
         return -1;
     int status = end == SCHED_STOPPED_EARLY && !(r->o->cli->fail_fast && failed) ? EXIT_RESUMABLE
                  : failed                                                        ? EXIT_SOME_FAILED
                                                                                  : EXIT_ALL_OK;
     if (write_status(r, status, e) < 0)
         return -1;
-    print_end(r);
+    if (!at_once)
+        print_end(r);
+    else
+        fprintf(stderr, "llq_sweep: %s is behind its journal; --report builds it again\n",
+                r->output.file);
     if (end == SCHED_STOPPED_EARLY)
         fprintf(stderr, "llq_sweep: stopped early; go on with --resume -o %s\n", r->output.file);
     return status;

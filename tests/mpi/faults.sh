@@ -55,6 +55,7 @@ wait $pid
 [ $? != 0 ] && grep -qE '^state=stopped exit=75 ok=[1-9]' term.h5.status
 ok "TERM of rank 0 leaves resumably, and the status counts what is finished"
 [ "$(grep -c '"status":"success"' term.h5.journal)" = "$(sed -n 's/.* ok=\([0-9]*\).*/\1/p' term.h5.status)" ] &&
+    "$program" --report term.h5 >report 2>&1 &&
     h5dump -a /jobs_ok term.h5 | grep -q "(0): $(sed -n 's/.* ok=\([0-9]*\).*/\1/p' term.h5.status)"
 ok "journal, results and status agree"
 resumed term.h5 "TERM"
