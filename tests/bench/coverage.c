@@ -1,5 +1,5 @@
 /* coverage.c - how often the intervals of the report hold what they say, and how often a sweep of
- * equal configurations is told apart: build/cpu/bench/coverage [repeats].
+ * equal configurations is told apart: build/cpu/bench/coverage [repeats [part]].
  *
  * Counter-based draws: the same table every time.  Monte Carlo error of a share near 95 % is
  * 0.22 / sqrt(repeats): 0.35 points at 4000. */
@@ -11,6 +11,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define BCA_DRAWS 1000
 
@@ -236,8 +237,10 @@ static struct verdicts sweep_of(uint64_t seed, int k, int n, double lost)
     return v;
 }
 
-static void false_verdicts(int k, int n, int repeats)
+/* Signs of few documents are flipped 100,000 times a test: fewer sweeps then. */
+static void false_verdicts(int k, int n, int most)
 {
+    int repeats = n < FLIPS_BELOW ? most / 20 : most;
     long wrong = 0, one = 0;
 
 #pragma omp parallel for reduction(+ : wrong, one)
@@ -246,8 +249,8 @@ static void false_verdicts(int k, int n, int repeats)
         wrong += v.better + v.worse > 0;
         one += v.better + v.worse;
     }
-    printf("%6d %6d   %6.1f %%  %8.2f %%\n", k, n, 100.0 * (double)wrong / repeats,
-           100.0 * (double)one / repeats / k);
+    printf("%6d %6d   %6.1f %%  %8.2f %%  of %d\n", k, n, 100.0 * (double)wrong / repeats,
+           100.0 * (double)one / repeats / k, repeats);
 }
 
 static void power(int n, double lost, int repeats)
@@ -329,36 +332,35 @@ static void all_few_flips(int repeats)
             few_flips(sizes[i], shares[k][0], shares[k][1], repeats);
 }
 
-int main(int argc, char **argv)
-{
-    static const int sizes[] = { 10, 20, 50, 100, 200, 500 };
-    static const double losses[] = { 0, 0.02, 0.05, 0.1 };
-    int repeats = argc > 1 ? atoi(argv[1]) : 4000;
+static const int sizes[] = { 10, 20, 50, 100, 200, 500 };
+enum { N_SIZES = sizeof sizes / sizeof *sizes };
 
-    if (repeats < 100) {
-        fprintf(stderr, "coverage [repeats], at least 100\n");
-        return 2;
-    }
-    f1 = metric_find("coqa_f1");
+static void all_coverage(int repeats)
+{
     printf("Coverage of 95 %% intervals in %% of %d samples (BCa: %d draws, a quarter of the "
            "samples)\n",
            repeats, BCA_DRAWS);
     printf("%-28s %6s %6s  %6s %6s %6s   %5s\n", "scores", "docs", "items", "t", "rule", "BCa",
            "t out");
     for (size_t p = 0; p < sizeof populations / sizeof *populations; p++)
-        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (size_t i = 0; i < N_SIZES; i++)
             cover(&populations[p], sizes[i], repeats);
-    printf(
-        "\nrule: what the report prints (Wilson, its form for scores in [0, 1], log scale for KL, "
-        "else t);\nt out: t intervals that leave [0, 1]\n");
+    printf("rule: what the report prints (Wilson, its form for scores in [0, 1], log scale for KL, "
+           "else t);\nt out: t intervals that leave [0, 1]\n");
+}
 
-    all_few_flips(repeats);
-
+static void all_sweeps(int repeats)
+{
     printf("\nSweeps of configurations without any difference: false better or worse\n");
     printf("%6s %6s   %8s  %10s\n", "config", "items", "a sweep", "a verdict");
-    for (int k = 1; k <= 20; k = k == 1 ? 5 : k * 2 > 20 ? 21 : k * 2)
-        for (size_t i = 1; i < sizeof sizes / sizeof *sizes; i++)
+    for (int k = 1; k <= 20; k = k == 1 ? 5 : k * 2)
+        for (size_t i = 1; i < N_SIZES; i++)
             false_verdicts(k, sizes[i], repeats);
+}
+
+static void all_power(int repeats)
+{
+    static const double losses[] = { 0, 0.02, 0.05, 0.1 };
 
     printf("\nVerdicts on one difference of F1 (%% of %d samples); the last column: smallest "
            "difference found\nwith a power of 80 %%, in points\n",
@@ -368,5 +370,27 @@ int main(int argc, char **argv)
     for (size_t l = 0; l < sizeof losses / sizeof *losses; l++)
         for (int n = 50; n <= 8000; n = n == 50 ? 500 : n == 500 ? 2000 : n * 4)
             power(n, losses[l], repeats / 4);
-    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        void (*run)(int repeats);
+    } parts[] = { { "coverage", all_coverage },
+                  { "flips", all_few_flips },
+                  { "sweeps", all_sweeps },
+                  { "power", all_power } };
+    int repeats = argc > 1 ? atoi(argv[1]) : 4000, n_run = 0;
+
+    f1 = metric_find("coqa_f1");
+    for (size_t i = 0; i < sizeof parts / sizeof *parts && repeats >= 100; i++)
+        if (argc < 3 || strcmp(argv[2], parts[i].name) == 0) {
+            parts[i].run(repeats);
+            fflush(stdout);
+            n_run++;
+        }
+    if (n_run == 0)
+        fprintf(stderr, "coverage [repeats [coverage|flips|sweeps|power]], at least 100\n");
+    return n_run ? 0 : 2;
 }
