@@ -7,7 +7,9 @@
 #define BLOCKS_OF_SM 2
 #define MANY_PASSES  (DECODE_THREADS / 32) /* of a block: one a warp */
 #define MANY_STAGES  4
-#define SHORT_CHUNKS 2 /* of a part of K: as many as are decoded early */
+#define WIDE_STAGES  4   /* of chunks of x */
+#define WIDE_ROOM    256 /* of barriers */
+#define SHORT_CHUNKS 2   /* of a part of K: as many as are decoded early */
 
 /* ---- which weights ---- */
 
@@ -64,12 +66,23 @@ struct plan {
     const void *kernel;
     enum decode_kind kind;
     size_t shared_bytes;
-    int n_passes, n_slots, n_split, n_blocks;
+    int n_passes, n_slots, n_split, n_streams, n_stages, n_blocks;
 };
 
 static bool is_many(enum decode_kind kind)
 {
     return kind >= DECODE_16;
+}
+
+static bool is_wide(enum decode_kind kind)
+{
+    return kind >= DECODE_WIDE_16;
+}
+
+/* Of 8 rows of x, that the kernels for more than 8 know. */
+static int tiles_of(int64_t n_rows)
+{
+    return n_rows <= 16 ? 2 : n_rows <= 32 ? 4 : 8;
 }
 
 /* Units of W side by side. */
@@ -201,20 +214,38 @@ static void plan_few(const struct cuda_state *s, const struct decode_linear *a, 
                       (size_t)p->n_slots * slot + x_bytes(a);
 }
 
-static void plan_many(const struct cuda_state *s, const struct decode_linear *a, struct plan *p)
+static void plan_many(const struct decode_linear *a, struct plan *p)
 {
-    const size_t n_tiles = a->n_rows <= 16 ? 2 : a->n_rows <= 32 ? 4 : 8;
+    const int n_tiles = tiles_of(a->n_rows);
 
     p->kind = n_tiles == 2 ? DECODE_16 : n_tiles == 4 ? DECODE_32 : DECODE_64;
     p->n_passes = passes_of(a, 2);
-    int n_groups = (int)ceil_div(p->n_passes, MANY_PASSES);
-    p->n_split =
-        s->overlaps && a->epilogue != DECODE_ARGMAX && 4 * n_groups < 3 * s->n_multiprocessors
-            ? K_PARTS
-            : 1;
+    p->n_blocks = (int)ceil_div(p->n_passes, MANY_PASSES);
+    p->shared_bytes = tables_bytes(a->w[0]) + MANY_PASSES * (size_t)n_tiles * 512 +
+                      MANY_STAGES * (size_t)n_tiles * 8 * (CHUNK_COLS + X_PAD) * 2;
+}
+
+/* Eight blocks share K where W has too few rows for the device.  Two streams of warps share it in a
+ * block that has a multiprocessor for itself; else two blocks have one. */
+static void plan_wide(const struct cuda_state *s, const struct decode_linear *a, struct plan *p)
+{
+    const int n_tiles = tiles_of(a->n_rows), n_chunks = (int)(a->w[0]->n_in / CHUNK_COLS);
+    const size_t chunk = (size_t)n_tiles * 8 * CHUNK_COLS * 2, sums = (size_t)n_tiles * 512;
+
+    p->kind = n_tiles == 2 ? DECODE_WIDE_16 : n_tiles == 4 ? DECODE_WIDE_32 : DECODE_WIDE_64;
+    p->n_passes = passes_of(a, 2);
+    const int n_groups = (int)ceil_div(p->n_passes, MANY_PASSES);
+    const bool split = a->epilogue != DECODE_ARGMAX && 4 * n_groups < 3 * s->n_multiprocessors;
+    p->n_split = split ? K_PARTS : 1;
+    p->n_streams = !split && n_groups <= s->n_multiprocessors ? 2 : 1;
+    if (split) /* the sums need two */
+        p->n_stages = n_chunks > 3 * K_PARTS ? WIDE_STAGES : n_chunks > 2 * K_PARTS ? 3 : 2;
+    else
+        p->n_stages = p->n_streams > 1 ? WIDE_STAGES : 3;
     p->n_blocks = n_groups * p->n_split;
-    p->shared_bytes = tables_bytes(a->w[0]) + MANY_PASSES * n_tiles * 512 +
-                      MANY_STAGES * n_tiles * 8 * (CHUNK_COLS + X_PAD) * 2;
+    p->shared_bytes = tables_bytes(a->w[0]) + WIDE_ROOM +
+                      (size_t)(p->n_streams * p->n_stages) * chunk +
+                      (split ? sums : MANY_PASSES * sums);
 }
 
 static struct plan plan_of(const struct cuda_state *s, const struct decode_linear *a)
@@ -222,22 +253,24 @@ static struct plan plan_of(const struct cuda_state *s, const struct decode_linea
     struct plan p;
 
     memset(&p, 0, sizeof p);
-    p.n_slots = p.n_split = 1;
+    p.n_slots = p.n_split = p.n_streams = 1;
     plan_few(s, a, &p);
-    if (a->w[0]->form != WEIGHT_INT8 && (a->n_rows > FEW_ROWS || p.shared_bytes > FEW_BYTES))
-        plan_many(s, a, &p);
+    if (a->w[0]->form != WEIGHT_INT8 && (a->n_rows > FEW_ROWS || p.shared_bytes > FEW_BYTES)) {
+        if (s->overlaps)
+            plan_wide(s, a, &p);
+        else
+            plan_many(a, &p);
+    }
     p.kernel = kernel_of(a, p.kind);
     return p;
 }
 
-static bool needs_room(const struct decode_linear *a)
-{
-    return a->w[0]->form != WEIGHT_INT8 && (a->norm_weight || a->model != a->compute);
-}
-
+/* x normed, converted or in another order; the largest of all kernels. */
 size_t cuda_linear_decode_room(const struct decode_linear *a)
 {
-    return needs_room(a) ? (size_t)a->n_rows * (size_t)a->w[0]->n_in * 2 : 0;
+    if (a->w[0]->form == WEIGHT_INT8)
+        return 0;
+    return (size_t)tiles_of(a->n_rows) * 8 * (size_t)a->w[0]->n_in * 2;
 }
 
 int cuda_linear_decode_blocks(struct cuda_state *s, const struct decode_linear *a)
@@ -247,21 +280,53 @@ int cuda_linear_decode_blocks(struct cuda_state *s, const struct decode_linear *
 
 /* ---- x before the product ---- */
 
-/* A block norms or converts one row, with the sums of stage_x(). */
+/* Where the wide kernel wants a word of 8 elements of a row, in words: a chunk's steps, its tiles
+ * of 8 rows, halves of a step, rows, and the words of four such eights side by side. */
+__device__ static int64_t image_place(int n_tiles, int row, int vector, int word)
+{
+    const int step = vector % 16 / 4 * 2 + word / 2;
+    const int64_t tile = (int64_t)(vector / 16 * 8 + step) * n_tiles + row / 8;
+
+    return tile * 64 + word % 2 * 32 + row % 8 * 4 + vector % 4;
+}
+
+__device__ static void store_vector(void *out, int n_tiles, int n_vectors, int row, int vector,
+                                    uint4 x)
+{
+    const uint32_t word[4] = { x.x, x.y, x.z, x.w };
+
+    if (n_tiles == 0) {
+        ((uint4 *)out)[(int64_t)row * n_vectors + vector] = x;
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        ((uint32_t *)out)[image_place(n_tiles, row, vector, i)] = word[i];
+}
+
+/* A block norms or converts one row, with the sums of stage_x().  n_tiles: into the order of the
+ * wide kernel, where rows that are not there are zeros; 0: as it was. */
 template <bool T, bool BF16>
 __global__ static void __launch_bounds__(DECODE_THREADS)
-    decode_prepare(const __grid_constant__ struct decode_job a, uint4 *out)
+    decode_prepare(const __grid_constant__ struct decode_job a, void *out, int n_tiles)
 {
     __shared__ __align__(16) float sums[K_PARTS];
-    const int n_vectors = a.n_in / 8, i = threadIdx.x;
-    const uint4 *row = (const uint4 *)a.x + (int64_t)blockIdx.x * n_vectors;
+    const int n_vectors = a.n_in / 8, i = threadIdx.x, row = blockIdx.x;
+    const uint4 *from = (const uint4 *)a.x + (int64_t)row * n_vectors;
     float factor = 1.0f, sum = 0;
 
     let_next_start();
+    uint4 weight = norm_weights(a, i);
     wait_for_launch_before();
+    if (row >= a.n_rows) {
+        for (int v = i; v < n_vectors; v += DECODE_THREADS)
+            store_vector(out, n_tiles, n_vectors, row, v, make_uint4(0, 0, 0, 0));
+        return;
+    }
+    const uint4 first = i < n_vectors ? __ldcg(from + i) : make_uint4(0, 0, 0, 0);
     if (a.norm) {
         for (int v = i; v < n_vectors; v += DECODE_THREADS)
-            sum = add_squares<T>(__ldcg(row + v), sum);
+            sum = add_squares<T>(v == i ? first : __ldcg(from + v), sum);
         sum = sum_of_warp(sum);
         if (i % 32 == 0)
             sums[i / 32] = sum;
@@ -269,9 +334,11 @@ __global__ static void __launch_bounds__(DECODE_THREADS)
         factor = norm_factor(sums, a.n_in, a.eps);
     }
     for (int v = i; v < n_vectors; v += DECODE_THREADS) {
-        uint4 weight = a.norm ? __ldg((const uint4 *)a.norm + v) : make_uint4(0, 0, 0, 0);
-        out[(int64_t)blockIdx.x * n_vectors + v] =
-            finished_x<T, BF16>(__ldcg(row + v), a.norm, factor, weight);
+        if (v != i)
+            weight = norm_weights(a, v);
+        store_vector(
+            out, n_tiles, n_vectors, row, v,
+            finished_x<T, BF16>(v == i ? first : __ldcg(from + v), a.norm, factor, weight));
     }
 }
 
@@ -296,8 +363,8 @@ int cuda_linear_decode_open(struct cuda_state *s, struct err *e)
     return 0;
 }
 
-static int launch(struct cuda_state *s, const void *kernel, int n_blocks, int n_split,
-                  size_t shared_bytes, void **args, const char *name, struct err *e)
+static int launch(struct cuda_state *s, const void *kernel, int n_blocks, int n_threads,
+                  int n_split, size_t shared_bytes, void **args, const char *name, struct err *e)
 {
     cudaLaunchAttribute attributes[2];
     cudaLaunchConfig_t config = {};
@@ -309,7 +376,7 @@ static int launch(struct cuda_state *s, const void *kernel, int n_blocks, int n_
     attributes[1].val.clusterDim.y = 1;
     attributes[1].val.clusterDim.z = 1;
     config.gridDim = dim3((unsigned)n_blocks);
-    config.blockDim = dim3(DECODE_THREADS);
+    config.blockDim = dim3((unsigned)n_threads);
     config.dynamicSmemBytes = shared_bytes;
     config.stream = s->stream;
     config.attrs = attributes;
@@ -378,6 +445,8 @@ static struct decode_job job_of(const struct cuda_state *s, const struct decode_
     j.n_passes = p->n_passes;
     j.n_slots = p->n_slots;
     j.n_split = p->n_split;
+    j.n_streams = p->n_streams;
+    j.n_stages = p->n_stages;
     j.row_inverse = (int)ceil_div(65536, a->n_rows);
     j.unit_bytes = UNIT_ROWS * w->row_bytes;
     j.threshold = w->outlier_threshold > 0 ? w->outlier_threshold : INFINITY;
@@ -405,21 +474,31 @@ static struct decode_job job_of(const struct cuda_state *s, const struct decode_
     return j;
 }
 
-/* x normed and converted into room. */
-static int prepare(struct cuda_state *s, const struct decode_linear *a, struct decode_job *job,
-                   struct err *e)
+/* x normed, converted and, for the wide kernel, in its order: into room. */
+static int prepare(struct cuda_state *s, const struct decode_linear *a, const struct plan *p,
+                   struct decode_job *job, struct err *e)
 {
+    int n_tiles = is_wide(p->kind) ? tiles_of(a->n_rows) : 0;
     const void *kernel = prepare_kernel(a->model == DTYPE_BF16, a->compute == DTYPE_BF16);
     void *room = a->room;
 
     if (!room && cuda_scratch(s, SCRATCH_X, cuda_linear_decode_room(a), &room, e) < 0)
         return -1;
-    void *args[] = { job, &room };
-    if (launch(s, kernel, (int)a->n_rows, 1, 0, args, "decode_prepare", e) < 0)
+    void *args[] = { job, &room, &n_tiles };
+    if (launch(s, kernel, n_tiles ? 8 * n_tiles : (int)a->n_rows, DECODE_THREADS, 1, 0, args,
+               "decode_prepare", e) < 0)
         return -1;
     job->x = room;
     job->norm = NULL;
     return 0;
+}
+
+/* The kernel for few rows norms x itself, LLM.int8's all that it needs. */
+static bool needs_prepare(const struct decode_linear *a, enum decode_kind kind)
+{
+    if (a->w[0]->form == WEIGHT_INT8)
+        return false;
+    return is_wide(kind) || a->model != a->compute || (is_many(kind) && a->norm_weight);
 }
 
 static int multiply(struct cuda_state *s, const struct decode_linear *a, struct err *e)
@@ -428,10 +507,14 @@ static int multiply(struct cuda_state *s, const struct decode_linear *a, struct 
     struct decode_job job = job_of(s, a, &p);
     void *args[] = { &job };
 
-    if (needs_room(a) && (is_many(p.kind) || a->model != a->compute) && prepare(s, a, &job, e) < 0)
+    if (needs_prepare(a, p.kind) && prepare(s, a, &p, &job, e) < 0)
         return -1;
-    return launch(s, p.kernel, p.n_blocks, p.n_split, p.shared_bytes, args,
-                  is_many(p.kind) ? "decode_many" : "decode_few", e);
+    return launch(s, p.kernel, p.n_blocks, p.n_streams * DECODE_THREADS, p.n_split, p.shared_bytes,
+                  args,
+                  is_wide(p.kind)   ? "decode_wide"
+                  : is_many(p.kind) ? "decode_many"
+                                    : "decode_few",
+                  e);
 }
 
 /* Rows first .. first + n - 1 alone. */

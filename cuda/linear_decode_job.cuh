@@ -24,8 +24,9 @@ struct decode_job {
     bool pair;        /* units of parts 0 and 1 side by side; else two of one part */
     bool even;        /* one part, or a pair, and no odd unit: passes are the same way apart */
     int n_rows, n_in, n_passes;
-    int n_slots; /* few: of sums, in shared memory */
-    int n_split; /* many: blocks that share K, a cluster; 1 or K_PARTS */
+    int n_slots;             /* few: of sums, in shared memory */
+    int n_split;             /* wide: blocks that share K, a cluster; 1 or K_PARTS */
+    int n_streams, n_stages; /* wide: warps that share rows of W; chunks of x that each has */
     int64_t unit_bytes;
     int n_groups, group_shift; /* of a row; chunk >> shift where a group is chunks */
     int groups_log;            /* of 2: groups in a chunk */
@@ -606,7 +607,10 @@ enum decode_kind {
     DECODE_FEW_LONG,  /* few rows of W, but long: one unit a pass, twice the blocks */
     DECODE_16,        /* up to 16 rows of x */
     DECODE_32,
-    DECODE_64
+    DECODE_64,
+    DECODE_WIDE_16, /* the same on Hopper */
+    DECODE_WIDE_32,
+    DECODE_WIDE_64
 };
 
 /* By the kind of codes, each in a file of its own; bf16: what x and W are rounded to. */

@@ -1,10 +1,9 @@
-/* linear_decode_many.cuh - the kernel for 9 to 64 rows of x.
+/* linear_decode_many.cuh - the kernel for 9 to 64 rows of x before Hopper, and what becomes of the
+ * sums of many rows on any device.
  *
  * A warp has 16 rows of W for itself and takes them through K, so each code is decoded once; the
  * eight warps of a block share x, which comes from L2 in chunks of 128 columns, three ahead.  The
- * eight parts of K are chains of their own, added in order as they end.  Where W has too few rows
- * to fill the device that way, a cluster of eight blocks takes a part of K each (sm_90), and the
- * sums meet in the shared memory of the cluster.
+ * eight parts of K are chains of their own, added in order as they end.
  *
  * Bytes: W once; x once for each 128 rows of W, from L2.  In shared memory, per 16 x 128 weights:
  * 64 reads of 128 bytes for table lookups, 2 for every row of x.  */
@@ -12,14 +11,12 @@
 
 #include "linear_decode_job.cuh"
 
-#include <cooperative_groups.h>
-
 #define MANY_WARPS  (DECODE_THREADS / 32)
 #define MANY_STAGES 4
 #define PASS_ROWS   (2 * UNIT_ROWS)
 #define MANY_LD     (CHUNK_COLS + X_PAD) /* halves */
 
-/* Sums of a warp: [4 n-tiles][lane]. */
+/* Sums of a warp. */
 template <int NT> __device__ constexpr int many_sums(void)
 {
     return 4 * NT * 32;
@@ -78,23 +75,25 @@ __device__ inline void multiply_many(const struct decode_job &a, struct decode_s
     }
 }
 
-/* total += sum, or = sum; sum = 0 */
+/* total += sum, or = sum; sum = 0.  The sums of a warp: [n-tile][lane][4]. */
 template <int NT> __device__ inline void add_part(float *total, bool first, float (&sum)[NT][4])
 {
 #pragma unroll
-    for (int i = 0; i < 4 * NT; i++) {
-        float *at = total + 32 * i;
-        *at = first ? sum[i / 4][i % 4] : *at + sum[i / 4][i % 4];
-        sum[i / 4][i % 4] = 0;
+    for (int i = 0; i < NT; i++) {
+        float4 *at = (float4 *)total + 32 * i, v = make_float4(0, 0, 0, 0);
+        if (!first)
+            v = *at;
+        *at = first
+                  ? make_float4(sum[i][0], sum[i][1], sum[i][2], sum[i][3])
+                  : make_float4(v.x + sum[i][0], v.y + sum[i][1], v.z + sum[i][2], v.w + sum[i][3]);
+        sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = 0;
     }
 }
 
 /* Of the sums of a warp, that of a row of x and a row of the pass. */
 __device__ inline int place_of_sum(int row, int in_pass)
 {
-    int i = row / 8 * 4 + in_pass / 8 * 2 + row % 2;
-
-    return 32 * i + 4 * (in_pass % 8) + row % 8 / 2;
+    return row / 8 * 128 + 16 * (in_pass % 8) + row % 8 / 2 * 4 + in_pass / 8 * 2 + row % 2;
 }
 
 /* Outputs i, i + stride, ... of a pass; sum_at(place) gives a sum. */
@@ -146,76 +145,37 @@ __device__ inline void find_best(const struct decode_job &a, int pass, bool ther
     }
 }
 
-/* The eight blocks' sums of pass number `rank` of this cluster, added in order.  A thread's outputs
- * side by side: what is far away is asked for at once. */
+/* What becomes of a block's sums, a pass a warp, or `n` of them, of which this is number `i`;
+ * bests: room for one of each warp and row of x.  Behind a barrier. */
 template <int NT>
-__device__ inline void finish_cluster(const struct decode_job &a, float *totals, int first_pass)
+__device__ inline void finish_alone(const struct decode_job &a, int own_pass, int warp, int i,
+                                    int n, const float *totals, struct decode_best *bests)
 {
-#if __CUDA_ARCH__ >= 900
-    namespace cg = cooperative_groups;
-    constexpr int each = NT * 8 * PASS_ROWS / DECODE_THREADS;
-    cg::cluster_group cluster = cg::this_cluster();
-    const int rank = (int)cluster.block_rank(), pass = first_pass + rank;
-    const int in_pass = a.pair ? UNIT_ROWS : PASS_ROWS;
-    const float *of[K_PARTS];
-    float held[each] = {}, v[each][K_PARTS] = {}, up[each] = {};
-    int row[each], own[each], part[each], col[each];
-    bool there[each];
+    const int lane = threadIdx.x % 32;
+    const float *own = totals + warp * many_sums<NT>();
 
-#pragma unroll
-    for (int k = 0; k < each; k++) {
-        const int i = threadIdx.x + k * DECODE_THREADS;
+    if (a.epilogue != DECODE_ARGMAX) {
+        if (own_pass < a.n_passes)
+            finish_pass(a, own_pass, 32 * i + lane, 32 * n, [&](int place) { return own[place]; });
+        return;
+    }
+    if (i == 0)
+        find_best(a, own_pass, own_pass < a.n_passes, lane, own, bests + warp * a.n_rows);
+    __syncthreads();
+    if (threadIdx.x < a.n_rows) {
+        struct decode_best best = bests[threadIdx.x];
 
-        row[k] = i / in_pass, own[k] = i % in_pass;
-        there[k] = pass < a.n_passes && row[k] < a.n_rows &&
-                   row_of_pass<2>(a, pass, own[k], &part[k], &col[k]);
-        if (there[k] && a.epilogue == DECODE_ADD)
-            held[k] = load_value(a.model, a.residual, element_at(a.part[part[k]], row[k], col[k]));
+        for (int k = 1; k < MANY_WARPS; k++)
+            best = better_of(best, bests[k * a.n_rows + threadIdx.x]);
+        a.best[(int64_t)blockIdx.x * a.n_rows + threadIdx.x] = best;
     }
-    cluster.sync();
-#pragma unroll
-    for (int i = 0; i < K_PARTS; i++)
-        of[i] = cluster.map_shared_rank(totals, i) + rank * many_sums<NT>();
-#pragma unroll
-    for (int k = 0; k < each; k++)
-        if (there[k]) {
-            const int place = place_of_sum(row[k], own[k]);
-#pragma unroll
-            for (int i = 0; i < K_PARTS; i++)
-                v[k][i] = of[i][place];
-        }
-    for (int k = 0; k < each && a.pair; k++)
-        if (there[k]) {
-            const int place = place_of_sum(row[k], own[k] + UNIT_ROWS);
-            up[k] = of[0][place];
-#pragma unroll
-            for (int i = 1; i < K_PARTS; i++)
-                up[k] += of[i][place];
-        }
-    cluster.sync(); /* nobody reads from here any more */
-#pragma unroll
-    for (int k = 0; k < each; k++) {
-        float sum = v[k][0];
-#pragma unroll
-        for (int i = 1; i < K_PARTS; i++)
-            sum += v[k][i];
-        if (!there[k])
-            continue;
-        const struct decode_part &p = a.part[part[k]];
-        if (a.pair)
-            store_value(a.model, p.y, element_at(p, row[k], col[k]),
-                        swiglu_value(a.model, biased(a, p, col[k], sum),
-                                     biased(a, a.part[1], col[k], up[k])));
-        else
-            store_output(a, p, row[k], col[k], sum, held[k]);
-    }
-#endif
 }
 
 template <class C, bool BF16, int NT, int DEPTH>
 __global__ static void __launch_bounds__(DECODE_THREADS, NT == 8 ? 1 : 2)
     decode_many(const __grid_constant__ struct decode_job a)
 {
+#if !defined(__CUDA_ARCH_FEAT_SM90_ALL) /* Hopper has another: linear_decode_wide.cuh */
     extern __shared__ __align__(128) char room[];
     constexpr int per_chunk = CHUNK_COLS / C::PIECE_COLS, stage = NT * 8 * MANY_LD;
     char *lookup = room;
@@ -223,34 +183,31 @@ __global__ static void __launch_bounds__(DECODE_THREADS, NT == 8 ? 1 : 2)
     float *totals = map + 256;
     uint16_t *xs = (uint16_t *)(totals + MANY_WARPS * many_sums<NT>());
     const int lane = threadIdx.x % 32, warp = warp_of_block(), n_chunks = a.n_in / CHUNK_COLS;
-    const int rank = blockIdx.x % a.n_split, group = blockIdx.x / a.n_split;
-    const int first_part = rank, last_part = a.n_split == 1 ? K_PARTS : rank + 1;
-    const int begin = first_chunk(n_chunks, first_part), end = first_chunk(n_chunks, last_part);
-    const int own_pass = group * MANY_WARPS + warp;
+    const int own_pass = blockIdx.x * MANY_WARPS + warp;
     const int pass = own_pass < a.n_passes ? own_pass : a.n_passes - 1;
-    const int n_pieces = (end - begin) * per_chunk;
+    const int n_pieces = n_chunks * per_chunk;
     struct decode_cursor<2> next = {
     };
     struct decode_slot<C, 2> slot[DEPTH * per_chunk];
     struct decode_numbers numbers = {};
-    float *total = totals + warp * many_sums<NT>() + lane;
+    float *total = totals + warp * many_sums<NT>() + 4 * lane;
 
     auto load_next = [&](struct decode_slot<C, 2> *to) {
         if (next.piece == n_pieces)
             return;
-        load_piece<C, 2>(a, next, begin + next.piece / per_chunk, lane, to);
+        load_piece<C, 2>(a, next, next.piece / per_chunk, lane, to);
         next.piece++;
     };
     auto copy_next = [&](int chunk) {
-        if (chunk < end)
-            copy_chunk<NT>(a, chunk, xs + (chunk - begin) % MANY_STAGES * stage);
+        if (chunk < n_chunks)
+            copy_chunk<NT>(a, chunk, xs + chunk % MANY_STAGES * stage);
         asm volatile("cp.async.commit_group;" ::: "memory");
     };
 
     let_next_start();
     next.pass = pass;
     next.piece = 0;
-    open_pass<C, 2>(a, begin * per_chunk, lane, &next);
+    open_pass<C, 2>(a, 0, lane, &next);
 #pragma unroll
     for (int i = 0; i < DEPTH * per_chunk; i++)
         load_next(&slot[i]);
@@ -263,25 +220,25 @@ __global__ static void __launch_bounds__(DECODE_THREADS, NT == 8 ? 1 : 2)
     wait_for_launch_before();
 
     float sum[NT][4] = {};
-    int part = first_part, part_end = first_chunk(n_chunks, part + 1);
+    int part = 0, part_end = first_chunk(n_chunks, 1);
 
     for (int i = 0; i < MANY_STAGES - 1; i++)
-        copy_next(begin + i);
-    for (int first = begin; first < end; first += DEPTH) {
+        copy_next(i);
+    for (int first = 0; first < n_chunks; first += DEPTH) {
 #pragma unroll
         for (int i = 0; i < DEPTH; i++) {
             const int chunk = first + i;
 
-            if (chunk >= end)
+            if (chunk >= n_chunks)
                 break;
             while (chunk == part_end) { /* parts of a short K may be empty */
-                add_part<NT>(total, part == first_part, sum);
+                add_part<NT>(total, part == 0, sum);
                 part_end = first_chunk(n_chunks, ++part + 1);
             }
             asm volatile("cp.async.wait_group %0;" ::"n"(MANY_STAGES - 2) : "memory");
             __syncthreads();
             copy_next(chunk + MANY_STAGES - 1);
-            const uint16_t *now = xs + (chunk - begin) % MANY_STAGES * stage;
+            const uint16_t *now = xs + chunk % MANY_STAGES * stage;
 #pragma unroll
             for (int k = 0; k < per_chunk; k++) {
                 multiply_many<C, BF16, NT>(a, slot[i * per_chunk + k], numbers,
@@ -290,31 +247,12 @@ __global__ static void __launch_bounds__(DECODE_THREADS, NT == 8 ? 1 : 2)
             }
         }
     }
-    for (; part < last_part; part++)
-        add_part<NT>(total, part == first_part, sum);
+    for (; part < K_PARTS; part++)
+        add_part<NT>(total, part == 0, sum);
 
-    if (a.n_split > 1) {
-        finish_cluster<NT>(a, totals, group * MANY_WARPS);
-        return;
-    }
-    const float *own = totals + warp * many_sums<NT>();
-    __syncwarp();
-    if (a.epilogue != DECODE_ARGMAX) {
-        if (own_pass < a.n_passes)
-            finish_pass(a, pass, lane, 32, [&](int place) { return own[place]; });
-        return;
-    }
-    struct decode_best *bests = (struct decode_best *)xs;
     __syncthreads(); /* x is no longer needed */
-    find_best(a, pass, own_pass < a.n_passes, lane, own, bests + warp * a.n_rows);
-    __syncthreads();
-    if (threadIdx.x < a.n_rows) {
-        struct decode_best best = bests[threadIdx.x];
-
-        for (int i = 1; i < MANY_WARPS; i++)
-            best = better_of(best, bests[i * a.n_rows + threadIdx.x]);
-        a.best[(int64_t)blockIdx.x * a.n_rows + threadIdx.x] = best;
-    }
+    finish_alone<NT>(a, own_pass, warp, 0, 1, totals, (struct decode_best *)xs);
+#endif
 }
 
 template <class C, int DEPTH> static const void *many_kernel(enum decode_kind kind, bool bf16)

@@ -1,0 +1,452 @@
+/* linear_decode_wide.cuh - the kernel for 9 to 64 rows of x on Hopper.
+ *
+ * As in linear_decode_many.cuh a warp has 16 rows of W and decodes them into registers; here they
+ * are the left side of a product of a whole warpgroup, 64 rows of W by all rows of x, whose right
+ * side the tensor cores read from shared memory.  A chain of these has the bits of a chain of
+ * m16n8k16 products (the tests compare them).  The launch in front brings x into the order that
+ * this wants: see image_place().  A chunk of 128 columns is then one run of memory, which the copy
+ * engine fetches, some chunks ahead.  Where W has too few rows to fill the device, a cluster of
+ * eight blocks takes a part of K each, and the sums meet in the shared memory of the cluster.
+ *
+ * Bytes: W once; x once for each 128 rows of W, from L2.  In shared memory, per 128 x 128 weights:
+ * 512 reads of 128 bytes for table lookups (4 bits), 4 for every row of x.  */
+#pragma once
+
+#include "linear_decode_many.cuh"
+#include "wgmma.cuh"
+
+#include <cooperative_groups.h>
+
+#define WIDE_STAGES   4 /* at most, of x */
+#define WIDE_BARRIERS 256
+
+/* A chunk of x: [8 steps of k = 16][n-tile][half of the step][8 rows][8 elements]. */
+template <int NT> __device__ constexpr int wide_chunk(void)
+{
+    return NT * 8 * CHUNK_COLS * 2;
+}
+
+/* ---- products ---- */
+
+/* The right side of a step, from the low half of its descriptor: the address / 16 and from half to
+ * half; from n-tile to n-tile. */
+__device__ inline uint64_t step_descriptor(uint32_t low)
+{
+    return (uint64_t)(256 >> 4) << 32 | low;
+}
+
+/* Registers are written before a product reads them.  No word of memory: the next table lookups may
+ * come before it. */
+__device__ inline void fragments_ready(uint32_t (&w)[2][4])
+{
+    asm volatile("wgmma.fence.sync.aligned;"
+                 : "+r"(w[0][0]), "+r"(w[0][1]), "+r"(w[0][2]), "+r"(w[0][3]), "+r"(w[1][0]),
+                   "+r"(w[1][1]), "+r"(w[1][2]), "+r"(w[1][3]));
+}
+
+/* Until at most N products of k = 32 still read theirs. */
+template <int N> __device__ inline void fragments_read(void)
+{
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N));
+}
+
+template <int NT> __device__ inline void pin_sums(float (&sum)[NT][4])
+{
+#pragma unroll
+    for (int i = 0; i < 4 * NT; i++)
+        asm volatile("" : "+f"(sum[i / 4][i % 4]));
+}
+
+/* clang-format off */
+#define TILE_SUMS(i)    "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])
+#define TILE_SUMS_2(i)  TILE_SUMS(i), TILE_SUMS(i + 1)
+#define TILE_SUMS_4(i)  TILE_SUMS_2(i), TILE_SUMS_2(i + 2)
+#define TILE_SUMS_8(i)  TILE_SUMS_4(i), TILE_SUMS_4(i + 4)
+#define NAMES_N8        "%0,%1,%2,%3,%4,%5,%6,%7"
+#define NAMES_N16       NAMES_N8 ",%8,%9,%10,%11,%12,%13,%14,%15"
+/* clang-format on */
+
+#define WIDE_PRODUCT(what, names, left, right, sums)                                     \
+    asm volatile("wgmma.mma_async.sync.aligned." what " {" names "}, {" left "}, " right \
+                 ", 1, 1, 1, 0;"                                                         \
+                 : sums                                                                  \
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(x))
+
+#define WIDE_PRODUCTS(type)                                                                        \
+    do {                                                                                           \
+        if constexpr (NT == 2)                                                                     \
+            WIDE_PRODUCT("m64n16k16.f32." type, NAMES_N8, "%8,%9,%10,%11", "%12", TILE_SUMS_2(0)); \
+        else if constexpr (NT == 4)                                                                \
+            WIDE_PRODUCT("m64n32k16.f32." type, NAMES_N16, "%16,%17,%18,%19", "%20",               \
+                         TILE_SUMS_4(0));                                                          \
+        else                                                                                       \
+            WIDE_PRODUCT("m64n64k16.f32." type, NAMES_N32, "%32,%33,%34,%35", "%36",               \
+                         TILE_SUMS_8(0));                                                          \
+    } while (0)
+
+/* c += W x over 16 of k: 16 rows of W of each warp, the tiles of x. */
+template <bool BF16, int NT>
+__device__ inline void multiply_step(float (&c)[NT][4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                     uint32_t a3, uint64_t x)
+{
+    if constexpr (BF16)
+        WIDE_PRODUCTS("bf16.bf16");
+    else
+        WIDE_PRODUCTS("f16.f16");
+}
+
+/* The product wants words of both units side by side.  Where they come from memory as they are, the
+ * compiler would copy them as soon as they come, and wait for that; zero, which it does not know,
+ * keeps it from that. */
+__device__ inline void copy_late(uint32_t (&w)[2][4], uint32_t zero)
+{
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        asm volatile("xor.b32 %0, %0, %1;" : "+r"(w[i / 4][i % 4]) : "r"(zero));
+}
+
+/* A piece, whose x is at x_at.  Two sets of fragments take turns: one is decoded while the other is
+ * multiplied; where there is nothing to decode, one will do. */
+template <class C, bool BF16, int NT>
+__device__ inline void multiply_wide(const struct decode_job &a, struct decode_slot<C, 2> &s,
+                                     const struct decode_numbers &numbers, uint32_t x_at,
+                                     const char *lookup, const float *map, int lane, uint32_t zero,
+                                     float (&sum)[NT][4])
+{
+    const struct lane_numbers<C, 2> n(a, s, numbers, map);
+    /* In a cluster addresses have the block's number in their highest byte. */
+    const uint32_t low = (x_at >> 4 & 0x3FFF) | 128 >> 4 << 16;
+    typename C::group_t g[2];
+    constexpr int n_sets = C::SCALED ? 2 : 1;
+    uint32_t w[n_sets][2][4];
+
+#pragma unroll
+    for (int j = 0; j < C::PIECE_COLS / 32; j++) {
+        uint32_t(&own)[2][4] = w[j % n_sets];
+
+        if (j >= n_sets)
+            fragments_read<n_sets - 1>();
+        weights_of<C, BF16, 2>(a, s, j, n, g, lookup, lane, own);
+        if (!C::SCALED)
+            copy_late(own, zero);
+        fragments_ready(own);
+        multiply_step<BF16, NT>(sum, own[0][0], own[1][0], own[0][1], own[1][1],
+                                step_descriptor(low + 2 * j * NT * 16));
+        multiply_step<BF16, NT>(sum, own[0][2], own[1][2], own[0][3], own[1][3],
+                                step_descriptor(low + (2 * j + 1) * NT * 16));
+        asm volatile("wgmma.commit_group.sync.aligned;");
+    }
+    fragments_read<0>();
+}
+
+/* ---- the end of a cluster ---- */
+
+template <int N> struct alignas(4 * N) wide_sums {
+    float v[N];
+};
+
+/* The eight blocks' sums of pass number `rank` of this cluster, added in order; together: room for
+ * them.  A thread has a few outputs side by side. */
+template <int NT>
+__device__ inline void finish_cluster(const struct decode_job &a, float *totals, float *together,
+                                      int first_pass)
+{
+    namespace cg = cooperative_groups;
+    constexpr int each = NT * 8 * PASS_ROWS / DECODE_THREADS, threads = PASS_ROWS / each;
+    typedef struct wide_sums<each> sums;
+    cg::cluster_group cluster = cg::this_cluster();
+    const int rank = (int)cluster.block_rank(), pass = first_pass + rank;
+    const int row = threadIdx.x / threads, own = threadIdx.x % threads * each;
+    int part = 0, col = 0;
+    const bool there = pass < a.n_passes && row < a.n_rows && !(a.pair && own >= UNIT_ROWS) &&
+                       row_of_pass<2>(a, pass, own, &part, &col);
+    const struct decode_part &p = a.part[part];
+    sums of[K_PARTS];
+    float held[each] = {};
+
+    if (there && a.epilogue == DECODE_ADD)
+#pragma unroll
+        for (int k = 0; k < each; k++)
+            held[k] = load_value(a.model, a.residual, element_at(p, row, col + k));
+    cluster.sync();
+#pragma unroll
+    for (int i = 0; i < K_PARTS; i++)
+        of[i] = ((const sums *)(cluster.map_shared_rank(totals, i) +
+                                rank * many_sums<NT>()))[threadIdx.x];
+#pragma unroll
+    for (int i = 1; i < K_PARTS; i++)
+#pragma unroll
+        for (int k = 0; k < each; k++)
+            of[0].v[k] += of[i].v[k];
+    ((sums *)together)[threadIdx.x] = of[0];
+    cluster_arrive(); /* what was read from the others is here */
+    __syncthreads();
+    if (there)
+#pragma unroll
+        for (int k = 0; k < each; k++) {
+            const float sum = together[place_of_sum(row, own + k)];
+
+            if (a.pair) {
+                const float up = together[place_of_sum(row, own + k + UNIT_ROWS)];
+                store_value(a.model, p.y, element_at(p, row, col + k),
+                            swiglu_value(a.model, biased(a, p, col + k, sum),
+                                         biased(a, a.part[1], col + k, up)));
+            } else {
+                store_output(a, p, row, col + k, sum, held[k]);
+            }
+        }
+    cluster_wait();
+}
+
+/* ---- the kernel ---- */
+
+/* The chunks of some parts of K, one after another. */
+struct wide_walk {
+    int n_chunks, step, last; /* every step-th part below `last` */
+    int part, chunk, end;
+
+    __device__ wide_walk(int n, int first_part, int part_step, int last_part)
+        : n_chunks(n), step(part_step), last(last_part), part(first_part),
+          chunk(first_chunk(n, first_part)), end(first_chunk(n, first_part + 1))
+    {
+        skip();
+    }
+    __device__ bool more() const
+    {
+        return part < last;
+    }
+    __device__ void skip() /* parts of a short K may be empty */
+    {
+        while (chunk == end && (part += step) < last) {
+            chunk = first_chunk(n_chunks, part);
+            end = first_chunk(n_chunks, part + 1);
+        }
+    }
+    __device__ void next()
+    {
+        chunk++;
+        skip();
+    }
+};
+
+/* Chunks of x on their way through a ring of stages.  One thread asks for them. */
+template <int NT> struct wide_ring {
+    uint32_t barriers, xs; /* a stage has two barriers: x is there; every warp has read it */
+    int n_stages, stage;
+    uint32_t parity;
+
+    __device__ uint32_t there(int i) const
+    {
+        return barriers + 16 * i;
+    }
+    __device__ uint32_t read(int i) const
+    {
+        return barriers + 16 * i + 8;
+    }
+    __device__ void open() const
+    {
+#pragma unroll 1
+        for (int i = 0; i < n_stages; i++) {
+            barrier_init(there(i), 1);
+            barrier_init(read(i), MANY_WARPS);
+        }
+    }
+    __device__ void ask(const struct decode_job &a, int chunk, int i) const
+    {
+        barrier_expect(there(i), wide_chunk<NT>());
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+                     "[%0], [%1], %2, [%3];" ::"r"(xs + i * wide_chunk<NT>()),
+                     "l"((const char *)a.x + (int64_t)chunk * wide_chunk<NT>()),
+                     "r"(wide_chunk<NT>()), "r"(there(i))
+                     : "memory");
+    }
+    /* Into the stage of the chunk before the present one. */
+    __device__ void ask_again(const struct decode_job &a, int chunk) const
+    {
+        const int i = stage ? stage - 1 : n_stages - 1;
+
+        barrier_wait(read(i), stage ? parity : parity ^ 1);
+        ask(a, chunk, i);
+    }
+    __device__ void next()
+    {
+        if (++stage == n_stages) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+};
+
+/* The warps of two streams with the same rows of W add their parts in turn: the barrier that one
+ * waits at, the other's. */
+struct wide_turn {
+    uint32_t own, other;
+    uint32_t parity;
+
+    __device__ void wait(bool first)
+    {
+        if (first)
+            return;
+        barrier_wait(own, parity);
+        parity ^= 1;
+    }
+    __device__ void pass_on(int lane) const
+    {
+        __syncwarp();
+        if (lane == 0)
+            barrier_arrive(other);
+    }
+};
+
+/* 256 threads are a stream.  Two of them share the rows of W: one has parts 0, 2, .. of K, the
+ * other 1, 3, ..
+ *
+ * Shared memory: tables; WIDE_BARRIERS bytes; x of each stream; totals, which lie on x where a
+ * cluster shares K, and there NT * 512 bytes more. */
+template <class C, bool BF16, int NT, int DEPTH>
+__global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
+    decode_wide(const __grid_constant__ struct decode_job a)
+{
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    extern __shared__ __align__(128) char room[];
+    constexpr int per_chunk = CHUNK_COLS / C::PIECE_COLS;
+    constexpr int piece_x = wide_chunk<NT>() / per_chunk;
+    char *lookup = room;
+    float *map = (float *)(lookup + C::N_LOOKUP);
+    char *barriers = (char *)(map + 256), *xs = barriers + WIDE_BARRIERS;
+    float *totals =
+        (float *)(a.n_split > 1 ? xs : xs + a.n_streams * a.n_stages * wide_chunk<NT>());
+    const int lane = threadIdx.x % 32, block_warp = warp_of_block();
+    const int warp = block_warp % MANY_WARPS, stream = block_warp / MANY_WARPS;
+    const int n_chunks = a.n_in / CHUNK_COLS;
+    const int rank = blockIdx.x % a.n_split, group = blockIdx.x / a.n_split;
+    const int first_part = a.n_split > 1 ? rank : stream;
+    const int last_part = a.n_split > 1 ? rank + 1 : K_PARTS;
+    const int own_pass = group * MANY_WARPS + warp;
+    const int pass = own_pass < a.n_passes ? own_pass : a.n_passes - 1;
+    const bool asks = threadIdx.x % DECODE_THREADS == 0;
+    const uint32_t turns = shared_address(barriers) + 16 * (2 * WIDE_STAGES + warp);
+    struct wide_turn turn = { turns + 8 * stream, turns + 8 - 8 * stream, 0 };
+    struct wide_ring<NT> ring = {
+        shared_address(barriers) + 16 * WIDE_STAGES *stream,
+            shared_address(xs) + stream *a.n_stages *wide_chunk<NT>(), a.n_stages, 0, 0
+    };
+    struct wide_walk to_load(n_chunks, first_part, a.n_streams, last_part), to_ask = to_load;
+    struct decode_cursor<2> next = {
+    };
+    struct decode_slot<C, 2> slot[DEPTH][per_chunk];
+    struct decode_numbers numbers = {};
+    float *total = totals + warp * many_sums<NT>() + 4 * lane;
+
+    let_next_start();
+    next.pass = pass;
+    open_pass<C, 2>(a, 0, lane, &next);
+#pragma unroll
+    for (int i = 0; i < DEPTH; i++)
+        if (to_load.more()) {
+#pragma unroll
+            for (int k = 0; k < per_chunk; k++) {
+                next.piece = to_load.chunk * per_chunk + k;
+                load_piece<C, 2>(a, next, to_load.chunk, lane, &slot[i][k]);
+            }
+            to_load.next();
+        }
+    prefetch_ahead(a);
+    if (asks)
+        ring.open();
+    if (a.n_streams > 1 && stream == 0 && lane == 0) {
+        barrier_init(turn.own, 1);
+        barrier_init(turn.other, 1);
+    }
+    barriers_made();
+    if (C::SCALED && a.scale_bytes == 1 && threadIdx.x < 256)
+        map[threadIdx.x] = byte_scale(a, threadIdx.x);
+    C::fill_lookup(lookup, a.table);
+    if (C::SCALED)
+        numbers = numbers_of_pass<2>(a, pass, lane);
+    __syncthreads();
+    wait_for_launch_before();
+
+    float sum[NT][4] = {};
+
+    if (asks)
+#pragma unroll 1
+        for (int i = 0; i < a.n_stages && to_ask.more(); i++) {
+            ring.ask(a, to_ask.chunk, i);
+            to_ask.next();
+        }
+    pin_sums(sum);
+    int now = 0;
+    bool begun = false;
+#pragma unroll 1
+    for (int part = first_part; part < last_part; part += a.n_streams) {
+        const int end = first_chunk(n_chunks, part + 1);
+
+        /* What is not tied to a slot is in the code once: short launches wait for their code. */
+#pragma unroll 1
+        for (int chunk = first_chunk(n_chunks, part); chunk < end; chunk++) {
+            if (asks && begun && to_ask.more()) {
+                ring.ask_again(a, to_ask.chunk);
+                to_ask.next();
+            }
+            begun = true;
+            __syncwarp();
+            barrier_wait(ring.there(ring.stage), ring.parity);
+#pragma unroll
+            for (int i = 0; i < DEPTH; i++)
+                if (now == i)
+#pragma unroll
+                    for (int k = 0; k < per_chunk; k++) {
+                        multiply_wide<C, BF16, NT>(a, slot[i][k], numbers,
+                                                   ring.xs + ring.stage * wide_chunk<NT>() +
+                                                       k * piece_x,
+                                                   lookup, map, lane, a.n_stages >> 16, sum);
+                        next.piece = to_load.chunk * per_chunk + k;
+                        if (to_load.more())
+                            load_piece<C, 2>(a, next, to_load.chunk, lane, &slot[i][k]);
+                    }
+            pin_sums(sum);
+            now = now + 1 == DEPTH ? 0 : now + 1;
+            if (to_load.more())
+                to_load.next();
+            if (lane == 0)
+                barrier_arrive(ring.read(ring.stage));
+            ring.next();
+        }
+        if (a.n_split > 1)
+            __syncthreads(); /* the totals take the place of x */
+        if (a.n_streams > 1)
+            turn.wait(part == 0);
+        add_part<NT>(total, part == 0 || a.n_split > 1, sum);
+        pin_sums(sum);
+        if (a.n_streams > 1)
+            turn.pass_on(lane);
+    }
+    if (a.n_split > 1) {
+        finish_cluster<NT>(a, totals, totals + MANY_WARPS * many_sums<NT>(), group * MANY_WARPS);
+        return;
+    }
+    __syncthreads();
+    finish_alone<NT>(a, own_pass, warp, stream, a.n_streams, totals, (struct decode_best *)xs);
+#endif
+}
+
+template <class C, int DEPTH> static const void *wide_kernel(enum decode_kind kind, bool bf16)
+{
+    if (kind == DECODE_WIDE_16)
+        return bf16 ? (const void *)decode_wide<C, true, 2, DEPTH>
+                    : (const void *)decode_wide<C, false, 2, DEPTH>;
+    if (kind == DECODE_WIDE_32)
+        return bf16 ? (const void *)decode_wide<C, true, 4, DEPTH>
+                    : (const void *)decode_wide<C, false, 4, DEPTH>;
+    return bf16 ? (const void *)decode_wide<C, true, 8, DEPTH>
+                : (const void *)decode_wide<C, false, 8, DEPTH>;
+}
+
+/* Either for more than 8 rows. */
+template <class C, int MANY_DEPTH, int WIDE_DEPTH>
+static const void *large_kernel(enum decode_kind kind, bool bf16)
+{
+    return kind < DECODE_WIDE_16 ? many_kernel<C, MANY_DEPTH>(kind, bf16)
+                                 : wide_kernel<C, WIDE_DEPTH>(kind, bf16);
+}
