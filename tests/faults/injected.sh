@@ -174,6 +174,33 @@ ok "files of another date, but the same content, are good"
 row "model file replaced mid-run" "an engine that would load it takes no jobs; --resume runs all again"
 row "model file touched mid-run" "content is compared: nothing happens"
 
+# ---- the journal ----
+
+cp whole.h5.journal hurt.h5.journal && cp whole.h5 hurt.h5
+line=$(grep -n '"status":"success"' hurt.h5.journal | sed -n '4s/:.*//p')
+sed -i "${line}s/\"status\":\"success\"/\"status\":\"succesS\"/" hurt.h5.journal
+printf '01234567 {"job":{"key' >>hurt.h5.journal
+run 2 --resume -o hurt.h5 --limit 4 small.toml
+[ $? = 0 ] && said "hurt.h5.journal: line $line \([0-9]+ bytes at [0-9]+\) is left out: .*checksum" && said '9 of 10 jobs were finished before'
+ok "a damaged record is named and its job run again; a torn end is dropped"
+same hurt.h5 "a damaged journal"
+run 2 --resume -o hurt.h5 --limit 4 small.toml && said '10 of 10 jobs were finished before'
+ok "what was written after the torn end counts"
+row "journal: a changed byte, a torn end" "the record is named, its job runs again; the torn end is dropped"
+
+# ---- data that change between runs ----
+
+cp text.txt text.before
+head -c 11000 text.before >text.txt
+run 2 --resume -o hurt.h5 --limit 4 small.toml
+[ $? = 0 ] && said '0 of 10 jobs were finished before' && said '10 finished jobs do not match any more \(settings, model, data or version\)'
+ok "other data are noticed"
+cp text.before text.txt
+run 2 --resume -o hurt.h5 --limit 4 small.toml && said '10 of 10 jobs were finished before'
+ok "with the old data the old results count again"
+same hurt.h5 "the old data again"
+row "data changed between runs" "noticed; the old results count again with the old data"
+
 # ---- the clock ----
 
 LD_PRELOAD=$helpers/jump.so LLQ_TEST_SEGFAULT=nf4 LLQ_TEST_ONCE=$work/mark2 run 2 -o jump.h5 --limit 4 --time-limit 3600 \

@@ -51,6 +51,7 @@ GresTypes=gpu
 NodeName=$host NodeAddr=127.0.0.1 CPUs=64 RealMemory=1000 Gres=gpu:h200:8 State=UNKNOWN
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
 PartitionName=test Nodes=$host Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
 PartitionName=urgent Nodes=$host MaxTime=INFINITE State=UP PriorityTier=9 PreemptMode=OFF
 CONF

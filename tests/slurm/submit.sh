@@ -102,8 +102,8 @@ ok "multi_node.sh: completed, with the same bytes"
 [ "$(find results/small-$id.h5.ranks -name 'rank.*' | wc -l)" = 2 ] && grep -c 'bound: ' results/small-$id.h5.log | grep -qx 2
 ok "a log of each rank, and a line of what each is bound to"
 
-echo "== preempted by an urgent job"
-export LLQ_TEST_PAUSE=3
+echo "== preempted by an urgent job (SlurmctldParameters=preempt_send_user_signal)"
+export LLQ_TEST_PAUSE=6
 submit slurm/cpu_test.sh
 wait_for 90 done_jobs results/small-$id.h5 2
 preempted=$id
