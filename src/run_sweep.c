@@ -213,7 +213,8 @@ static int on_settle(void *context, bool all, struct err *e)
         progress_finished(&r->progress, r->untold[i].job, r->untold[i].rank, r->untold[i].took_s,
                           r->results.record[r->untold[i].job]);
     r->n_untold = 0;
-    if (r->rebuilding_s + expected_rebuild_s(r) > REBUILD_SHARE * (now - r->start_s))
+    /* At the end it is built in any case. */
+    if (all || r->rebuilding_s + expected_rebuild_s(r) > REBUILD_SHARE * (now - r->start_s))
         return 0;
     return rebuild(r, false, e);
 }

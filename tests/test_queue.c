@@ -172,6 +172,7 @@ static void overdue(void **state)
     queue_next(&q, 0, 0);
     queue_next(&q, 1, 0);
     queue_next(&q, 2, 0);
+    CHECK(queue_overdue(&q, 3, 1000 * S) == -1, "an estimate alone makes no job overdue");
     queue_finished(&q, 2, 2, 10 * S);
     CHECK(queue_overdue(&q, 2, 89 * S) == -1, "within three times the expectation nothing happens");
     CHECK(queue_overdue(&q, 1, 95 * S) == -1, "a worker is not given its own job again");

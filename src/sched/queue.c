@@ -5,7 +5,8 @@
 
 #include <stdlib.h>
 
-/* A job is overdue that has taken three times as long as expected, and a minute more. */
+/* A job is overdue that has taken three times as long as others of its kind let expect, and a
+ * minute more. */
 #define OVERDUE_RATIO 3.0
 #define OVERDUE_MIN_S 60.0
 
@@ -179,7 +180,7 @@ int queue_overdue(struct queue *q, int worker, int64_t now_ns)
         const struct queue_job *j = &q->jobs[q->running[i]];
         double expected = queue_expect_s(q, q->running[i]);
         double gone = (double)(now_ns - j->run[0].started_ns) * 1e-9;
-        if (j->run[1].worker >= 0 || j->run[0].worker == worker ||
+        if (!q->kinds[j->kind].n_finished || j->run[1].worker >= 0 || j->run[0].worker == worker ||
             gone < OVERDUE_RATIO * expected || gone - expected < most || !fits(q, expected, now_ns))
             continue;
         most = gone - expected;

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One fault after the other, put in where a job runs or around the program: what it costs, what the
-# user is told, and that the results are those of an undisturbed run.
+# user is told, and that the results are those of an undisturbed run.  LLQ_TEST_SHORT=1 leaves out
+# what is much like another.
 . "$(dirname "$0")/../mpi/common.sh"
 small_sweep
 cd "$work" || exit 1
@@ -62,16 +63,20 @@ once SEGFAULT 'killed by signal 11 \(Segmentation fault\)'
 twice SEGFAULT 'killed by signal 11 \(Segmentation fault\)'
 row "child: segmentation fault" "one retry in a new process; twice: that job fails with \"signal 11\""
 once ABORT 'killed by signal 6 \(Aborted\)'
-twice ABORT 'killed by signal 6 \(Aborted\)'
+if [ -z "${LLQ_TEST_SHORT:-}" ]; then
+    twice ABORT 'killed by signal 6 \(Aborted\)'
+    once EXIT 'ended with status 7'
+    row "child: exit" "one retry; \"status 7\""
+    once CRASH 'killed by signal 9'
+    row "child: kill -9" "one retry; \"signal 9\""
+fi
 row "child: abort" "the same, \"signal 6\""
-once EXIT 'ended with status 7'
-row "child: exit" "the same, \"status 7\""
-once CRASH 'killed by signal 9'
-row "child: kill -9" "the same, \"signal 9\""
-once HANG 'timed out after 6 s \(job_timeout\)' --set sweep.job_timeout=6
+once HANG 'timed out after 4 s \(job_timeout\)' --set sweep.job_timeout=4
 row "child: hangs" "killed after job_timeout, one retry"
-once LOSE_DEVICE 'signal 11|device'
-row "child: its device is lost" "replaced, one retry (on a GPU: tests/gpu/test_lost_device.sh)"
+if [ -z "${LLQ_TEST_SHORT:-}" ]; then
+    once LOSE_DEVICE 'signal 11|device'
+    row "child: its device is lost" "replaced, one retry (on a GPU: tests/gpu/test_lost_device.sh)"
+fi
 
 # The kernel's own kill for too much memory, where a group with a limit can be made.
 group=/sys/fs/cgroup/memory/llq-test-$$
