@@ -3,6 +3,7 @@
 #include "sched/engine.h"
 #include "sched/frame.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
@@ -117,8 +118,22 @@ int engine_serve_on(int fd, const struct engine_body *body)
     return go_on < 0 ? 1 : 0;
 }
 
+/* When memory runs out the kernel shall take this process, not the rank that would replace it. */
+static void go_first(void)
+{
+    static const char score[] = "500";
+    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+    if (fd < 0)
+        return;
+    if (write(fd, score, sizeof score - 1) < 0)
+        log_debug("the kernel's choice of whom to kill for memory is left as it is");
+    close(fd);
+}
+
 int engine_serve(int fd, const struct engine_body *body)
 {
+    go_first();
     /* The rank decides when this process ends: by closing the socket, or by dying. */
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     signal(SIGINT, SIG_IGN);
