@@ -449,6 +449,7 @@ int run_sweep(const struct run_options *o, struct link *link, struct engine *eng
                                     .fail_fast = o->cli->fail_fast,
                                     .crash_limit = 2,
                                     .silent_s = run_silent_s(),
+                                    .log = r.output.log,
                                     .stop = o->stop };
         struct sched_listener l = { .ready = on_ready,
                                     .started = on_started,

@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* One that is silent may speak again; one that is gone has said that it takes no jobs. */
 enum worker_state { WORKER_SETTING_UP, WORKER_IDLE, WORKER_BUSY, WORKER_SILENT, WORKER_GONE };
@@ -315,10 +316,36 @@ void sched_dismiss(struct link *link)
     tell_end(link, &ignored);
 }
 
+static bool on_several_nodes(const struct manager *m)
+{
+    char *first = mem_text(link_host_of(m->link, 0));
+    bool several = false;
+
+    for (int w = 1; w < m->n_workers && !several; w++)
+        several = strcmp(link_host_of(m->link, w), first) != 0;
+    free(first);
+    return several;
+}
+
+static int tell_logs(struct manager *m, struct err *e)
+{
+    int rc = 0;
+
+    if (!m->options->log || !on_several_nodes(m))
+        return 0;
+    for (int w = 1; rc == 0 && w < m->n_workers; w++) {
+        struct bytes text = BYTES_INIT;
+        message_pack(&text, w, m->options->log, strlen(m->options->log));
+        rc = link_send(m->link, w, MSG_LOG_FILE, text.data, text.n, e);
+        bytes_release(&text);
+    }
+    return rc;
+}
+
 static int begin(struct manager *m, const void *setup, size_t n_bytes, struct err *e)
 {
     struct bytes text = BYTES_INIT;
-    int rc = 0;
+    int rc = tell_logs(m, e);
 
     message_pack(&text, (int64_t)(m->hand.job_timeout_s * 1e9), setup, n_bytes);
     for (int w = 1; rc == 0 && w < m->n_workers; w++)

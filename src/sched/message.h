@@ -8,6 +8,7 @@
 
 enum message_kind {
     MSG_SETUP = 1, /* 0 -> rank: job_timeout in ns (0: none), bytes for the engine */
+    MSG_LOG_FILE,  /* 0 -> rank: its number, where it keeps its log, too     */
     MSG_JOB,       /* 0 -> rank: job, bytes                                */
     MSG_END,       /* 0 -> rank: nothing more, drop what runs              */
     MSG_READY,     /* rank -> 0: the engine may be given a job             */

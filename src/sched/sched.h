@@ -25,6 +25,8 @@ struct sched_options {
     bool fail_fast;
     int crash_limit; /* engines one job may take down before it is an error: 2 */
     double silent_s; /* a rank that says nothing for so long loses its job to another */
+    const char *log; /* where there are several nodes, rank N keeps its lines in LOG.rank-N, too:
+                        the last ones of a node that dies reach nobody else; NULL: not */
     /* Set by a signal.  1: hand out no more, finish what runs.  2: drop what runs, leave. */
     const volatile sig_atomic_t *stop;
 };

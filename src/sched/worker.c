@@ -8,6 +8,7 @@
 #include <math.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 
 /* ---- log lines, for rank 0's log ---- */
@@ -63,6 +64,20 @@ static int tell(struct link *link, struct hand_news *news, struct err *e)
     return rc;
 }
 
+/* Beside what rank 0 writes down: a log must not end the work. */
+static void open_log(int64_t rank, const char *log, size_t n_bytes)
+{
+    struct bytes path = BYTES_INIT;
+    struct err e = ERR_INIT;
+    char who[32];
+
+    snprintf(who, sizeof who, "rank %lld", (long long)rank);
+    bytes_printf(&path, "%.*s.rank-%lld", (int)n_bytes, log, (long long)rank);
+    if (log_open(path.data, who, LOG_WARN, &e) < 0)
+        log_warn("%s", e.text);
+    bytes_release(&path);
+}
+
 /* 1: go on, 0: the end. */
 static int obey(struct hand *h, const struct link *link, int kind, const struct bytes *m,
                 struct err *e)
@@ -76,6 +91,10 @@ static int obey(struct hand *h, const struct link *link, int kind, const struct 
         engine_place(h->engine, link_local_rank(link), link_local_size(link));
         h->setup_timeout_s = fmax(h->job_timeout_s, HAND_SETUP_TIMEOUT_S);
         hand_setup(h, bytes, n_bytes);
+        return 1;
+    }
+    if (kind == MSG_LOG_FILE && message_unpack(m, &number, &bytes, &n_bytes)) {
+        open_log(number, bytes, n_bytes);
         return 1;
     }
     if (kind == MSG_HEARD && message_unpack(m, &number, &bytes, &n_bytes)) {

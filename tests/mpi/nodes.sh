@@ -39,6 +39,10 @@ for rank in "0: bound: nodea, local rank 0 of 2" "1: bound: nodea, local rank 1 
     grep -qE "rank $rank: .*, cores [0-9,-]+ \([0-9]+ of [0-9]+\)" two.h5.log
     ok "FILE.log says what rank ${rank%%:*} is bound to"
 done
+for rank in 1 2 3; do
+    grep -q "info    rank $rank: bound: node" two.h5.log.rank-$rank && ! grep -v " rank $rank: " two.h5.log.rank-$rank
+    ok "rank $rank keeps its own lines, too"
+done
 items two.h5 | cmp whole -
 ok "with the same bytes"
 
