@@ -130,7 +130,7 @@ install: llq_sweep                      ## into $(DESTDIR)$(PREFIX)
 
 # Programs that need a device.  They are built anywhere with nvcc; gpu-bundle puts them, what they
 # load and the reference vectors into one folder that runs on a GPU host without our packages.
-GPU_TOO   := $(patsubst %,$(BUILD)/gpu/%,test_forward_golden test_generate)# of the CPU's tests
+GPU_TOO   := $(patsubst %,$(BUILD)/gpu/%,test_choice test_forward_golden test_generate)# of the CPU's tests
 GPU_TESTS := $(patsubst tests/gpu/%.c,$(BUILD)/gpu/%,$(wildcard tests/gpu/*.c)) \
              $(GPU_TOO)
 GPU_BENCHES := $(addprefix $(BUILD)/gpu/,bench_points bench_decode bench_gemm bench_linear bench_load \
@@ -144,7 +144,8 @@ gpu-test: $(GPU_TESTS) llq_sweep        ## every kernel against the CPU engine, 
 	@tests/gpu/run.sh $(GPU_TESTS) $(wildcard tests/gpu/test_*.sh)
 
 gpu-bundle: $(GPU_PROGRAMS)             ## the same for another machine, and llq_sweep with its demo, in build/gpu
-	@rm -rf build/gpu && mkdir -p build/gpu/lib build/gpu/golden build/gpu/sweeps build/gpu/analysis
+	@rm -rf build/gpu && mkdir -p build/gpu/lib build/gpu/golden build/gpu/sweeps build/gpu/analysis build/gpu/tests/golden
+	@cp -r tests/golden/choices* build/gpu/tests/golden
 	@cp $(GPU_PROGRAMS) build/gpu && strip $(addprefix build/gpu/,$(notdir $(GPU_PROGRAMS)))
 	@cp $(wildcard tests/gpu/*.sh) sweeps/configs/llama-3.2-1b.json build/gpu
 	@cp -r sweeps/demo sweeps/configs $(wildcard sweeps/*.toml) build/gpu/sweeps

@@ -142,7 +142,12 @@ static double share_right(const struct js *chosen, const struct js *gold)
     return (double)n / (double)js_count(gold);
 }
 
-/* The largest deviation of a log likelihood. */
+static double deviation(double got, double want)
+{
+    return fabs(got - want) / fmax(1, fabs(want));
+}
+
+/* The largest deviation of a log likelihood, relative beyond 1. */
 static double compare_words(const struct js *got, const struct js *want)
 {
     const struct js *greedy = js_get(want, "greedy"), *all = js_get(want, "log_likelihood");
@@ -155,7 +160,7 @@ static double compare_words(const struct js *got, const struct js *want)
               "lambada: word %zu is right where greedy decoding gives it", i);
         n_right += js_bool(js_at(greedy, i));
         sum -= x;
-        worst = fmax(worst, fabs(js_real(js_at(js_get(got, "nll"), i)) + x));
+        worst = fmax(worst, deviation(js_real(js_at(js_get(got, "nll"), i)), -x));
     }
     double n = (double)js_count(greedy);
     CHECK(n_right > 0 && n_right < (int64_t)n, "some words are right, some wrong");
@@ -177,7 +182,8 @@ static double compare_set(const char *task, const struct js *got, const struct j
         CHECK(js_count(js_at(rows, i)) == js_count(row), "%s: question %zu has its choices", task,
               i);
         for (size_t k = 0; k < js_count(row); k++)
-            worst = fmax(worst, fabs(js_real(js_at(row, k)) - js_real(js_at(js_at(rows, i), k))));
+            worst =
+                fmax(worst, deviation(js_real(js_at(js_at(rows, i), k)), js_real(js_at(row, k))));
     }
     same_integers(js_get(got, "gold"), gold, task, "gold");
     same_integers(js_get(got, "chosen"), js_get(want, "chosen"), task, "chosen");
@@ -207,7 +213,7 @@ static void numbers_are_those_of_an_independent_program(void **state)
         struct js *out = run(&plain, ALL_SETS, (struct how){ .profile = &p });
         while (js_next(out, &m)) {
             double worst = compare_set(m.key, m.value, js_get(js_get(golden, names[i]), m.key));
-            CHECK(worst < 2e-3, "%s, %s: log likelihoods agree to %g", names[i], m.key, worst);
+            CHECK(worst < 1e-4, "%s, %s: log likelihoods agree to %g", names[i], m.key, worst);
             n++;
         }
         CHECK(n == 8, "%d data sets", n);
@@ -222,7 +228,7 @@ static void examples_stand_in_front(void **state)
         run(&plain, "{\"mmlu\":{\"path\":\"" DATA "mmlu\",\"num_fewshot\":2}}", (struct how){ 0 });
     double worst =
         compare_set("mmlu", js_get(out, "mmlu"), js_get(js_get(golden, profile.name), "mmlu_2"));
-    CHECK(worst < 2e-3, "log likelihoods agree to %g", worst);
+    CHECK(worst < 1e-4, "log likelihoods agree to %g", worst);
     js_release(out);
 
     static const char *const wrong[][2] = {
@@ -255,7 +261,7 @@ static void piqa_is_read_from_its_own_files(void **state)
              js_count(js_get(want, "gold")));
     struct js *out = run(&plain, options, (struct how){ 0 });
     double worst = compare_set("piqa", js_get(out, "piqa"), want);
-    CHECK(worst < 2e-3, "log likelihoods agree to %g", worst);
+    CHECK(worst < 1e-4, "log likelihoods agree to %g", worst);
     CHECK(js_int(js_find(out, "piqa.n")) == 60, "the first 60 questions");
     js_release(out);
 }
