@@ -115,3 +115,11 @@ int fault_inject(struct backend *b, const char *experiment, struct err *e)
     }
     return 0;
 }
+
+void fault_in_setup(int local_rank)
+{
+    const char *rank = getenv("LLQ_TEST_CRASH_SETUP");
+
+    if (rank && atoi(rank) == local_rank && is_first())
+        raise(SIGKILL);
+}

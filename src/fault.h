@@ -9,3 +9,5 @@
  * down.  With LLQ_TEST_ONCE=FILE only where FILE can be made: once.  LLQ_TEST_PAUSE=SECONDS makes
  * every job last longer. */
 int fault_inject(struct backend *b, const char *experiment, struct err *e);
+/* LLQ_TEST_CRASH_SETUP=N ends the process of local rank N while it is set up. */
+void fault_in_setup(int local_rank);

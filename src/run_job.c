@@ -146,6 +146,7 @@ int runner_setup(void *runner, const struct engine_site *site, const void *setup
         log_info("%s", why);
     if (r->backend.ops->facts(&r->backend, &r->facts, e) < 0)
         return -1;
+    fault_in_setup(site->local_rank);
     take_place(r, site);
     turn_open(&r->turn, r->facts.id);
     int rc = load(r, site, folder, share_gpu, e);

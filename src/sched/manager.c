@@ -196,14 +196,25 @@ static bool all_gone(const struct manager *m)
     return true;
 }
 
+/* Model and data are good: rank 0 says so, or where its engine is lost, another. */
+static int begin_jobs(struct manager *m, struct err *e)
+{
+    m->ready = true;
+    return m->listener->ready ? m->listener->ready(m->listener->context, e) : 0;
+}
+
 static int failed(struct manager *m, int worker, int64_t code, const char *text, struct err *e)
 {
     m->workers[worker].state = WORKER_GONE;
-    if (!m->ready && worker == 0)
+    /* What is wrong with model or data is wrong for all. */
+    if (!m->ready && worker == 0 && (code != ERR_DEVICE || m->n_workers == 1))
         return err_set(e, (enum err_code)code, "%s", text);
     if (all_gone(m))
         return err_set(e, (enum err_code)code, "no rank has a working engine: %s", text);
     log_warn("rank %d takes no jobs: %s", worker, text);
+    for (int w = 1; w < m->n_workers && !m->ready && worker == 0; w++)
+        if (m->workers[w].state == WORKER_IDLE)
+            return begin_jobs(m, e);
     return 0;
 }
 
@@ -211,10 +222,9 @@ static int ready(struct manager *m, int worker, struct err *e)
 {
     if (m->workers[worker].state == WORKER_SETTING_UP)
         m->workers[worker].state = WORKER_IDLE;
-    if (worker != 0 || m->ready)
+    if (m->ready || (worker != 0 && m->workers[0].state != WORKER_GONE))
         return 0;
-    m->ready = true;
-    return m->listener->ready ? m->listener->ready(m->listener->context, e) : 0;
+    return begin_jobs(m, e);
 }
 
 static void log_from(int worker, int64_t level, const char *bytes, size_t n_bytes)

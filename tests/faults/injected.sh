@@ -78,6 +78,22 @@ if [ -z "${LLQ_TEST_SHORT:-}" ]; then
     row "child: its device is lost" "replaced, one retry (on a GPU: tests/gpu/test_lost_device.sh)"
 fi
 
+# While it is set up: one more chance, then its rank takes no jobs, whichever it is.
+rm -f mark
+LLQ_TEST_CRASH_SETUP=0 LLQ_TEST_ONCE=$work/mark run 2 -o setup.h5 --limit 4 small.toml
+[ $? = 0 ] && said 'killed by signal 9.* before it was set up; a new engine takes its place' && ! grep -q 'takes no jobs' out
+ok "an engine that is killed while it is set up is replaced"
+for rank in 0 1; do
+    LLQ_TEST_CRASH_SETUP=$rank run 2 -o setup$rank.h5 --limit 4 small.toml
+    [ $? = 0 ] && said "rank $rank takes no jobs: the engine process was killed by signal 9"
+    ok "rank $rank, whose engine cannot be set up, takes no jobs, and the other does all"
+    same setup$rank.h5 "set up on one rank of two"
+done
+LLQ_TEST_CRASH_SETUP=0 run 1 -o none.h5 --limit 4 small.toml
+[ $? = 2 ] && said '^llq_sweep: the engine process was killed by signal 9' && [ ! -e none.h5 ]
+ok "where there is no other, nothing runs"
+row "child: killed while it is set up" "one retry; twice: its rank takes no jobs, the others go on"
+
 # The kernel's own kill for too much memory, where a group with a limit can be made.
 group=/sys/fs/cgroup/memory/llq-test-$$
 limited() { # runs the rest in that group
