@@ -404,7 +404,8 @@ static double sync_seconds(struct journal *j, struct js *record)
 
 static void a_thousand_ranks(void **state)
 {
-    enum { RANKS = 1024, JOBS = 100000 };
+    enum { RANKS = 1024, JOBS = 100000, FEWER = 25000 };
+    const int n_jobs = getenv("LLQ_TEST_SHORT") ? FEWER : JOBS;
     double *takes = mem_array(JOBS, sizeof *takes), *cost = mem_array(JOBS, sizeof *cost), real;
     int *kind = mem_array(JOBS, sizeof *kind);
     struct told t = { .journal = JOURNAL_INIT, .record = js_new_object() };
@@ -421,15 +422,15 @@ static void a_thousand_ranks(void **state)
     close(mkstemp(path));
     CHECK_OK(journal_open(&t.journal, path, &e), e);
     double sync_s = sync_seconds(&t.journal, t.record);
-    for (int i = 0; i < JOBS; i++) {
+    for (int i = 0; i < n_jobs; i++) {
         kind[i] = i % 12;
         takes[i] = drawn(40, 80);
         cost[i] = takes[i] * drawn(0.8, 1.25) * (1 + 0.2 * kind[i]); /* each kind errs its way */
         sum += takes[i];
     }
-    double makespan = simulate(RANKS, JOBS, takes, cost, kind, &t, &real);
+    double makespan = simulate(RANKS, n_jobs, takes, cost, kind, &t, &real);
     double ideal = sum / RANKS, busy = real + t.n_syncs * sync_s;
-    printf("%d ranks, %d jobs of 40 to 80 s: %.0f s, efficiency %.1f %%\n", RANKS, JOBS, makespan,
+    printf("%d ranks, %d jobs of 40 to 80 s: %.0f s, efficiency %.1f %%\n", RANKS, n_jobs, makespan,
            100 * ideal / makespan);
     printf("rank 0 busy %.2f s of it (%.2f %%): %.2f s for %ld turns and %ld messages, this "
            "simulation included, and %d syncs of %.2f ms\n",
