@@ -18,7 +18,6 @@
 #include <unistd.h>
 
 #define REBUILD_SHARE 0.01 /* of the time may go into rebuilding the results file */
-#define SYNC_EVERY_S  0.05 /* results that come faster are made durable together */
 #define SILENT_S      60.0
 /* Who is told to leave has a second. */
 #define LEAVE_REBUILD_MAX_S 0.3
@@ -41,7 +40,7 @@ struct run {
     struct untold *untold;  /* [n_untold] */
     int n_untold;
     int n_records; /* finished jobs, those of earlier runs included */
-    double start_s, rebuilding_s, synced_s;
+    double start_s, rebuilding_s;
     double rebuild_s_each; /* of the last rebuild, for each of its records */
 };
 
@@ -204,11 +203,10 @@ static int on_settle(void *context, bool all, struct err *e)
     struct run *r = context;
     double now = clock_seconds();
 
-    if (!r->n_untold || (!all && now - r->synced_s < SYNC_EVERY_S))
+    if (!r->n_untold || (!all && !journal_sync_due(&r->journal, now)))
         return 0;
     if (journal_sync(&r->journal, e) < 0)
         return -1;
-    r->synced_s = now;
     for (int i = 0; i < r->n_untold; i++)
         progress_finished(&r->progress, r->untold[i].job, r->untold[i].rank, r->untold[i].took_s,
                           r->results.record[r->untold[i].job]);

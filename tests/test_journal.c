@@ -304,6 +304,21 @@ static void full_disk(void **state)
     journal_close(&j);
 }
 
+static void when_to_sync(void **state)
+{
+    (void)state;
+    struct journal j = JOURNAL_INIT;
+
+    j.synced_s = 100;
+    CHECK(!journal_sync_due(&j, 1000), "nothing waits: never");
+    j.n_unsynced = 1;
+    CHECK(!journal_sync_due(&j, 100.04) && journal_sync_due(&j, 100.06), "at most every 50 ms");
+    j.sync_took_s = 0.01;
+    CHECK(!journal_sync_due(&j, 100.4) && journal_sync_due(&j, 100.6), "10 ms: every half second");
+    j.sync_took_s = 10;
+    CHECK(!journal_sync_due(&j, 101.9) && journal_sync_due(&j, 102.1), "at least every 2 s");
+}
+
 /* As many as a sweep may have: written in groups, damaged here and there, read back. */
 static void a_hundred_thousand_lines(void **state)
 {
@@ -441,6 +456,7 @@ int main(void)
         JOURNAL_TEST(second_writer),
         JOURNAL_TEST(places_that_cannot_be),
         JOURNAL_TEST(full_disk),
+        JOURNAL_TEST(when_to_sync),
         JOURNAL_TEST(a_hundred_thousand_lines),
         JOURNAL_TEST(killed_writers),
     };

@@ -1,6 +1,7 @@
 /* journal.c - see journal.h. */
 #include "record/journal.h"
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/log.h"
@@ -19,6 +20,10 @@ enum {
     LINE_BYTES_MIN = CHECKSUM_BYTES + 2, /* checksum, space, one character of JSON */
     NAMED_LINES_MAX = 8                  /* damaged lines named in one warning; the rest counted */
 };
+
+#define SYNC_SHARE       0.02
+#define SYNC_PAUSE_MIN_S 0.05
+#define SYNC_PAUSE_MAX_S 2.0
 
 /* ---- writing ---- */
 
@@ -134,10 +139,23 @@ out:
 
 int journal_sync(struct journal *j, struct err *e)
 {
+    double start = clock_seconds();
+
     if (j->n_unsynced && fsync(j->fd) < 0)
         return err_set(e, ERR_IO, "%s: %s", j->path, strerror(errno));
     j->n_unsynced = 0;
+    j->synced_s = clock_seconds();
+    j->sync_took_s = j->synced_s - start;
     return 0;
+}
+
+bool journal_sync_due(const struct journal *j, double now_s)
+{
+    double pause = j->sync_took_s / SYNC_SHARE;
+
+    pause = pause < SYNC_PAUSE_MIN_S ? SYNC_PAUSE_MIN_S : pause;
+    pause = pause > SYNC_PAUSE_MAX_S ? SYNC_PAUSE_MAX_S : pause;
+    return j->n_unsynced && now_s - j->synced_s >= pause;
 }
 
 int journal_clear(struct journal *j, struct err *e)

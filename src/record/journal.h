@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/js.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct journal {
@@ -16,6 +17,7 @@ struct journal {
     char *path;
     int64_t n_lines;
     int n_unsynced; /* lines that are not on disk yet */
+    double synced_s, sync_took_s;
 };
 
 #define JOURNAL_INIT \
@@ -27,6 +29,9 @@ struct journal {
 int journal_open(struct journal *j, const char *path, struct err *e);
 int journal_append(struct journal *j, const struct js *record, struct err *e);
 int journal_sync(struct journal *j, struct err *e);
+/* Whether it is time: lines wait, and since the last sync 50 ms are gone, or where a sync takes
+ * long, so much that at most 2 % of the time goes into them, but no more than 2 s. */
+bool journal_sync_due(const struct journal *j, double now_s);
 /* Empties it, for --force; the lock stays, where removing the file would let two writers in. */
 int journal_clear(struct journal *j, struct err *e);
 void journal_close(struct journal *j); /* also after a failed open, also twice */
