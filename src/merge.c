@@ -101,6 +101,9 @@ static int check_same(const struct part *a, const struct part *b, struct err *e)
         bytes_release(&text);
         return -1;
     }
+    if (!same(js_get(a->head, "calibration_sha256"), js_get(b->head, "calibration_sha256")))
+        return err_set(e, ERR_USAGE, "%s and %s differ in model or data (text of [calibration])",
+                       a->path, b->path);
     return 0;
 }
 

@@ -327,17 +327,26 @@ static int price_jobs(struct prepared *p, const char *backend, struct err *e)
     return 0;
 }
 
-/* The ids of the jobs that look at activations, and the hash of the file they are from. */
+/* The first of n experiments that looks at activations. */
+static const struct experiment *wants_text(const struct experiment *x, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (!method_find(x[i].method)->data_free)
+            return &x[i];
+    return NULL;
+}
+
+/* The ids of the jobs that look at activations, and the hash of the file they are from.  Results of
+ * such jobs that are only kept (--resume --experiment) are known again by the hash alone. */
 static int prepare_calibration(struct prepared *p, bool shapes_suffice, struct err *e)
 {
     const char *path = js_text(js_get(p->sweep.calibration, "path"));
-    const struct experiment *wants = NULL;
+    const struct experiment *wants = wants_text(p->sweep.experiments, p->sweep.n_experiments);
     struct bytes data = BYTES_INIT;
     int rc = -1;
 
-    for (int i = 0; i < p->sweep.n_experiments && !wants; i++)
-        if (!method_find(p->sweep.experiments[i].method)->data_free)
-            wants = &p->sweep.experiments[i];
+    if (!wants && path && file_exists(path) && wants_text(p->sweep.experiments, p->sweep.n_known))
+        return hash_file(path, p->sweep.calibration_sha256, e);
     if (!wants)
         return 0;
     if (!path)

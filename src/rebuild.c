@@ -7,6 +7,7 @@
 #include "record/store_h5.h"
 #include "results.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -70,13 +71,16 @@ static int rebuild(const char *file, const struct js *head, struct js *const *li
 {
     struct prepared p = PREPARED_INIT;
     struct results r = RESULTS_INIT;
-    const char *identity;
+    const char *identity, *calibration = js_text(js_get(head, "calibration_sha256"));
     int ok, failed, rc = -1;
 
     if (js_want_text(head, "identity", &identity, e) < 0 ||
         read_sweep(js_get(head, "sweep_file"), &p.sweep, e) < 0)
         goto out;
     bytes_add(&p.identity, identity, strlen(identity));
+    /* Part of the keys of jobs that look at text. */
+    snprintf(p.sweep.calibration_sha256, sizeof p.sweep.calibration_sha256, "%s",
+             calibration ? calibration : "");
     for (int i = 0; i < p.sweep.n_jobs; i++)
         job_make_key(&p.sweep.jobs[i], &p.sweep, identity);
     results_reopen(&r, &p, head);

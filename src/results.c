@@ -305,6 +305,7 @@ struct js *results_header(const struct results *r, const struct prepared *p,
     js_set_text(j, "created", r->created);
     js_set_text(j, "command_line", r->command_line);
     js_set_text(j, "identity", p->identity.data);
+    js_set_text(j, "calibration_sha256", p->sweep.calibration_sha256);
     js_set(j, "sweep_file", sweep_file_js(&p->sweep, o));
     js_set(j, "provenance", js_copy(r->provenance));
     return j;

@@ -383,15 +383,29 @@ static int read_weights(struct awq *k, int64_t layer, struct err *e)
     return 0;
 }
 
+/* All inputs are seen before any scales are tried: one that is not finite is named as that. */
+static int find_scales(struct awq *k, int64_t layer, struct err *e)
+{
+    for (int set = 0; set < 2 * N_SETS; set++) {
+        const int at = set % N_SETS;
+        const bool see = set < N_SETS;
+        char module[96];
+
+        if (see ? see_set(k, layer, at, e) < 0
+                : scalable(k, at) && search_set(k, layer, at, e) < 0) {
+            config_linear_module(&k->base->config, layer, sets[at].first, module, sizeof module);
+            return err_in(e, "%s", module);
+        }
+    }
+    return 0;
+}
+
 static int quantize_layer(struct awq *k, int64_t layer, struct err *e)
 {
     char module[96];
 
-    if (read_weights(k, layer, e) < 0)
+    if (read_weights(k, layer, e) < 0 || find_scales(k, layer, e) < 0)
         return -1;
-    for (int set = 0; set < N_SETS; set++)
-        if (see_set(k, layer, set, e) < 0 || (scalable(k, set) && search_set(k, layer, set, e) < 0))
-            return -1;
     /* The unquantized layer's output feeds the next; the norms are still what they were. */
     if (calibration_step(&k->run, layer, STEP_OUT, k->plain, NULL, NULL, e) < 0)
         return -1;
