@@ -106,7 +106,8 @@ static void settings_refused(void **state)
     REFUSED(rtn, 0, "compute_dtype = \"int8\"", s.compute = DTYPE_I8);
     REFUSED(int8, 0, "outlier_threshold = -1", s.outlier_threshold = -1);
     REFUSED(int8, 0, "outlier_threshold = nan", s.outlier_threshold = NAN);
-    REFUSED(rtn, 0, "known are none, bnb_8bit, bnb_4bit, rtn, hqq, gptq, awq", strcpy(s.method, "rtm"));
+    REFUSED(rtn, 0, "known are none, bnb_8bit, bnb_4bit, rtn, hqq, gptq, awq",
+            strcpy(s.method, "rtm"));
     REFUSED(awq, 0, "bits = 2: awq allows 3, 4, 8", s.bits = 2);
     REFUSED(awq, 0, "group_size = 16: awq allows 32 to 1024, or -1", s.group_size = 16);
     REFUSED(awq, 0, "quant_type = \"nf4\": awq allows int", strcpy(s.quant_type, "nf4"));
@@ -121,9 +122,6 @@ static void settings_refused(void **state)
     REFUSED(gptq, 0, "mse = -1", s.gptq.mse = -1);
     REFUSED(gptq, 0, "gar = true goes with neither desc_act nor static_groups", s.gptq.gar = true;
             s.gptq.desc_act = true);
-    REFUSED(nf4, 0, "a quantized head and embedding, which is not in this version", s.n_skip = 0);
-    REFUSED(nf4, 0, "a quantized head, which is not in this version",
-            strcpy(s.skip[0], "down_proj"));
 #undef REFUSED
     struct quant_spec every = none;
     every.n_skip = 0;

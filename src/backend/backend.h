@@ -64,6 +64,14 @@ struct embed_args {
     int64_t n_rows;
 };
 
+/* The same from a packed table: value(id, col) of weight.h, rounded once to T. */
+struct embed_packed_args {
+    const struct weight *table; /* [V, D] */
+    const int32_t *ids;
+    struct tensor *out;
+    int64_t n_rows;
+};
+
 struct norm_args {
     /* u = x * rsqrt(mean(x^2) + eps) in fp32, rounded to T; out = weight * u, rounded to T. */
     const struct tensor *x;      /* [T, D] */
@@ -390,6 +398,8 @@ struct backend_ops {
     int (*decode)(struct backend *b, struct decode_args *a, struct err *e);
     /* Gives back the working memory that is kept between calls. */
     void (*trim)(struct backend *b);
+    /* Optional.  NULL: embeddings cannot be packed on this backend. */
+    int (*embed_packed)(struct backend *b, const struct embed_packed_args *a, struct err *e);
     /* Optional.  NULL: there is nothing to tell, or no such way. */
     /* How many devices open() may be asked for; 0: none answers. */
     int (*n_devices)(void);

@@ -10,9 +10,8 @@
 static struct work pass(const struct model *m, double batch, double n_rows, double before)
 {
     const struct config *c = &m->config;
-    bool tied = m->head.codes == m->embed.data;
-    double weights =
-        (double)footprint_model_bytes(m) - (tied ? 0 : (double)tensor_bytes(&m->embed));
+    double weights = (double)footprint_model_bytes(m) -
+                     (footprint_is_tied(m) ? 0 : (double)footprint_embedding_bytes(m));
     double pairs = n_rows * before + n_rows * (n_rows + 1) / 2; /* of a query and a key */
     double width = (double)c->n_heads * c->head_dim;
     double linears = (double)config_n_linear_parameters(c), head = (double)config_n_embedding(c);

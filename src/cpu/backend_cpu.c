@@ -91,6 +91,7 @@ const struct backend_ops backend_cpu = {
     .download = copy,
     .sync = cpu_sync,
     .embed = cpu_embed,
+    .embed_packed = cpu_embed_packed,
     .norm = cpu_norm,
     .linear = cpu_linear,
     .rope = cpu_rope,

@@ -16,6 +16,7 @@ static inline const struct cpu_kernels *cpu_kernels_of(const struct backend *b)
 }
 
 int cpu_embed(struct backend *b, const struct embed_args *a, struct err *e);
+int cpu_embed_packed(struct backend *b, const struct embed_packed_args *a, struct err *e);
 int cpu_norm(struct backend *b, const struct norm_args *a, struct err *e);
 int cpu_linear(struct backend *b, const struct linear_args *a, struct err *e);
 int cpu_rope(struct backend *b, const struct rope_args *a, struct err *e);

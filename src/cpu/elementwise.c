@@ -37,6 +37,29 @@ int cpu_embed(struct backend *b, const struct embed_args *a, struct err *e)
     return 0;
 }
 
+int cpu_embed_packed(struct backend *b, const struct embed_packed_args *a, struct err *e)
+{
+    const struct cpu_kernels *k = cpu_kernels_of(b);
+    const enum dtype t = a->out->dtype;
+    const int64_t n_cols = a->table->n_in;
+    float values[CHUNK];
+
+    (void)e;
+    assert(n_cols == a->out->n_cols && a->n_rows <= a->out->n_rows);
+    for (int64_t row = 0; row < a->n_rows; row++) {
+        char *to = (char *)a->out->data + (size_t)(row * n_cols) * dtype_bytes(t);
+
+        assert(a->ids[row] >= 0 && a->ids[row] < a->table->n_out);
+        for (int64_t col = 0; col < n_cols; col += CHUNK) {
+            int64_t n = n_cols - col < CHUNK ? n_cols - col : CHUNK;
+
+            cpu_weight_block(k, a->table, a->ids[row], 1, col, n, t, values, n);
+            dtype_from_f32(t, values, to + (size_t)col * dtype_bytes(t), n);
+        }
+    }
+    return 0;
+}
+
 int cpu_gather(struct backend *b, const struct gather_args *a, struct err *e)
 {
     (void)b, (void)e;

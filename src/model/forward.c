@@ -394,11 +394,8 @@ int forward_run(struct forward *f, struct kv_cache *c, const struct batch *batch
         return -1;
 
     size_t n_bytes = (size_t)(N_ROW_NUMBERS * f->max_rows) * sizeof *f->numbers;
-    const struct embed_args embed = {
-        .table = &f->model->embed, .ids = f->numbers, .out = &f->x, .n_rows = p.n_rows
-    };
     if (b->ops->upload(b, f->numbers, f->host_numbers, n_bytes, e) < 0 ||
-        b->ops->embed(b, &embed, e) < 0)
+        model_embed(f->model, f->numbers, p.n_rows, &f->x, e) < 0)
         return err_in(e, "a forward pass");
     for (int64_t i = 0; i < f->model->config.n_layers; i++)
         if (say_ahead(&p, i, e) < 0 || run_layer(&p, i, e) < 0)

@@ -164,7 +164,8 @@ int forward_decode(struct forward *f, struct kv_cache *c, int n_seqs, const int3
         first[i] = fed(ids[i]);
     if (!done)
         rc = check_steps(f, c, &s, &end, e);
-    if (rc == 0 && !done && m->backend->ops->decode && !has_own_frequencies(m, end))
+    if (rc == 0 && !done && m->backend->ops->decode && m->head.form == WEIGHT_PLAIN &&
+        !has_own_frequencies(m, end))
         rc = run_steps(f, c, &s, end, &done, e);
     if (rc == 0 && !done)
         rc = run_passes(f, c, &s, e);

@@ -68,13 +68,18 @@ static int make_logits(struct forward *f, enum phase phase, int64_t first, int64
 {
     const struct model *m = f->model;
     struct backend *b = m->backend;
+    int32_t each[HEAD_ROWS_MAX + 1]; /* LLM.int8: outliers of a row alone, whatever comes with it */
+
+    for (int32_t i = 0; i <= n; i++)
+        each[i] = i;
     const struct linear_args head = {
         .x = &f->last,
         .w = &m->head,
         .y = &f->logits,
         .n_rows = n,
-        .compute = m->dtype,
+        .compute = m->head.form == WEIGHT_PLAIN ? m->dtype : m->compute,
         .phase = phase,
+        .segments = { m->head.form == WEIGHT_INT8 ? (int)n : 0, each },
     };
 
     if (make_last(f, phase, first, n, &f->last, e) < 0)
@@ -190,7 +195,7 @@ int head_run(struct forward *f, const struct batch *batch, int64_t n_rows, enum 
         return -1;
     if (want == WANT_LAST_ARGMAX && head_upload_forbidden(f, forbidden, n_forbidden, e) < 0)
         return -1;
-    if (want == WANT_NLL && b->ops->linear_nll)
+    if (want == WANT_NLL && b->ops->linear_nll && f->model->head.form == WEIGHT_PLAIN)
         return n ? stream_nll(f, batch->phase, n, out->nll, e) : b->ops->sync(b, e);
     for (int64_t first = 0; first < n; first += f->head_rows) {
         int64_t chunk = n - first < f->head_rows ? n - first : f->head_rows;

@@ -18,11 +18,12 @@ struct layer {
 struct model {
     struct config config;
     struct backend *backend;
-    enum dtype dtype;    /* of activations, norms, residual, cache */
-    enum dtype compute;  /* what linears multiply in */
-    struct tensor embed; /* [V, D] */
-    struct tensor norm;  /* [1, D] */
-    struct weight head;  /* [V, D]; borrows embed when tied */
+    enum dtype dtype;           /* of activations, norms, residual, cache */
+    enum dtype compute;         /* what linears multiply in */
+    struct tensor embed;        /* [V, D]; no data where the embedding is packed */
+    struct weight packed_embed; /* [V, D], then; borrows head when tied */
+    struct tensor norm;         /* [1, D] */
+    struct weight head;         /* [V, D]; borrows embed when tied and plain */
     struct layer *layers;
     bool owns_embed, owns_norms; /* false: borrowed from the base */
 };
@@ -33,6 +34,10 @@ struct model {
     }
 
 void model_release(struct model *m); /* zero state and twice are fine */
+/* Rows of the embedding, plain or packed: ids on the device, out [>= n_rows, D] of the model dtype.
+ */
+int model_embed(const struct model *m, const int32_t *ids, int64_t n_rows, struct tensor *out,
+                struct err *e);
 /* Does a product of this model look at more than a row at a time?  LLM.int8 finds its outlier
  * columns in all rows of a call. */
 bool model_looks_at_whole_calls(const struct model *m);

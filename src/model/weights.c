@@ -22,6 +22,21 @@ bool model_looks_at_whole_calls(const struct model *m)
     return false;
 }
 
+int model_embed(const struct model *m, const int32_t *ids, int64_t n_rows, struct tensor *out,
+                struct err *e)
+{
+    const struct embed_args plain = {
+        .table = &m->embed, .ids = ids, .out = out, .n_rows = n_rows
+    };
+    const struct embed_packed_args packed = {
+        .table = &m->packed_embed, .ids = ids, .out = out, .n_rows = n_rows
+    };
+    const struct backend_ops *ops = m->backend->ops;
+
+    return m->embed.data ? ops->embed(m->backend, &plain, e)
+                         : ops->embed_packed(m->backend, &packed, e);
+}
+
 void model_release(struct model *m)
 {
     struct backend *b = m->backend;
@@ -40,6 +55,7 @@ void model_release(struct model *m)
     }
     free(m->layers);
     weight_release(b, &m->head);
+    weight_release(b, &m->packed_embed);
     if (m->owns_norms)
         tensor_free(b, &m->norm);
     if (m->owns_embed)

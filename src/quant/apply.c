@@ -83,6 +83,14 @@ int quant_run_args(struct backend *b, const struct quant_spec *s, const struct t
     return quant_quantize(b, &a, e);
 }
 
+int quant_pack_alone(struct backend *b, const struct quant_spec *s, const struct tensor *w,
+                     struct weight *out, struct err *e)
+{
+    const struct quantizer *z = quantizer_find(s->method);
+
+    return z->run ? z->run(b, s, w, out, e) : quant_run_args(b, s, w, out, e);
+}
+
 int quant_shape_args(const struct quant_spec *s, int64_t n_out, int64_t n_in, struct weight *out,
                      struct err *e)
 {
@@ -99,7 +107,7 @@ bool quant_on_host(const struct backend *b, const struct quant_spec *s)
     const struct quantizer *z = quantizer_find(s->method);
     int64_t n = s->group_size > 0 ? s->group_size : 32; /* any widths that the groups divide */
 
-    if (!z || !z->args)
+    if (!z || !z->args || z->run_model)
         return false;
     struct quantize_args a = z->args(s, n, n);
     return !knows(b, &a);

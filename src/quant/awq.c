@@ -476,19 +476,17 @@ static int run_model(const struct model *base, const struct quant_spec *s, struc
     return rc;
 }
 
-static int shape(const struct quant_spec *s, int64_t rows, int64_t width, struct weight *out,
-                 struct err *e)
+/* Of what has been scaled and clipped; of head and embedding as they stand. */
+static struct quantize_args grid_args(const struct quant_spec *s, int64_t rows, int64_t width)
 {
-    if (quant_spec_check(s, width, e) < 0)
-        return -1;
-    const struct quantize_args a = { .rule = QUANTIZE_GRID_AWQ,
-                                     .bits = s->bits,
-                                     .group_size = form_of(s, width).group_size,
-                                     .sym = !s->awq.zero_point,
-                                     .double_quant = s->double_quant,
-                                     .scale_dtype = s->scale_dtype };
-    quantized_shape(&a, rows, width, out);
-    return 0;
+    (void)rows;
+    return (struct quantize_args){ .source = s->source,
+                                   .rule = QUANTIZE_GRID_AWQ,
+                                   .bits = s->bits,
+                                   .group_size = form_of(s, width).group_size,
+                                   .sym = !s->awq.zero_point,
+                                   .double_quant = s->double_quant,
+                                   .scale_dtype = s->scale_dtype };
 }
 
 /* qweight, scales in fp16, qzeros: the GEMM layout's buffers (quantizers.md 3.5, 6.7). */
@@ -515,6 +513,7 @@ const struct quantizer quantizer_awq = {
         .double_quant = true,
     },
     .run_model = run_model,
-    .shape = shape,
+    .shape = quant_shape_args,
+    .args = grid_args,
     .hf_bytes = hf_bytes,
 };

@@ -145,12 +145,9 @@ static int embed(struct calibration_run *c, struct err *e)
 
         out.data = (char *)c->x.data + (size_t)(at * c->x.n_cols) * element;
         out.n_rows = n;
-        const struct embed_args a = {
-            .table = &c->m->embed, .ids = c->numbers, .out = &out, .n_rows = n
-        };
         if (c->b->ops->upload(c->b, c->numbers, c->ids->ids + at, (size_t)n * sizeof(int32_t), e) <
                 0 ||
-            c->b->ops->embed(c->b, &a, e) < 0 || c->b->ops->sync(c->b, e) < 0)
+            model_embed(c->m, c->numbers, n, &out, e) < 0 || c->b->ops->sync(c->b, e) < 0)
             return -1;
     }
     return 0;

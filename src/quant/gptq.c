@@ -271,15 +271,14 @@ static int run_model(const struct model *base, const struct quant_spec *s, struc
     return rc;
 }
 
-static int shape(const struct quant_spec *s, int64_t n_out, int64_t n_in, struct weight *out,
-                 struct err *e)
+/* Head and embedding: the grid without feedback. */
+static struct quantize_args grid_args(const struct quant_spec *s, int64_t n_out, int64_t n_in)
 {
-    static int32_t some_order; /* stands for the order's memory, which is counted */
-
-    if (quant_spec_check(s, n_in, e) < 0)
-        return -1;
     const struct gptq_args a = args_of(s, n_in);
-    const struct quantize_args form = {
+
+    (void)n_out;
+    return (struct quantize_args){
+        .source = s->source,
         .rule = a.table == TABLE_NONE ? QUANTIZE_GRID_GPTQ : QUANTIZE_TABLE,
         .bits = a.bits,
         .group_size = a.group_size,
@@ -288,6 +287,17 @@ static int shape(const struct quant_spec *s, int64_t n_out, int64_t n_in, struct
         .scale_dtype = a.scale_dtype,
         .table = a.table,
     };
+}
+
+static int shape(const struct quant_spec *s, int64_t n_out, int64_t n_in, struct weight *out,
+                 struct err *e)
+{
+    static int32_t some_order; /* stands for the order's memory, which is counted */
+
+    if (quant_spec_check(s, n_in, e) < 0)
+        return -1;
+    const struct gptq_args a = args_of(s, n_in);
+    const struct quantize_args form = grid_args(s, n_out, n_in);
     quantized_shape(&form, n_out, n_in, out);
     if (a.order == GPTQ_DESC_ACT && !a.static_groups && a.group_size < n_in)
         out->g_idx = &some_order;
@@ -321,5 +331,6 @@ const struct quantizer quantizer_gptq = {
     },
     .run_model = run_model,
     .shape = shape,
+    .args = grid_args,
     .hf_bytes = hf_bytes,
 };

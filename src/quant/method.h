@@ -11,6 +11,11 @@ extern const struct quantizer quantizer_hqq;
 extern const struct quantizer quantizer_gptq;
 extern const struct quantizer quantizer_awq;
 
+/* One weight by the method's own rule, or its grid alone where it is one that looks at activations:
+ * how the head and the embedding are packed. */
+int quant_pack_alone(struct backend *b, const struct quant_spec *s, const struct tensor *w,
+                     struct weight *out, struct err *e);
+
 /* One call of quantize(), on the host where b does not know it. */
 int quant_quantize(struct backend *b, const struct quantize_args *a, struct err *e);
 
@@ -39,6 +44,11 @@ bool quant_is_plain(const struct quant_spec *s);
 /* Does one of the skip names match `module`, as a run of whole dotted parts? */
 bool quant_skips(const struct quant_spec *s, const char *module);
 
+/* Is the head packed, and the embedding?  One name in `skip` keeps the one plain; where the head is
+ * plain the embedding is, too.  A tied pair is packed once. */
+bool quant_packs_head(const struct quant_spec *s);
+bool quant_packs_embedding(const struct quant_spec *s);
+
 /* Everything that can be known to be wrong from settings and shapes: settings, group sizes,
  * names in `skip` that match no module. */
 int quant_spec_check_model(const struct quant_spec *s, const struct config *c, struct err *e);
@@ -54,6 +64,10 @@ struct size_count {
 
 void size_count_start(struct size_count *n, const struct quantizer *method, enum dtype dtype);
 void size_count_linear(struct size_count *n, const struct weight *w, bool quantized);
+/* A packed head; of a tied pair, which is counted once as parameters, it is a copy. */
+void size_count_head(struct size_count *n, const struct weight *w, bool tied);
+/* A packed embedding: Hugging Face has no such thing. */
+void size_count_embedding(struct size_count *n, const struct weight *w);
 void size_count_plain(struct size_count *n, int64_t n_elements, enum dtype t);
 void size_count_finish(const struct size_count *n, const struct config *c, struct quant_sizes *out);
 

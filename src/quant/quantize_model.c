@@ -8,16 +8,17 @@
 #include "base/memory.h"
 #include "quant/method.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* One linear, while the model is made. */
+/* One linear, the head or the embedding, while the model is made. */
 struct place {
     char module[96];
     struct tensor stored;
     struct weight *to;
-    int64_t index; /* 0, 1, ... through all layers */
-    bool packed;
+    int64_t index; /* 0, 1, ... through all layers, then the ends */
+    bool packed, end;
 };
 
 struct making {
@@ -29,7 +30,7 @@ struct making {
     struct model *out;
     struct quant_report *report;
     struct size_count sizes;
-    struct place *places; /* of each linear, as are the next two */
+    struct place *places; /* of each linear and packed end, as are the next two */
     int64_t n_places;
     struct quant_solved *solved;
     double (*sums)[2];     /* of errors and of squares */
@@ -102,10 +103,19 @@ static int plain_weight(struct making *k, const struct weight *from, enum dtype 
 
 /* ---- embedding, head, norms, biases ---- */
 
+/* Those that are not packed. */
 static int make_ends(struct making *k, struct err *e)
 {
     struct model *m = k->out;
 
+    if (quant_packs_embedding(k->spec)) {
+        if (!k->b->ops->embed_packed)
+            return err_set(e, ERR_USAGE,
+                           "the %s backend has no look-up in a packed embedding: \"embed_tokens\" "
+                           "in skip_modules keeps it plain",
+                           k->b->ops->name);
+        return 0;
+    }
     m->owns_embed = !borrowable(k, &k->base->embed, m->dtype);
     if (!m->owns_embed)
         m->embed = k->base->embed;
@@ -113,6 +123,8 @@ static int make_ends(struct making *k, struct err *e)
         return err_in(e, "model.embed_tokens");
     size_count_plain(&k->sizes, m->embed.n_rows * m->embed.n_cols, m->embed.dtype);
 
+    if (quant_packs_head(k->spec))
+        return 0;
     if (m->config.tied) {
         m->head = weight_of_tensor(&m->embed);
         return 0;
@@ -186,14 +198,40 @@ static struct place place_of(const struct making *k, int64_t index)
     return p;
 }
 
+static void place_end(struct making *k, const char *module, struct tensor stored, struct weight *to)
+{
+    struct place *p = &k->places[k->n_places];
+
+    *p = (struct place){
+        .stored = stored, .to = to, .index = k->n_places, .packed = true, .end = true
+    };
+    snprintf(p->module, sizeof p->module, "%s", module);
+    k->n_places++;
+}
+
+/* A tied pair that is packed is one matrix, the head. */
 static void place_all(struct making *k)
 {
-    const int64_t n = k->base->config.n_layers * N_LINEARS;
+    const struct model *base = k->base;
+    const int64_t n = base->config.n_layers * N_LINEARS;
 
     k->n_places = n;
-    k->places = mem_array((size_t)n, sizeof *k->places);
+    k->places = mem_array((size_t)n + 2, sizeof *k->places);
     for (int64_t i = 0; i < n; i++)
         k->places[i] = place_of(k, i);
+    if (quant_packs_embedding(k->spec) && !base->config.tied)
+        place_end(k, "model.embed_tokens", base->embed, &k->out->packed_embed);
+    if (quant_packs_head(k->spec))
+        place_end(k, "lm_head", tensor_of(&base->head), &k->out->head);
+}
+
+/* The embedding of a tied pair, once the head is there or has moved. */
+static void tie(struct making *k)
+{
+    if (!quant_packs_embedding(k->spec) || !k->base->config.tied)
+        return;
+    k->out->packed_embed = k->out->head;
+    k->out->packed_embed.owned = false;
 }
 
 /* Has `act` done to all that are packed, or to all that are not. */
@@ -219,7 +257,20 @@ static int copy_plain(struct making *k, const struct place *p, struct err *e)
 
 static int pack(struct making *k, const struct place *p, struct err *e)
 {
-    return k->method->run(k->b, k->spec, &p->stored, p->to, e);
+    return p->end ? quant_pack_alone(k->b, k->spec, &p->stored, p->to, e)
+                  : k->method->run(k->b, k->spec, &p->stored, p->to, e);
+}
+
+/* Before a method runs the model on text. */
+static int pack_ends(struct making *k, struct err *e)
+{
+    for (int64_t i = 0; i < k->n_places; i++)
+        if (k->places[i].end && pack(k, &k->places[i], e) < 0)
+            return err_in(e, "%s", k->places[i].module);
+    if (k->b->ops->sync(k->b, e) < 0)
+        return -1;
+    tie(k);
+    return 0;
 }
 
 static int pack_alone(struct making *k, const struct place *p, struct err *e)
@@ -250,7 +301,8 @@ static int make_weights(struct making *k, struct err *e)
     if (!plain)
         start = clock_seconds();
     if (k->method->run_model) {
-        if (k->method->run_model(k->base, k->spec, k->out, k->solved, &k->report->on_host, e) < 0)
+        if (pack_ends(k, e) < 0 ||
+            k->method->run_model(k->base, k->spec, k->out, k->solved, &k->report->on_host, e) < 0)
             return -1;
     } else if (each(k, true, pack, e) < 0) {
         return -1;
@@ -302,6 +354,11 @@ static int open_scratch(struct making *k, struct err *e)
             largest_in = n_in;
         }
     }
+    if (quant_packs_head(k->spec) &&
+        config_n_embedding(&k->base->config) > largest_out * largest_in) {
+        largest_out = k->base->config.vocab_size;
+        largest_in = k->base->config.hidden_size;
+    }
     return tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F32, largest_out, largest_in, &k->scratch, e);
 }
 
@@ -342,6 +399,19 @@ static int arrange_all(struct making *k, struct err *e)
     return 0;
 }
 
+static void count_place(struct making *k, const struct place *p)
+{
+    const bool embedding = p->end && (k->out->config.tied ? quant_packs_embedding(k->spec)
+                                                          : p->to == &k->out->packed_embed);
+
+    if (embedding)
+        size_count_embedding(&k->sizes, p->to);
+    else if (p->end)
+        size_count_head(&k->sizes, p->to, k->out->config.tied);
+    else
+        size_count_linear(&k->sizes, p->to, p->packed || quant_is_plain(k->spec));
+}
+
 static int make_linears(struct making *k, struct err *e)
 {
     struct err ignored = ERR_INIT;
@@ -353,13 +423,13 @@ static int make_linears(struct making *k, struct err *e)
         rc = measure_all(k, e);
     if (rc == 0)
         rc = arrange_all(k, e);
+    tie(k);
 
     /* What is under way writes to the weights and the sums. */
     if (rc < 0)
         k->b->ops->sync(k->b, &ignored);
     for (int64_t i = 0; rc == 0 && i < k->n_places; i++)
-        size_count_linear(&k->sizes, k->places[i].to,
-                          k->places[i].packed || quant_is_plain(k->spec));
+        count_place(k, &k->places[i]);
     free(k->sums);
     free(k->solved);
     free(k->places);

@@ -35,6 +35,19 @@ void size_count_plain(struct size_count *n, int64_t n_elements, enum dtype t)
     n->hf_bytes += (double)n_elements * (double)dtype_bytes(t);
 }
 
+void size_count_head(struct size_count *n, const struct weight *w, bool tied)
+{
+    size_count_linear(n, w, true);
+    if (tied)
+        n->n_parameters -= w->n_out * w->n_in;
+}
+
+void size_count_embedding(struct size_count *n, const struct weight *w)
+{
+    size_count_linear(n, w, true);
+    n->hf_bytes = NAN;
+}
+
 void size_count_finish(const struct size_count *n, const struct config *c, struct quant_sizes *out)
 {
     /* Two rotary buffers of fp32, halved where the whole model was cast to 16 bit. */
@@ -55,6 +68,30 @@ static bool has_bias(const struct config *c, enum linear_name l)
     if (l == LINEAR_O)
         return c->o_bias;
     return l < LINEAR_O ? c->qkv_bias : c->mlp_bias;
+}
+
+/* Embedding and head: a tied pair is one, unless the head alone is packed. */
+static int count_ends(const struct config *c, const struct quant_spec *s, enum dtype dtype,
+                      struct size_count *n, struct err *e)
+{
+    const bool head = quant_packs_head(s), embedding = quant_packs_embedding(s);
+    struct weight w;
+
+    /* By the rule alone: no order of columns. */
+    if (head && (n->method->args ? quant_shape_args : n->method->shape)(s, c->vocab_size,
+                                                                        c->hidden_size, &w, e) < 0)
+        return err_in(e, "lm_head");
+    if (embedding)
+        size_count_embedding(n, &w);
+    else
+        size_count_plain(n, config_n_embedding(c), dtype);
+    if (c->tied && head == embedding)
+        return 0;
+    if (head)
+        size_count_head(n, &w, c->tied);
+    else
+        size_count_plain(n, config_n_embedding(c), dtype);
+    return 0;
 }
 
 int quant_sizes_of(const struct config *c, const struct quant_spec *s, enum dtype source,
@@ -84,9 +121,8 @@ int quant_sizes_of(const struct config *c, const struct quant_spec *s, enum dtyp
             if (has_bias(c, l))
                 size_count_plain(&n, plain.n_rows, dtype);
         }
-    size_count_plain(&n, config_n_embedding(c), dtype);
-    if (!c->tied)
-        size_count_plain(&n, config_n_embedding(c), dtype);
+    if (count_ends(c, s, dtype, &n, e) < 0)
+        return -1;
     size_count_plain(&n, (2 * c->n_layers + 1) * c->hidden_size, dtype);
     size_count_finish(&n, c, out);
     return 0;

@@ -160,11 +160,6 @@ static int check_rest(const struct quantizer *z, const struct quant_spec *s, str
                        dtype_name(s->compute), 8 * (int)dtype_bytes(s->compute));
     if (z == &quantizer_gptq && check_gptq(s, e) < 0)
         return -1;
-    if (!quant_is_plain(s) && !quant_skips(s, "lm_head"))
-        return err_set(e, ERR_USAGE,
-                       "skip_modules without \"lm_head\" asks for a quantized head%s, which is not "
-                       "in this version",
-                       s->n_skip ? "" : " and embedding");
     return 0;
 }
 
@@ -208,6 +203,16 @@ bool quant_skips(const struct quant_spec *s, const char *module)
     return false;
 }
 
+bool quant_packs_head(const struct quant_spec *s)
+{
+    return !quant_is_plain(s) && !quant_skips(s, "lm_head");
+}
+
+bool quant_packs_embedding(const struct quant_spec *s)
+{
+    return quant_packs_head(s) && !quant_skips(s, "model.embed_tokens");
+}
+
 static bool names_a_module(const struct config *c, const char *name)
 {
     char module[96];
@@ -231,6 +236,8 @@ int quant_spec_check_model(const struct quant_spec *s, const struct config *c, s
                            s->skip[i]);
     if (quant_spec_check(s, 0, e) < 0)
         return -1;
+    if (quant_packs_head(s) && quant_spec_check(s, c->hidden_size, e) < 0)
+        return err_in(e, "lm_head");
     for (int64_t layer = 0; layer < c->n_layers; layer++)
         for (int l = 0; l < N_LINEARS; l++) {
             char module[96];

@@ -176,7 +176,7 @@ static const struct key_rule experiment[] = {
     { "outlier_threshold", KEY_REAL, "a number from 0 to 1000 (0 = no outliers)", .most = 1000 },
     { "scale_dtype", KEY_TEXT, "one of fp32, fp16", .choices = "fp32 fp16" },
     { "skip_modules", KEY_TEXTS,
-      .allowed = "a list of at most 8 module names of 1 to 63 bytes with \"lm_head\" among them "
+      .allowed = "a list of at most 8 module names of 1 to 63 bytes "
                  "(for a grid, a list of such lists)" },
     { "preset", KEY_TEXT,
       "one of reference, ist, autogptq, transformers, gptqmodel, llm-compressor",

@@ -417,23 +417,16 @@ static void resolve_rest(const struct method_rule *m, const struct cell *c, stru
     }
 }
 
-static int resolve_skip(const struct method_rule *m, const struct toml_value *v,
-                        struct experiment *x, struct refusal *r)
+static void resolve_skip(const struct method_rule *m, const struct toml_value *v,
+                         struct experiment *x)
 {
-    bool keeps_head = !v;
-
     if (!(m->keys & AXIS_BIT(AXIS_SKIP_MODULES)))
-        return 0;
+        return;
     x->n_skip = v ? v->n : 1;
     if (!v)
         snprintf(x->skip[0], sizeof x->skip[0], "lm_head");
-    for (int i = 0; v && i < v->n; i++) {
+    for (int i = 0; v && i < v->n; i++)
         snprintf(x->skip[i], sizeof x->skip[i], "%s", v->items[i]->text);
-        keeps_head |= strcmp(x->skip[i], "lm_head") == 0;
-    }
-    if (!keeps_head)
-        return refuse(r, AXIS_SKIP_MODULES, 0, "a list without \"lm_head\" is not in this version");
-    return 0;
 }
 
 int method_resolve(const struct cell *c, struct experiment *out, struct refusal *why)
@@ -449,9 +442,9 @@ int method_resolve(const struct cell *c, struct experiment *out, struct refusal 
         resolve_quant_type(m, c->value[AXIS_QUANT_TYPE], out, why) < 0 ||
         resolve_bits(m, c->value[AXIS_BITS], out, why) < 0 ||
         resolve_group_size(m, c->value[AXIS_GROUP_SIZE], out, why) < 0 ||
-        check_pairs(c, out, why) < 0 || resolve_gptq(m, c, out, why) < 0 ||
-        resolve_skip(m, c->value[AXIS_SKIP_MODULES], out, why) < 0)
+        check_pairs(c, out, why) < 0 || resolve_gptq(m, c, out, why) < 0)
         return -1;
+    resolve_skip(m, c->value[AXIS_SKIP_MODULES], out);
     resolve_rest(m, c, out);
     return 0;
 }
