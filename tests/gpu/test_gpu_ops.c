@@ -116,6 +116,8 @@ static void rows(void **state)
 
 static void rope_case(enum dtype t, int n_heads, int n_kv, int head_dim, int n_rotated)
 {
+    if (left_out())
+        return;
     enum { ROWS = 9, CAPACITY = 20, SLOTS = 3 };
     int64_t kv = (int64_t)n_kv * head_dim;
     struct tensor q = random_tensor(t, ROWS, (int64_t)n_heads * head_dim, 2);
@@ -188,6 +190,8 @@ static void rope(void **state)
 static void attention_case(enum dtype t, int n_heads, int n_kv, int head_dim, int n, int64_t window,
                            float bad)
 {
+    if (left_out())
+        return;
     const int64_t capacity = n + 3, n_rows = 2 * n, kv = (int64_t)n_kv * head_dim;
     struct tensor q = random_tensor(t, n_rows, (int64_t)n_heads * head_dim, 2);
     struct tensor kc = random_tensor(t, 3 * capacity, kv, 2);
