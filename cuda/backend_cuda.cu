@@ -106,7 +106,6 @@ static void release_state(struct cuda_state *s)
         cuda_decode_close(s);
         cuda_trim(s->backend);
     }
-    free(s->ahead);
     cuda_group_leave(s);
     for (int i = 0; i < MARKS_MAX; i++)
         if (s->marks[i])
@@ -201,7 +200,6 @@ const struct backend_ops backend_cuda = {
     .linear_add = cuda_linear_add,
     .linear_swiglu = cuda_linear_swiglu,
     .linear_nll = cuda_linear_nll,
-    .ahead = cuda_ahead,
     .arrange = cuda_arrange,
     .compare = cuda_compare,
     .decode = cuda_decode,

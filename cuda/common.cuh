@@ -37,7 +37,6 @@ enum cuda_scratch_slot {
     SCRATCH_SCALES,
     SCRATCH_DECODE,
     SCRATCH_LOGITS,
-    SCRATCH_AHEAD,
     SCRATCH_N_SLOTS
 };
 
@@ -73,7 +72,6 @@ struct cuda_state {
     struct cuda_queue *queue;     /* quantizations not started yet: n_queued of them */
     int n_queued;
     struct nest_table *nest_table; /* on the device */
-    struct linear_ahead *ahead;    /* linear_ahead.cu; NULL: not asked yet */
 };
 
 /* Starts the quantizations that were asked for and wait to be started together. */
@@ -144,7 +142,6 @@ int cuda_linear_swiglu(struct backend *b, const struct linear_args *gate,
                        const struct linear_args *up, struct tensor *out, struct err *e);
 int cuda_linear_nll(struct backend *b, const struct linear_args *a, const int32_t *targets,
                     float *out, struct err *e);
-int cuda_ahead(struct backend *b, const struct ahead_args *a, struct err *e);
 int cuda_rope(struct backend *b, const struct rope_args *a, struct err *e);
 int cuda_attention(struct backend *b, const struct attention_args *a, struct err *e);
 int cuda_add(struct backend *b, const struct add_args *a, struct err *e);

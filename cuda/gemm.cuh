@@ -43,30 +43,6 @@ struct gemm_nll {
     float *target_logit;       /* [n_rows] */
 };
 
-/* 4-bit weights in arrangement 1 to be made plain beside the product: chunks first .. end - 1 of 8
- * rows by 128 columns each, of 16-bit values (linear_ahead.cuh).  sm_90 alone. */
-#define GEMM_AHEAD_PIECES 4
-struct gemm_ahead_piece {
-    const uint8_t *codes;
-    const void *scales, *zeros;
-    const float *scales2;
-    uint16_t *out;
-    float nested_offset;
-    int32_t n_chunks, n_groups; /* of a row */
-    int32_t group_size;         /* 64 or more */
-    int32_t first, end;
-};
-
-struct gemm_ahead {
-    int n;
-    bool bf16;
-    enum scale_form scale_form;
-    enum zero_form zero_form; /* CONSTANT: `table` has it in */
-    float table[16];          /* of a code */
-    const float *map;         /* weight_dynamic_map */
-    struct gemm_ahead_piece piece[GEMM_AHEAD_PIECES];
-};
-
 /* Addresses and strides are multiples of 16 bytes, n_k and every n_out of 8 elements (INT8: n_k of
  * 16). */
 struct gemm_args {
@@ -81,7 +57,6 @@ struct gemm_args {
     bool weights_stay; /* nothing that is still queued writes them */
     int n_splits;      /* 1 or GEMM_SPLITS */
     struct gemm_nll nll;
-    struct gemm_ahead ahead;
     /* INT8: scale of a row, and the type that outputs are rounded to */
     const float *stat;
     enum dtype x_t;

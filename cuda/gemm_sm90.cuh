@@ -15,7 +15,6 @@
 #pragma once
 
 #include "gemm.cuh"
-#include "gemm_sm90_ahead.cuh"
 #include "wgmma.cuh"
 
 #include <cuda.h>
@@ -603,8 +602,7 @@ __device__ inline void empty_ring(const struct gemm_sm90_job &job, struct gemm_r
 
 template <class S, enum gemm_end END, bool SPLIT>
 __device__ inline void gemm_block(const struct gemm_sm90_job &job, uint8_t *data,
-                                  uint64_t *barriers, uint4 (*room)[128],
-                                  struct gemm_ahead_room &ahead)
+                                  uint64_t *barriers, uint4 (*room)[128])
 {
     const int rank = (int)cluster_rank(), n_in_cluster = SPLIT ? GEMM_SPLITS : job.cm * job.cn;
     const int cluster = blockIdx.x / n_in_cluster, n_clusters = gridDim.x / n_in_cluster;
@@ -639,11 +637,6 @@ __device__ inline void gemm_block(const struct gemm_sm90_job &job, uint8_t *data
         if (threadIdx.x >= 64) { /* nobody need wait for these two warps where blocks meet */
             if (n_in_cluster > 1)
                 cluster_arrive();
-            if (!S::INT8) {
-                wait_for_earlier_kernels();
-                make_weights_ahead(job.a.ahead, threadIdx.x / 32 - 2, ahead);
-            }
-            __syncwarp();
             if (n_in_cluster > 1)
                 cluster_wait();
             return;
@@ -676,10 +669,9 @@ __global__ static void __launch_bounds__(128 * (WGS + 1), 1)
     extern __shared__ uint8_t memory[];
     __shared__ uint64_t barriers[2 * S::N_STAGES + 1]; /* gemm_sm90_runs() looks for these */
     __shared__ uint4 room[S::N_WARPS][128];
-    __shared__ struct gemm_ahead_room ahead;
     uint8_t *data = memory + (-shared_address(memory) & 1023);
 
-    gemm_block<S, END, SPLIT>(job, data, barriers, room, ahead);
+    gemm_block<S, END, SPLIT>(job, data, barriers, room);
 #endif
 }
 

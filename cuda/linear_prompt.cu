@@ -7,7 +7,6 @@
  * take everything, with the same rounding points.  */
 #include "linear_prompt.cuh"
 #include "gemm.cuh"
-#include "linear_ahead.cuh"
 
 #define SCRATCH_W_BYTES  ((int64_t)256 << 20) /* of dequantized weights at a time */
 #define COLS_AT_ONCE     256                  /* columns come in multiples of this then */
@@ -71,10 +70,9 @@ static int input_rows(struct cuda_state *s, const struct linear_args *a, struct 
                           a->w->n_in, e);
 }
 
-/* Columns first .. first + n - 1 of a product, as a part; plain: all rows of its weights in the
- * compute dtype, or NULL; room: where they may be put then. */
-static int make_part(struct cuda_state *s, const struct linear_args *a, const void *plain,
-                     int64_t first, int64_t n, char **room, struct gemm_part *out, struct err *e)
+/* Columns first .. first + n - 1 of a product, as a part; room: where its weights may be put. */
+static int make_part(struct cuda_state *s, const struct linear_args *a, int64_t first, int64_t n,
+                     char **room, struct gemm_part *out, struct err *e)
 {
     const struct weight *w = a->w;
     const size_t y_bytes = dtype_bytes(a->y->dtype);
@@ -93,31 +91,33 @@ static int make_part(struct cuda_state *s, const struct linear_args *a, const vo
     }
     if (in_place(w, a->compute))
         return 0;
+    out->w = *room;
     out->ldw = w->n_in * 2;
-    out->w = plain ? (const char *)plain + first * out->ldw : *room;
-    if (plain)
-        return 0;
     *room += n * out->ldw;
     return cuda_weight_rows(s, w, first, n, a->compute, (void *)out->w, w->n_in, e);
 }
 
-/* Columns of each part at a time, so that what must be dequantized, row_bytes of one row of each,
- * stays within its limit. */
-static int64_t columns_at_once(int64_t row_bytes, int64_t n_cols)
+/* Columns of each part at a time, so that what must be dequantized stays within its limit. */
+static int64_t columns_at_once(const struct linear_args *const *a, int n)
 {
-    const int64_t n = row_bytes ? SCRATCH_W_BYTES / row_bytes : n_cols;
+    int64_t row_bytes = 0, most = 0;
 
-    if (n >= n_cols)
-        return n_cols;
-    return n / COLS_AT_ONCE ? n / COLS_AT_ONCE * COLS_AT_ONCE : COLS_AT_ONCE;
+    for (int i = 0; i < n; i++) {
+        row_bytes += in_place(a[i]->w, a[i]->compute) ? 0 : 2 * a[i]->w->n_in;
+        most = a[i]->w->n_out > most ? a[i]->w->n_out : most;
+    }
+    if (row_bytes * most <= SCRATCH_W_BYTES)
+        return most;
+    most = SCRATCH_W_BYTES / row_bytes / COLS_AT_ONCE * COLS_AT_ONCE;
+    return most ? most : COLS_AT_ONCE;
 }
 
 /* g: how the products a[0 .. n - 1] of one x end. */
 static int run(struct cuda_state *s, const struct linear_args *const *a, int n, struct gemm_args *g,
                struct err *e)
 {
-    const void *plain[GEMM_PARTS_MAX] = {};
-    int64_t n_cols = 0, row_bytes = 0;
+    const int64_t at_once = columns_at_once(a, n);
+    int64_t n_cols = 0, n_packed = 0;
     void *room = NULL;
 
     g->operand = a[0]->compute == DTYPE_BF16 ? GEMM_BF16 : GEMM_F16;
@@ -125,21 +125,15 @@ static int run(struct cuda_state *s, const struct linear_args *const *a, int n, 
     g->n_k = a[0]->w->n_in;
     g->y_t = a[0]->y->dtype;
     g->n_splits = n_splits_of(a[0]->w);
-    g->weights_stay = true;
     for (int i = 0; i < n; i++) {
-        const struct weight *w = a[i]->w;
-
-        n_cols = w->n_out > n_cols ? w->n_out : n_cols;
-        if (in_place(w, a[i]->compute))
-            continue;
-        g->weights_stay = false;
-        if (linear_ahead_find(s, w, a[i]->compute, &plain[i], e) < 0)
-            return -1;
-        row_bytes += plain[i] ? 0 : 2 * w->n_in;
+        n_cols = a[i]->w->n_out > n_cols ? a[i]->w->n_out : n_cols;
+        n_packed += in_place(a[i]->w, a[i]->compute)
+                        ? 0
+                        : (a[i]->w->n_out < at_once ? a[i]->w->n_out : at_once);
     }
-    const int64_t at_once = columns_at_once(row_bytes, n_cols);
+    g->weights_stay = n_packed == 0;
     if (input_rows(s, a[0], g, e) < 0 ||
-        (row_bytes && cuda_scratch(s, SCRATCH_W, (size_t)(at_once * row_bytes), &room, e) < 0))
+        (n_packed && cuda_scratch(s, SCRATCH_W, (size_t)(n_packed * g->n_k * 2), &room, e) < 0))
         return -1;
     for (int64_t first = 0; first < n_cols; first += at_once) {
         char *at = (char *)room;
@@ -147,12 +141,11 @@ static int run(struct cuda_state *s, const struct linear_args *const *a, int n, 
         g->n_parts = 0;
         for (int i = 0; i < n; i++) {
             int64_t left = a[i]->w->n_out - first;
-            if (left > 0 && make_part(s, a[i], plain[i], first, left < at_once ? left : at_once,
-                                      &at, &g->part[g->n_parts++], e) < 0)
+            if (left > 0 && make_part(s, a[i], first, left < at_once ? left : at_once, &at,
+                                      &g->part[g->n_parts++], e) < 0)
                 return -1;
         }
         g->nll.first_col = first;
-        linear_ahead_take(s, g);
         if ((gemm_sm90_runs(s) ? gemm_sm90(s, g, e) : gemm_sm80(s, g, e)) < 0)
             return -1;
     }

@@ -128,17 +128,6 @@ struct attention_args {
     struct segments segments; /* rows of one sequence: one slot, positions that count up by one */
 };
 
-struct ahead_args {
-    /* Weights that linear() and its like will be asked for behind those of this layer; the next
-     * call says they are this layer's.  Nothing is computed that anybody can see. */
-    const struct weight *w;
-    int n;              /* 0: this is the last layer */
-    enum dtype compute; /* of packed weights */
-    enum phase phase;
-    int64_t n_rows;
-    bool first; /* of a pass: what was said before does not count */
-};
-
 struct add_args {
     struct tensor *x;       /* x = x + y, rounded to T */
     const struct tensor *y; /* [T, D] */
@@ -389,8 +378,6 @@ struct backend_ops {
     /* nll() of the fp32 logits y = x W^T, which need not stand in memory: a->y is not used. */
     int (*linear_nll)(struct backend *b, const struct linear_args *a, const int32_t *targets,
                       float *out, struct err *e);
-    /* What the layer to come will multiply with: a backend may get it ready beside this one. */
-    int (*ahead)(struct backend *b, const struct ahead_args *a, struct err *e);
     /* Puts codes and scales into the order that this backend multiplies fastest from, in the same
      * bytes (`arrangement`); a weight it has no such order for stays as it is. */
     int (*arrange)(struct backend *b, struct weight *w, struct err *e);

@@ -296,22 +296,6 @@ static int run_layer(const struct pass *p, int64_t i, struct err *e)
     return linear_add(p, layer, LINEAR_DOWN, &gate, &u, e);
 }
 
-/* Tells the backend which weights come behind those of layer i. */
-static int say_ahead(const struct pass *p, int64_t i, struct err *e)
-{
-    const struct model *m = p->f->model;
-    struct backend *b = m->backend;
-    const bool last = i + 1 == m->config.n_layers;
-    const struct ahead_args a = { .w = last ? NULL : m->layers[i + 1].linear,
-                                  .n = last ? 0 : N_LINEARS,
-                                  .compute = m->compute,
-                                  .phase = p->phase,
-                                  .n_rows = p->n_rows,
-                                  .first = i == 0 };
-
-    return b->ops->ahead ? b->ops->ahead(b, &a, e) : 0;
-}
-
 /* ---- a batch ---- */
 
 int forward_check(const struct forward *f, const struct kv_cache *c, const struct batch *batch,
@@ -398,7 +382,7 @@ int forward_run(struct forward *f, struct kv_cache *c, const struct batch *batch
         model_embed(f->model, f->numbers, p.n_rows, &f->x, e) < 0)
         return err_in(e, "a forward pass");
     for (int64_t i = 0; i < f->model->config.n_layers; i++)
-        if (say_ahead(&p, i, e) < 0 || run_layer(&p, i, e) < 0)
+        if (run_layer(&p, i, e) < 0)
             return err_in(e, "layer %lld", (long long)i);
     if (head_run(f, batch, p.n_rows, want, forbidden, n_forbidden, out, e) < 0)
         return -1;
