@@ -14,9 +14,12 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define DOCUMENT_GUESS 512 /* tokens */
 
 void prepared_release(struct prepared *p)
 {
@@ -256,6 +259,38 @@ int prepare_tokenizer(const struct prepare_options *o, struct tokenizer **out,
     return rc;
 }
 
+/* Operations of a method that looks at `tokens` of text.  GPTQ: the layers, gate and up twice; x^T
+ * x of the four inputs; the solver's loop and factors.  AWQ: the layers, then for each ratio
+ * attention once and the MLP twice. */
+static double calibration_flops(const struct config *c, const struct quant_spec *s, double tokens)
+{
+    double weights[N_LINEARS], all = 0, squares = 0, solver = 0;
+
+    for (int l = 0; l < N_LINEARS; l++) {
+        int64_t n_out, n_in;
+
+        config_linear_shape(c, l, &n_out, &n_in);
+        weights[l] = (double)n_out * (double)n_in;
+        all += weights[l];
+        solver += weights[l] * (double)n_in + pow((double)n_in, 3);
+        if (l == LINEAR_Q || l == LINEAR_O || l == LINEAR_GATE || l == LINEAR_DOWN)
+            squares += (double)n_in * (double)n_in;
+    }
+    double inner = weights[LINEAR_GATE] + weights[LINEAR_UP], mlp = inner + weights[LINEAR_DOWN];
+    double layer = strcmp(s->method, "awq") == 0
+                       ? 2 * tokens * (all + inner + QUANT_RATIOS * (all - mlp + 2 * mlp))
+                       : 2 * tokens * (all + inner + squares) + 2 * solver;
+    return (double)c->n_layers * layer;
+}
+
+/* Documents are as long as they are: those of web text have some hundred tokens. */
+static double calibration_tokens(const struct calibration_plan *plan)
+{
+    bool whole = plan->way == CALIBRATION_DOCUMENTS && plan->length > DOCUMENT_GUESS;
+
+    return (double)plan->samples * (double)(whole ? DOCUMENT_GUESS : plan->length);
+}
+
 int prepare_cost(const struct prepared *p, const char *backend, const struct job *j,
                  struct quant_sizes *sizes, struct cost *cost, struct err *e)
 {
@@ -266,6 +301,10 @@ int prepare_cost(const struct prepared *p, const char *backend, const struct job
     if (spec_of_experiment(j->experiment, &spec, e) < 0 ||
         quant_sizes_of(&p->config, &spec, source, sizes, e) < 0)
         return err_in(e, "experiment %s", j->experiment->name);
+    struct calibration_plan plan;
+    bool looks =
+        calibration_plan_of(j->experiment, p->sweep.calibration, p->config.max_position, &plan);
+
     node_cores(node_local_size(), &cores);
     bool gpu = strcmp(backend, "cuda") == 0;
     struct cost_input in = {
@@ -278,6 +317,8 @@ int prepare_cost(const struct prepared *p, const char *backend, const struct job
             config_n_parameters(&p->config) * (int64_t)dtype_bytes(p->config.stored_dtype),
         .quantized = strcmp(spec.method, "none") != 0,
         .model_bytes = sizes->model_bytes,
+        .calibration_flops =
+            looks ? calibration_flops(&p->config, &spec, calibration_tokens(&plan)) : 0,
         .quality = j->quality,
         .batch_size = p->sweep.batch_size,
         .n_sequences = p->n_sequences,

@@ -223,9 +223,9 @@ static void add_solved(struct js *modules, const struct quant_report *q)
     for (int i = 0; i < q->n_modules; i++) {
         const struct quant_solved *s = &q->modules[i].solved;
 
-        js_append(loss, js_new_real(s->loss));
-        js_append(error, js_new_real(s->output_error));
-        js_append(damp, js_new_real(s->damp));
+        js_append(loss, js_new_real(s->there ? s->loss : NAN));
+        js_append(error, js_new_real(s->there ? s->output_error : NAN));
+        js_append(damp, js_new_real(s->there ? s->damp : NAN));
         js_append(floor, js_new_real(s->floor));
         js_append(raised, js_new_int(s->n_raised));
         js_append(seconds, js_new_real(s->seconds));
@@ -239,6 +239,36 @@ static void add_solved(struct js *modules, const struct quant_report *q)
     js_set(to, "damp_raised", raised);
     js_set(to, "solver_seconds", seconds);
     js_release(scrap);
+}
+
+/* AWQ's search, a row a linear and ratio; those that are not scaled have none. */
+static struct js *search_to_js(const struct quant_report *q)
+{
+    struct js *out = js_new_object(), *name = js_new_array(), *ratio = js_new_array();
+    struct js *loss = js_new_array(), *chosen = js_new_array();
+
+    for (int i = 0; i < q->n_modules; i++) {
+        const struct quant_solved *s = &q->modules[i].solved;
+
+        for (int k = 0; s->measured && !isnan(s->ratio) && k < QUANT_RATIOS; k++) {
+            double r = k / (double)QUANT_RATIOS;
+
+            js_append(name, js_new_text(q->modules[i].name));
+            js_append(ratio, js_new_real(r));
+            js_append(loss, js_new_real(s->ratio_loss[k]));
+            js_append(chosen, js_new_bool(r == s->ratio));
+        }
+    }
+    js_set(out, "name", name);
+    js_set(out, "ratio", ratio);
+    js_set(out, "ratio_loss", loss);
+    js_set(out, "chosen", chosen);
+    return out;
+}
+
+static bool has_search(const struct quant_report *q)
+{
+    return q->n_modules && q->modules[0].solved.measured;
 }
 
 static struct js *modules_to_js(const struct quant_report *q)
@@ -316,6 +346,8 @@ static int stage_quantize(struct run *run, const void *unused, struct err *e)
     js_set_text(q, "model_dtype", dtype_name(run->model.dtype));
     js_set_text(q, "quantized_on", report.on_host ? "cpu" : run->r->backend.ops->name);
     js_set(q, "modules", modules_to_js(&report));
+    if (has_search(&report))
+        js_set(q, "scale_search", search_to_js(&report));
     js_set(run->record, "quantization", q);
     js_set_real(m, "model_size_mb", report.sizes.hf_footprint_bytes / MIB);
     js_set_int(m, "model_bytes", report.sizes.model_bytes);

@@ -9,6 +9,7 @@
 #include "model/model.h"
 #include "sweep_help.h"
 
+#include <math.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -344,6 +345,12 @@ static void awq_over_a_model(void **state)
         CHECK(q->relative_error > 0 && q->relative_error < 0.01, "%s: %g", q->name,
               q->relative_error);
         n_scaled += !isnan(q->solved.ratio);
+        for (int r = 0; r < QUANT_RATIOS && !isnan(q->solved.ratio); r++) {
+            double least = q->solved.ratio_loss[(int)lrint(q->solved.ratio * QUANT_RATIOS)];
+            CHECK(least > 0 && q->solved.ratio_loss[r] >= least,
+                  "%s: ratio %d loses %g, the chosen one %g", q->name, r, q->solved.ratio_loss[r],
+                  least);
+        }
     }
     /* Shared heads: o is fed by v, whose rows are fewer than o's inputs. */
     CHECK(n_scaled == reports[0].n_modules / N_LINEARS * 6, "all but o are scaled, %d", n_scaled);

@@ -217,6 +217,12 @@ static void costs_grow_with_the_work(void **state)
 
     in.quantized = true;
     CHECK(cost_estimate(&in).total_s > plain.total_s, "unpacking weights takes time");
+    struct cost data_free = cost_estimate(&in);
+    in.calibration_flops = 3 * in.device.flops_per_s;
+    CHECK(fabs(cost_estimate(&in).total_s - data_free.total_s - 3) < 1e-9 &&
+              fabs(cost_estimate(&in).quantize_s - data_free.quantize_s - 3) < 1e-9,
+          "looking at text takes three seconds more");
+    in.calibration_flops = 0;
     in.n_window_tokens = 300000;
     struct cost windows = cost_estimate(&in);
     CHECK(windows.evaluate_s > 300000 * 2.5e9 / 1e12, "windows need every logit row");

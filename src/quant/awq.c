@@ -46,7 +46,7 @@ struct awq {
     float *w[N_LINEARS];            /* the same in the source dtype; later scaled and clipped */
     bool skipped[N_LINEARS];
     float *s[N_SETS]; /* [inputs of the set]; NULL: not scaled */
-    double ratio[N_SETS];
+    double ratio[N_SETS], loss[N_SETS][AWQ_RATIOS];
     double *size[N_SETS]; /* sums of |x| by input */
     float *rows[N_SETS];  /* every so many-th row of the inputs, for clipping */
     int64_t n_rows[N_SETS];
@@ -204,7 +204,10 @@ static int search_ratios(struct awq *k, int64_t layer, int set, const float *x_m
         if (round_set(k, set, s, changed, room, e) < 0 ||
             calibration_step(&k->run, layer, sets[set].output, changed, lose, l, e) < 0) {
             rc = -1;
-        } else if (l->sum < least) {
+            break;
+        }
+        k->loss[set][i] = l->sum / (double)l->at;
+        if (l->sum < least) {
             least = l->sum;
             k->ratio[set] = i / (double)AWQ_RATIOS;
             memcpy(k->s[set], s, (size_t)width * sizeof *s);
@@ -356,6 +359,8 @@ static int pack(struct awq *k, int64_t layer, int l, struct err *e)
     }
     solved->measured = true;
     solved->ratio = k->s[set] ? k->ratio[set] : NAN;
+    if (k->s[set])
+        memcpy(solved->ratio_loss, k->loss[set], sizeof solved->ratio_loss);
     rc = 0;
 out:
     tensor_free(k->b, &scaled);

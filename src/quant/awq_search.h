@@ -2,7 +2,7 @@
  * one step at a time, so that a device can take a step over. */
 #pragma once
 
-#include "backend/backend.h"
+#include "quant/quant.h"
 
 struct awq_form {
     int bits;
@@ -10,7 +10,7 @@ struct awq_form {
     bool zero_point;
 };
 
-#define AWQ_RATIOS 20
+#define AWQ_RATIOS QUANT_RATIOS
 
 /* Adds to sum [n_in] the rows' |w| over the largest |w| of their group. */
 void awq_add_weight_sizes(const float *w, int64_t n_out, int64_t n_in, int64_t group_size,

@@ -49,6 +49,8 @@ struct quant_spec {
                          e.g. "lm_head", "down_proj", "model.layers.0.mlp.gate_proj" */
 };
 
+#define QUANT_RATIOS 20 /* that AWQ tries */
+
 /* What a solver says of one linear. */
 struct quant_solved {
     bool there;
@@ -61,6 +63,9 @@ struct quant_solved {
     bool measured;
     double sums[2];
     double ratio; /* awq: of the scales that were chosen; NaN: not scaled */
+    /* awq: mean squared error of the module that is looked at, for ratios 0, 1/20, ..., with this
+     * linear's set alone rounded. */
+    double ratio_loss[QUANT_RATIOS];
 };
 
 /* Which settings a method allows; messages and --list-experiments are made from it. */

@@ -15,7 +15,9 @@
  *   "seconds"       { stage: seconds, ..., "total": s }
  *   "quantization"  { "model_bytes", "bits_per_weight_linear", "bits_per_weight_model", "seconds",
  *                     "hf_footprint_bytes", "modules": { "name": [..], "bits_per_weight": [..],
- *                     "mse": [..], "relative_error": [..] } }
+ *                     "mse": [..], "relative_error": [..] },
+ *                     awq: "scale_search": { "name": [..], "ratio": [..], "ratio_loss": [..],
+ *                     "chosen": [..] } }
  *   "sanity"        { "prompt": [..], "generated": [..], "flags": [..], "broken": bool }
  *   "coqa"          { "f1", "em", "f1_official", "em_official", "n", "turns", "truncated",
  *                     "document_id": [..], "turn": [..], "source": [..], "f1_item": [..],

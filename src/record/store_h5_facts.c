@@ -48,6 +48,8 @@ static const struct {
     { "loss", { "1", "half the sum of squared errors over the squared pivots of the solver", 0 } },
     { "output_error",
       { "1", "norm of the output's error over the output's norm, calibration", 0 } },
+    { "ratio", { "1", "exponent of the activations in AWQ's scales", -1 } },
+    { "ratio_loss", { "1", "mean squared error of the module's output with these scales", 0 } },
     { "damp", { "1", "added to the Hessian's diagonal, over its mean", -1 } },
     { "damp_floor", { "1", "added beyond that, over the largest element", -1 } },
     { "damp_raised", { "times", "failed factorisations", -1 } },

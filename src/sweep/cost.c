@@ -104,6 +104,7 @@ struct cost cost_estimate(const struct cost_input *in)
     /* Each job makes its model, also one that only measures speed. */
     out.quantize_s = in->quantized ? (double)in->n_linear_parameters / in->device.weights_per_s
                                    : (double)in->model_bytes / in->device.bytes_per_s;
+    out.quantize_s += in->calibration_flops / in->device.flops_per_s;
     if (in->quality)
         out.evaluate_s = evaluate_s(in);
     if (in->benchmark)
