@@ -482,7 +482,7 @@ static void files_that_come_with_it(void **state)
         { "sweeps/comparison.toml", 5 },   { "sweeps/extended.toml", 10 },
         { "sweeps/gptq.toml", 7 },         { "sweeps/awq.toml", 9 },
         { "sweeps/hyperparam.toml", 130 }, { "sweeps/bits.toml", 31 },
-        { "sweeps/choices.toml", 5 },
+        { "sweeps/choices.toml", 5 },      { "sweeps/quality.toml", 21 },
     };
     static const char *const of_the_study[] = {
         "fp16_baseline",          "bnb_8bit",          "bnb_4bit_nf4",   "bnb_4bit_fp4",
