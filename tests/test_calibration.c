@@ -361,6 +361,41 @@ static void awq_over_a_model(void **state)
     quant_calibration_release(&ids);
 }
 
+/* x^T x as no rows give it: two inputs that are more than one. */
+static const struct backend_ops *honest;
+
+static int indefinite_gram(struct backend *b, const struct gram_args *a, struct err *e)
+{
+    float *h = a->h->data;
+
+    if (honest->gram(b, a, e) < 0)
+        return -1;
+    h[1] = h[a->h->n_cols] = 1e6f * (h[0] + 1);
+    return 0;
+}
+
+static void a_hessian_that_damping_cannot_help(void **state)
+{
+    struct quant_calibration ids;
+    struct quant_report report;
+    struct backend_ops ops = *backend.ops;
+    struct model m;
+    struct err e = ERR_INIT;
+
+    (void)state;
+    demo_ids(&ids);
+    struct quant_spec s = gptq_spec(&ids);
+    honest = backend.ops;
+    ops.gram = indefinite_gram;
+    backend.ops = &ops;
+    CHECK(quantize_model(&base, &s, DTYPE_F16, &m, &report, &e) == -1 && e.code == ERR_INPUT &&
+              strstr(e.text, "not positive definite") &&
+              strstr(e.text, "in model.layers.0.self_attn.q_proj"),
+          "%s", e.text);
+    backend.ops = honest;
+    quant_calibration_release(&ids);
+}
+
 static void what_names_its_module(void **state)
 {
     struct quant_calibration ids;
@@ -407,6 +442,7 @@ static int close_all(void **state)
     char command[600];
 
     (void)state;
+    unlink("t.toml"); /* of expand_of() */
     model_release(&base);
     backend_close(&backend);
     tokenizer_close(tokenizer);
@@ -425,6 +461,7 @@ int main(void)
         cmocka_unit_test(gptq_over_a_model),
         cmocka_unit_test(gptq_where_the_device_has_no_solver),
         cmocka_unit_test(awq_over_a_model),
+        cmocka_unit_test(a_hessian_that_damping_cannot_help),
         cmocka_unit_test(what_names_its_module),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
