@@ -204,6 +204,7 @@ const struct backend_ops backend_cuda = {
     .compare = cuda_compare,
     .decode = cuda_decode,
     .trim = cuda_trim,
+    .embed_packed = cuda_embed_packed,
     .n_devices = n_devices,
     .health = cuda_health,
     .energy = cuda_energy,

@@ -154,6 +154,7 @@ int cuda_quantize(struct backend *b, const struct quantize_args *a, struct err *
 bool cuda_quantizes(const struct quantize_args *a);
 int cuda_dequantize(struct backend *b, const struct dequantize_args *a, struct err *e);
 int cuda_arrange(struct backend *b, struct weight *w, struct err *e);
+int cuda_embed_packed(struct backend *b, const struct embed_packed_args *a, struct err *e);
 int cuda_facts(struct backend *b, struct device_facts *out, struct err *e);
 int cuda_health(struct backend *b, struct device_health *out, struct err *e);
 int cuda_energy(struct backend *b, double *joule, struct err *e);

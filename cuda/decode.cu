@@ -269,7 +269,8 @@ static struct decode_linear product_head(const struct decode_step *d)
     p.best = d->best;
     p.forbidden = d->a->forbidden;
     p.n_forbidden = d->a->n_forbidden;
-    p.model = p.compute = d->t;
+    p.model = d->t;
+    p.compute = d->a->head->form == WEIGHT_PLAIN ? d->t : d->a->compute;
     p.n_rows = d->n_rows;
     p.room = d->room;
     return p;

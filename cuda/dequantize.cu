@@ -85,12 +85,14 @@ struct target {
     int64_t first_row, n_rows, ld;
 };
 
-__global__ static void dequantize_one(struct weight w, const float *map, struct target to)
+/* rows: those of W, [to.n_rows]; NULL: from to.first_row on. */
+__global__ static void dequantize_one(struct weight w, const float *map, const int32_t *rows,
+                                      struct target to)
 {
     GRID_STRIDE(i, to.n_rows * to.ld)
     {
-        int64_t row = i / to.ld, col = i % to.ld;
-        float v = col < w.n_in ? value_of(w, to.first_row + row, col, map) : 0.0f;
+        int64_t row = i / to.ld, col = i % to.ld, of_w = rows ? rows[row] : to.first_row + row;
+        float v = col < w.n_in ? value_of(w, of_w, col, map) : 0.0f;
 
         store_value(to.t, to.out, i, v);
     }
@@ -340,7 +342,7 @@ int cuda_weight_rows(struct cuda_state *s, const struct weight *w, int64_t first
         return arranged(s, w, &to, e);
     if (!eights(w, &to)) {
         dequantize_one<<<blocks_for(s, n_rows * ld, N_THREADS), N_THREADS, 0, s->stream>>>(
-            *w, s->dynamic_map, to);
+            *w, s->dynamic_map, NULL, to);
         CUDA_LAUNCHED(s, "dequantize_one");
         return 0;
     }
@@ -364,4 +366,18 @@ int cuda_dequantize(struct backend *b, const struct dequantize_args *a, struct e
                        (long long)a->out->n_cols);
     return cuda_weight_rows(cuda_state_of(b), w, 0, w->n_out, a->out->dtype, a->out->data, w->n_in,
                             e);
+}
+
+/* A few rows here and there: one value a thread will do. */
+int cuda_embed_packed(struct backend *b, const struct embed_packed_args *a, struct err *e)
+{
+    struct cuda_state *s = cuda_state_of(b);
+    const struct target to = { a->out->data, a->out->dtype, 0, a->n_rows, a->table->n_in };
+
+    if (!a->n_rows)
+        return 0;
+    dequantize_one<<<blocks_for(s, a->n_rows * to.ld, N_THREADS), N_THREADS, 0, s->stream>>>(
+        *a->table, s->dynamic_map, a->ids, to);
+    CUDA_LAUNCHED(s, "dequantize_one");
+    return 0;
 }

@@ -31,6 +31,32 @@ static void values(void **state)
             }
 }
 
+/* Rows of packed tables, some twice, out of order. */
+static void embeddings(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_FORMS; i++)
+        for (size_t s = 0; s < N_SHAPES; s++)
+            for (size_t d = 0; d < 3; d++) {
+                struct weight w = random_weight(&forms[i], shapes[s].n_out, shapes[s].n_in);
+                struct weight dw = device_weight(&w);
+                const int32_t last = (int32_t)w.n_out - 1;
+                const int32_t ids[] = { last, 0, last / 2, last, last / 3 };
+                struct tensor want = new_tensor(model_dtypes[d], 5, w.n_in);
+                struct tensor out = device_result(model_dtypes[d], 5, w.n_in);
+                int32_t *on_device = to_device(ids, sizeof ids);
+                struct embed_packed_args a = { &w, ids, &want, 5 }, g = { &dw, on_device, &out, 5 };
+                struct err e = ERR_INIT;
+
+                CHECK_OK(cpu->ops->embed_packed(cpu, &a, &e), e);
+                CHECK_OK(gpu.ops->embed_packed(&gpu, &g, &e), e);
+                check_device(forms[i].name, &out, &want);
+                device_free(on_device);
+                weight_release(&gpu, &dw);
+                weight_release(&isas[0], &w);
+            }
+}
+
 static void run(struct backend *b, const struct tensor *x, const struct weight *w,
                 const struct tensor *bias, enum dtype compute, struct tensor *y)
 {
@@ -269,9 +295,9 @@ static void nothing_is_left(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(values),          cmocka_unit_test(products),
-        cmocka_unit_test(batches),         cmocka_unit_test(int8_products),
-        cmocka_unit_test(nothing_is_left),
+        cmocka_unit_test(values),        cmocka_unit_test(embeddings),
+        cmocka_unit_test(products),      cmocka_unit_test(batches),
+        cmocka_unit_test(int8_products), cmocka_unit_test(nothing_is_left),
     };
 
     return open_device() ? cmocka_run_group_tests(tests, open_twins, close_twins) : 1;
