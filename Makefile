@@ -98,8 +98,8 @@ demo-plot:
 
 test: deps                              ## sets up and passes every test that needs no GPU
 	@$(MAKE) --no-print-directory llq_sweep tests layers $(FAULT_HELPERS)
-	@LLQ_BUILD=$(BUILD) LLQ_TEST_SHORT=1 LLQ_TEST_KILLS=15 tests/run.sh $(TESTS) \
-	    $(filter-out tests/mpi/common.sh,$(wildcard tests/mpi/*.sh)) tests/faults/injected.sh tests/faults/kills.sh
+	@LLQ_BUILD=$(BUILD) LLQ_TEST_SHORT=1 LLQ_TEST_KILLS=15 tests/run.sh tests/faults/injected.sh \
+	    tests/faults/kills.sh $(filter-out tests/mpi/common.sh,$(wildcard tests/mpi/*.sh)) $(TESTS)
 
 fault-test: deps                        ## 500 kills at random moments (half an hour), and every injected fault
 	@$(MAKE) --no-print-directory llq_sweep $(FAULT_HELPERS)
