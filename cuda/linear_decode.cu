@@ -470,7 +470,6 @@ static struct decode_job job_of(const struct cuda_state *s, const struct decode_
     j.best = a->best;
     j.forbidden = a->forbidden;
     j.n_forbidden = a->n_forbidden;
-    memcpy(j.ahead, a->ahead, sizeof j.ahead);
     return j;
 }
 

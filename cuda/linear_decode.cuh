@@ -32,14 +32,6 @@ struct decode_best {
     int32_t id;
 };
 
-/* Memory that the launches behind this one read: on its way to the L2 meanwhile (sm_90). */
-struct decode_ahead {
-    const void *p; /* 16-aligned */
-    int64_t n_bytes;
-};
-
-#define DECODE_N_AHEAD 4
-
 struct decode_linear {
     enum decode_epilogue epilogue;
     int n_parts; /* products of one x: q, k, v: 3; gate, up: 2 */
@@ -57,7 +49,6 @@ struct decode_linear {
     int64_t n_rows;
     void *room; /* cuda_linear_decode_room() bytes, 16-aligned; NULL: the state's scratch, which may
                    move: not for a launch that is captured */
-    struct decode_ahead ahead[DECODE_N_AHEAD];
 };
 
 struct cuda_state; /* a backend's `state` */

@@ -234,7 +234,6 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
 #pragma unroll
     for (int i = 0; i < DEPTH; i++)
         loads.load(a, &slot[i]);
-    prefetch_ahead(a);
     if (C::SCALED && a.scale_bytes == 1)
         map[threadIdx.x] = byte_scale(a, threadIdx.x);
     C::fill_lookup(lookup, a.table);

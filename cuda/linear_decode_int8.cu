@@ -212,7 +212,6 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
 #pragma unroll
     for (int i = 0; i < DEPTH; i++)
         loads.load(a, &slot[i]);
-    prefetch_ahead(a);
     const uint4 first_weights = norm_weights(a, threadIdx.x);
     wait_for_launch_before();
     stage_x<BF16>(a, x.values, (float *)sums, first_weights);

@@ -44,7 +44,6 @@ struct decode_job {
     const int32_t *forbidden;
     int n_forbidden;
     float table[16];
-    struct decode_ahead ahead[DECODE_N_AHEAD];
 };
 
 /* First chunk of part i of K; the last one ends at part K_PARTS. */
@@ -74,29 +73,6 @@ __device__ inline void mma_16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t 
                      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
-__device__ inline void prefetch_l2(const void *p, int64_t n_bytes)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"((uint32_t)n_bytes)
-                 : "memory");
-#endif
-}
-
-/* This block's share of what comes behind. */
-__device__ inline void prefetch_ahead(const struct decode_job &a)
-{
-    const int64_t piece = 8192;
-
-    if (threadIdx.x >= 32)
-        return;
-    for (int i = 0; i < DECODE_N_AHEAD; i++)
-        for (int64_t at = (blockIdx.x + (int64_t)gridDim.x * threadIdx.x) * piece;
-             at < a.ahead[i].n_bytes; at += 32 * piece * gridDim.x) {
-            int64_t left = a.ahead[i].n_bytes - at;
-            prefetch_l2((const char *)a.ahead[i].p + at, left < piece ? left & -16 : piece);
-        }
 }
 
 /* ---- W ---- */

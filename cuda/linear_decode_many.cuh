@@ -211,7 +211,6 @@ __global__ static void __launch_bounds__(DECODE_THREADS, NT == 8 ? 1 : 2)
 #pragma unroll
     for (int i = 0; i < DEPTH * per_chunk; i++)
         load_next(&slot[i]);
-    prefetch_ahead(a);
     if (C::SCALED && a.scale_bytes == 1)
         map[threadIdx.x] = byte_scale(a, threadIdx.x);
     C::fill_lookup(lookup, a.table);

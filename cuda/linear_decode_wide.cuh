@@ -351,7 +351,6 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
             }
             to_load.next();
         }
-    prefetch_ahead(a);
     if (asks)
         ring.open();
     if (a.n_streams > 1 && stream == 0 && lane == 0) {

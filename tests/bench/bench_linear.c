@@ -250,43 +250,21 @@ static void print_cell(struct chain *c, double bytes)
     fflush(stdout);
 }
 
-/* Every launch asks for what the next one reads, up to this much. */
-#define AHEAD_BYTES ((int64_t)16 << 20)
-
-static void look_ahead(struct chain *c)
-{
-    for (int i = 0; i < c->n_layers * c->n_products; i++) {
-        const int k = (i + 1) % (c->n_layers * c->n_products);
-        const struct decode_linear *next = &c->args[k / c->n_products][k % c->n_products];
-        struct decode_linear *own = &c->args[i / c->n_products][i % c->n_products];
-
-        for (int part = 0; part < next->n_parts; part++) {
-            int64_t n = (int64_t)weight_codes_bytes(next->w[part]);
-            own->ahead[part].p = next->w[part]->codes;
-            own->ahead[part].n_bytes = n < AHEAD_BYTES ? n : AHEAD_BYTES;
-        }
-    }
-}
-
-/* Rows of single products, of all of them (layer), and with looking ahead (ahead); w
- * [layer][product][part]. */
+/* Rows of single products, and of all of them (layer); w [layer][product][part]. */
 static void print_products(const struct product *p, int n, int n_layers, int format,
                            struct weight (*w)[N_PRODUCTS][3], const struct work *k)
 {
     static struct chain c;
 
-    for (int row = 0; row < n + 2 * (n > 1); row++) {
+    for (int row = 0; row < n + (n > 1); row++) {
         const int first = row < n ? row : 0, n_products = row < n ? 1 : n;
         double bytes = 0;
 
         for (int i = first; i < first + n_products; i++)
             for (int part = 0; part < p[i].n_parts; part++)
                 bytes += (double)weight_bytes(&w[0][i][part]);
-        printf("| %-7s | %-6s | %8.2f |",
-               row < n    ? p[row].name
-               : row == n ? "layer"
-                          : "ahead",
-               formats[format].name, 1e-6 * bytes);
+        printf("| %-7s | %-6s | %8.2f |", row < n ? p[row].name : "layer", formats[format].name,
+               1e-6 * bytes);
         for (int b = 0; b < N_BATCHES; b++) {
             if (only_batch && only_batch != batches[b])
                 continue;
@@ -296,8 +274,6 @@ static void print_products(const struct product *p, int n, int n_layers, int for
             for (int l = 0; l < n_layers; l++)
                 for (int i = 0; i < n; i++)
                     c.args[l][i] = args_of(&p[i], k, w[l][i], batches[b]);
-            if (row > n)
-                look_ahead(&c);
             print_cell(&c, bytes);
         }
         printf("\n");
