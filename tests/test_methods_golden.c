@@ -144,7 +144,8 @@ static void awq(void **state)
         for (int64_t i = 0; i < n_rows * n; i++)
             divided[i] = x[i] / found[i % n];
         CHECK_OK(awq_clip(&backend, &f, scaled, n_out, n, divided, n_rows, clip, &e), e);
-        /* A range is one of ten; where two of them are about as good, the order of a sum decides. */
+        /* A range is one of ten; where two of them are about as good, the order of a sum decides.
+         */
         for (size_t i = 0; i < 8; i++, n_values++) {
             double want = js_real(js_at(js_get(m.value, "clip_first8"), i));
             double off = fabs((double)clip[i] / want - 1);

@@ -161,7 +161,8 @@ static void every_method_is_a_row(void **state)
 
         CHECK((z->run || z->run_model) && z->shape && z->agrees_with[0],
               "%s can run and names its reference", z->name);
-        CHECK(z->wants_calibration == (z->run_model != NULL), "%s looks at a model or not", z->name);
+        CHECK(z->wants_calibration == (z->run_model != NULL), "%s looks at a model or not",
+              z->name);
         CHECK(quantizer_find(z->name) == z, "%s: no earlier row has this name", z->name);
         CHECK(z->allowed.bits[0] && !z->allowed.bits[7], "%s lists its bits", z->name);
         CHECK(!z->allowed.quant_types[8], "%s lists its types", z->name);

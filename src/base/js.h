@@ -24,9 +24,9 @@ void js_release(struct js *j); /* NULL is fine */
 
 enum js_kind js_kind(const struct js *j); /* NULL counts as JS_NULL */
 const char *js_kind_name(enum js_kind kind);
-size_t js_count(const struct js *j);                          /* elements or members, else 0 */
-const struct js *js_at(const struct js *j, size_t i);         /* element i, or NULL */
-const struct js *js_get(const struct js *j, const char *key); /* member, or NULL */
+size_t js_count(const struct js *j);                            /* elements or members, else 0 */
+const struct js *js_at(const struct js *j, size_t i);           /* element i, or NULL */
+const struct js *js_get(const struct js *j, const char *key);   /* member, or NULL */
 const struct js *js_find(const struct js *j, const char *path); /* by dotted path, or NULL */
 
 struct js_member {

@@ -36,9 +36,9 @@ struct pair {
 };
 struct pair pair_make(const struct sweep *s, const struct metric *m, const struct runs *a,
                       const struct runs *b);
-/* Of the difference.  Of shares that differ in few documents by Bonett and Price: as if two more had
- * differed by the largest difference, one each way.  Few flips say less than their spread does: with one in 150 the
- * interval by t would not hold three. */
+/* Of the difference.  Of shares that differ in few documents by Bonett and Price: as if two more
+ * had differed by the largest difference, one each way.  Few flips say less than their spread does:
+ * with one in 150 the interval by t would not hold three. */
 struct interval pair_limits(const struct pair *p, double confidence);
 
 /* Every experiment against the baseline, then the sweep's own pairs; one Holm family.  Columns as
