@@ -217,6 +217,20 @@ def forest(comparisons, metric, methods):
     return "".join(out)
 
 
+def grid(x, y, wide, height, left, bottom):
+    """Lines and numbers at the ticks of both axes."""
+    out = []
+    for t in x.ticks(6):
+        out.append(f'<line x1="{x(t):.1f}" x2="{x(t):.1f}" y1="16" y2="{height - bottom}" '
+                   f'stroke="var(--line)"/><text class="dim" x="{x(t):.1f}" y="{height - bottom + 18}" '
+                   f'text-anchor="middle">{t:g}</text>')
+    for t in y.ticks(5):
+        out.append(f'<line x1="{left}" x2="{wide - 20}" y1="{y(t):.1f}" y2="{y(t):.1f}" '
+                   f'stroke="var(--line)"/><text class="dim" x="{left - 6}" y="{y(t) + 4:.1f}" '
+                   f'text-anchor="end">{t:g}</text>')
+    return out
+
+
 def fronts(f, summary, front, cost, metric):
     """Cost against quality with intervals; names of those that no other dominates."""
     names, methods = summary.texts("name"), summary.texts("method")
@@ -237,14 +251,7 @@ def fronts(f, summary, front, cost, metric):
     x = Scale([xs[i] for i in shown], left + 10, wide - 150, log=True)
     y = Scale([v for i in shown for v in (ys[i], low[i], high[i])], height - bottom, 20, log=log, pad=0.14)
     out = [f'<div class="scroll"><svg viewBox="0 0 {wide} {height}" role="img" aria-label="{esc(title_of(metric))}">']
-    for t in x.ticks(6):
-        out.append(f'<line x1="{x(t):.1f}" x2="{x(t):.1f}" y1="16" y2="{height - bottom}" '
-                   f'stroke="var(--line)"/><text class="dim" x="{x(t):.1f}" y="{height - bottom + 18}" '
-                   f'text-anchor="middle">{t:g}</text>')
-    for t in y.ticks(5):
-        out.append(f'<line x1="{left}" x2="{wide - 20}" y1="{y(t):.1f}" y2="{y(t):.1f}" '
-                   f'stroke="var(--line)"/><text class="dim" x="{left - 6}" y="{y(t) + 4:.1f}" '
-                   f'text-anchor="end">{t:g}</text>')
+    out += grid(x, y, wide, height, left, bottom)
     taken = []
     for i in sorted(shown, key=lambda k: names[k] not in best):
         color = COLORS.get(methods[i], OTHER)
@@ -393,14 +400,7 @@ def roofline_plot(runs):
     ys = [v for _x, v, *_rest in points] + ([limits[1]] if limits else [])
     x, y = Scale(xs, left + 10, wide - 30, log=True), Scale(ys, height - bottom, 20, log=True)
     out = [f'<div class="scroll"><svg viewBox="0 0 {wide} {height}" role="img" aria-label="Roofline">']
-    for t in x.ticks(6):
-        out.append(f'<line x1="{x(t):.1f}" x2="{x(t):.1f}" y1="16" y2="{height - bottom}" '
-                   f'stroke="var(--line)"/><text class="dim" x="{x(t):.1f}" y="{height - bottom + 18}" '
-                   f'text-anchor="middle">{t:g}</text>')
-    for t in y.ticks(5):
-        out.append(f'<line x1="{left}" x2="{wide - 20}" y1="{y(t):.1f}" y2="{y(t):.1f}" '
-                   f'stroke="var(--line)"/><text class="dim" x="{left - 6}" y="{y(t) + 4:.1f}" '
-                   f'text-anchor="end">{t:g}</text>')
+    out += grid(x, y, wide, height, left, bottom)
     if limits:
         knee = limits[1] * 1000 / limits[0]
         low = math.exp(x.low)

@@ -92,23 +92,13 @@ __global__ static void first_step(struct ends_job a, struct first_rows first)
     embed_row(a, row, first.id[row]);
 }
 
-/* Larger wins, the lower id among equals, NaN over all. */
-__device__ static struct decode_best better(struct decode_best a, struct decode_best b)
-{
-    if (a.id == DECODE_NAN || b.id == DECODE_NONE)
-        return a;
-    if (b.id == DECODE_NAN || a.id == DECODE_NONE)
-        return b;
-    return b.value > a.value || (b.value == a.value && b.id < a.id) ? b : a;
-}
-
 __device__ static struct decode_best best_of_warp(struct decode_best mine)
 {
     for (int far = 16; far; far /= 2) {
         struct decode_best other;
         other.value = __shfl_xor_sync(0xFFFFFFFFu, mine.value, far);
         other.id = __shfl_xor_sync(0xFFFFFFFFu, mine.id, far);
-        mine = better(mine, other);
+        mine = better_of(mine, other);
     }
     return mine;
 }
@@ -122,7 +112,7 @@ __global__ static void __launch_bounds__(N_THREADS) next_step(struct ends_job a)
     let_next_start();
     wait_for_launch_before();
     for (int i = threadIdx.x; i < a.n_best; i += N_THREADS)
-        mine = better(mine, a.best[i * a.n_rows + row]);
+        mine = better_of(mine, a.best[i * a.n_rows + row]);
     mine = best_of_warp(mine);
     if (threadIdx.x % 32 == 0)
         of_warp[threadIdx.x / 32] = mine;

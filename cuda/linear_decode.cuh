@@ -68,3 +68,15 @@ int cuda_linear_decode(struct cuda_state *s, const struct decode_linear *a, stru
 #if defined(__cplusplus)
 }
 #endif
+
+#if defined(__CUDACC__)
+/* Larger wins, the lower id among equals, NaN over all. */
+__device__ inline struct decode_best better_of(struct decode_best a, struct decode_best b)
+{
+    if (a.id == DECODE_NAN || b.id == DECODE_NONE)
+        return a;
+    if (b.id == DECODE_NAN || a.id == DECODE_NONE)
+        return b;
+    return b.value > a.value || (b.value == a.value && b.id < a.id) ? b : a;
+}
+#endif

@@ -498,16 +498,6 @@ __device__ inline void stage_x(const struct decode_job &a, uint16_t *xs, float *
 
 /* ---- sums ---- */
 
-/* Larger wins, the lower id among equals, NaN over all. */
-__device__ inline struct decode_best better_of(struct decode_best a, struct decode_best b)
-{
-    if (a.id == DECODE_NAN || b.id == DECODE_NONE)
-        return a;
-    if (b.id == DECODE_NAN || a.id == DECODE_NONE)
-        return b;
-    return b.value > a.value || (b.value == a.value && b.id < a.id) ? b : a;
-}
-
 /* `best`, or this logit. */
 __device__ inline struct decode_best with_logit(const struct decode_job &a, float v, int32_t id,
                                                 struct decode_best best)

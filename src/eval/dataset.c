@@ -101,7 +101,20 @@ static int read_lines(struct stories *s, const struct bytes *text, struct err *e
     }
 }
 
-int dataset_lines(const char *path, const char *what, struct stories *out, struct err *e)
+static int read_objects(struct stories *s, const struct bytes *text, struct err *e)
+{
+    if (read_lines(s, text, e) < 0)
+        return -1;
+    for (size_t i = 0; i < s->n; i++)
+        if (js_kind(s->at[i]) != JS_OBJECT)
+            return err_set(e, ERR_INPUT, "%s should be a JSON object", s->where[i]);
+    return 0;
+}
+
+/* what: of which there must be one at least. */
+static int read_dataset(const char *path, const char *what,
+                        int (*read)(struct stories *s, const struct bytes *text, struct err *e),
+                        struct stories *out, struct err *e)
 {
     struct bytes text = BYTES_INIT;
 
@@ -109,10 +122,7 @@ int dataset_lines(const char *path, const char *what, struct stories *out, struc
     bytes_text(&text, "");
     int rc = file_read(path, &text, e);
     if (rc == 0) {
-        rc = read_lines(out, &text, e);
-        for (size_t i = 0; i < out->n && rc == 0; i++)
-            if (js_kind(out->at[i]) != JS_OBJECT)
-                rc = err_set(e, ERR_INPUT, "%s should be a JSON object", out->where[i]);
+        rc = read(out, &text, e);
         if (rc == 0 && out->n == 0)
             rc = err_set(e, ERR_INPUT, "no %s", what);
         if (rc < 0)
@@ -124,25 +134,16 @@ int dataset_lines(const char *path, const char *what, struct stories *out, struc
     return rc;
 }
 
+int dataset_lines(const char *path, const char *what, struct stories *out, struct err *e)
+{
+    return read_dataset(path, what, read_objects, out, e);
+}
+
 int dataset_stories(const char *path, struct stories *out, struct err *e)
 {
-    struct bytes text = BYTES_INIT;
+    bool lines = dataset_kind(path) == DATASET_JSONL;
 
-    *out = (struct stories){ 0 };
-    bytes_text(&text, "");
-    int rc = file_read(path, &text, e);
-    if (rc == 0) {
-        rc = dataset_kind(path) == DATASET_JSONL ? read_lines(out, &text, e)
-                                                 : read_official(out, &text, e);
-        if (rc == 0 && out->n == 0)
-            rc = err_set(e, ERR_INPUT, "no stories");
-        if (rc < 0)
-            err_in(e, "%s", path);
-    }
-    bytes_release(&text);
-    if (rc < 0)
-        stories_release(out);
-    return rc;
+    return read_dataset(path, "stories", lines ? read_lines : read_official, out, e);
 }
 
 void stories_release(struct stories *s)
