@@ -13,6 +13,7 @@ struct asker {
     enum dtype source;
     enum quantize_rule rule;
     int64_t group_size;
+    bool half; /* scales or zero points in fp16 */
     double *sums;
 };
 
@@ -85,6 +86,7 @@ int cuda_answer_quantized(struct cuda_state *s, const struct quantize_args *a,
                                  .source = a->source,
                                  .rule = a->rule,
                                  .group_size = w->group_size,
+                                 .half = w->scale_form == SCALE_F16 || w->zero_form == ZERO_F16,
                                  .sums = NULL };
 
     return take_slot(s, &asker, slot, e);
@@ -116,8 +118,8 @@ static int refuse(struct cuda_state *s, const struct asker *a, int64_t first, st
 
     if (!group)
         return err_set(e, ERR_MEMORY, "the host refused %zu bytes", (size_t)n * n_bytes);
-    err_set(e, ERR_INPUT, "the range of the weights of row %lld is too wide for fp32",
-            (long long)(first / w->n_cols));
+    err_set(e, ERR_INPUT, "the range of the weights of row %lld is too wide for %s",
+            (long long)(first / w->n_cols), a->half ? "fp16" : "fp32");
     cudaError_t rc = cudaMemcpyAsync(group, (const char *)w->data + (size_t)first * n_bytes,
                                      (size_t)n * n_bytes, cudaMemcpyDeviceToHost, s->stream);
     if (rc == cudaSuccess)
@@ -159,7 +161,7 @@ static int hand_out(struct cuda_state *s, int n, struct err *e)
             memcpy(a->sums, answer->sums, sizeof answer->sums);
             continue;
         }
-        if (a->quantized->scale_form == SCALE_NESTED)
+        if (a->quantized->scale_form == SCALE_NESTED || a->quantized->scale_form == SCALE_E4M3)
             a->quantized->nested_offset = answer->quantized.offset;
         if (answer->quantized.refused_from != ~0ull && refused < 0)
             refused = i;

@@ -214,7 +214,7 @@ const struct backend_ops backend_cuda = {
     .stage = cuda_stage,
     .send = cuda_send,
     .share = &cuda_share,
-    .quantizes = cuda_quantizes,
+    .quantizes = NULL, /* all */
     .gram = NULL,
     .gptq_columns = NULL,
 };

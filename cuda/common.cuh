@@ -151,7 +151,6 @@ int cuda_argmax(struct backend *b, const struct argmax_args *a, struct err *e);
 int cuda_nll(struct backend *b, const struct nll_args *a, struct err *e);
 int cuda_convert(struct backend *b, const struct convert_args *a, struct err *e);
 int cuda_quantize(struct backend *b, const struct quantize_args *a, struct err *e);
-bool cuda_quantizes(const struct quantize_args *a);
 int cuda_dequantize(struct backend *b, const struct dequantize_args *a, struct err *e);
 int cuda_arrange(struct backend *b, struct weight *w, struct err *e);
 int cuda_embed_packed(struct backend *b, const struct embed_packed_args *a, struct err *e);

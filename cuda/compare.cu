@@ -26,18 +26,6 @@ struct compare_job {
 
 /* ---- values of eight codes ---- */
 
-__device__ static float scale_of(const struct compare_job &a, int64_t group, int64_t in_order)
-{
-    const uint8_t *bytes = (const uint8_t *)a.w.scales;
-
-    if (a.w.scale_form == SCALE_F32)
-        return ((const float *)a.w.scales)[group];
-    float second = ((const float *)a.w.scales2)[in_order / WEIGHT_NESTED_RUN];
-    if (a.w.scale_form == SCALE_U8)
-        return (float)bytes[group] * second;
-    return a.map[bytes[group]] * second + a.w.nested_offset;
-}
-
 /* Codes i .. i + 7 of a row are `bits` whole bytes. */
 __device__ static uint64_t eight_codes(const struct weight &w, int64_t row, int64_t col)
 {
@@ -64,10 +52,13 @@ __device__ static void values_of(const struct compare_job &a, const float *table
         : w.flat_groups ? (row * w.n_in + col) / w.group_size
                         : row * per_row + col / w.group_size;
     /* Scales of the second level stay in the order of the rows. */
-    const float scale =
-        scale_of(a, group, w.arrangement ? row * per_row + col / w.group_size : group);
+    const int64_t in_order = w.arrangement ? row * per_row + col / w.group_size : group;
+    const float second =
+        has_second(w.scale_form) ? ((const float *)w.scales2)[in_order / WEIGHT_NESTED_RUN] : 0.0f;
+    const float scale = scale_value(w.scale_form, scale_bits(w.scale_form, w.scales, group), second,
+                                    w.nested_offset, a.map);
     const float zero =
-        w.zero_form == ZERO_U8 ? (float)((const uint8_t *)w.zeros)[group] : (float)w.zero_constant;
+        zero_value(w.zero_form, zero_bits(w.zero_form, w.zeros, group), (float)w.zero_constant);
     const uint64_t field = eight_codes(w, row, col);
 
 #pragma unroll
@@ -78,6 +69,8 @@ __device__ static void values_of(const struct compare_job &a, const float *table
             out[i] = table[code] * scale;
         else if (w.form == WEIGHT_AFFINE)
             out[i] = ((float)code - zero) * scale;
+        else if (w.form == WEIGHT_E4M3)
+            out[i] = e4m3_value((uint8_t)code) * scale;
         else
             out[i] = (float)(int8_t)code * scale * 0x1.020408p-7f /* fl(1/127) */;
     }
@@ -176,14 +169,9 @@ __global__ static void add_sums(const struct sums *sums, int64_t n, union cuda_a
 
 static bool is_packed_in_runs(const struct weight *w)
 {
-    const bool scales =
-        w->scale_form == SCALE_F32 || w->scale_form == SCALE_NESTED || w->scale_form == SCALE_U8;
-    const bool zeros = w->zero_form == ZERO_CONSTANT || w->zero_form == ZERO_U8;
-    const bool form = w->form == WEIGHT_TABLE || w->form == WEIGHT_AFFINE || w->form == WEIGHT_INT8;
-
     const bool order = w->arrangement == 0 || (w->arrangement == 1 && w->bits == 4);
 
-    return form && scales && zeros && order && !w->g_idx && w->n_in % 8 == 0 &&
+    return w->form != WEIGHT_PLAIN && order && !w->g_idx && w->n_in % 8 == 0 &&
            w->group_size % 8 == 0 && w->n_in / 8 < UINT32_MAX;
 }
 

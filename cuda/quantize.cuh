@@ -2,7 +2,8 @@
  * src/cpu/quantize_grid.c, to the bit, and the second quantization of scales.
  *
  * Two ways lead to the same bits: quantize_stream.cu for 16-bit weights in groups of a warp or a
- * block, which it queues and starts together; quantize_block.cu for all others.  */
+ * block, which it queues and starts together; quantize_block.cu and quantize_rows.cu for all
+ * others.  */
 #pragma once
 
 #include "answers.cuh"
@@ -18,14 +19,14 @@ static inline float quantize_most(enum quantize_rule rule)
 }
 
 /* What stands for the scale of a group of zeros, whose codes all say zero; 0 where it is quantized
- * again. */
+ * again, and for bitsandbytes. */
 static inline float quantize_zero_scale(enum quantize_rule rule, const struct weight *w)
 {
-    if (rule != QUANTIZE_GRID_ABSMAX && rule != QUANTIZE_GRID_GPTQ && rule != QUANTIZE_GRID_AWQ)
+    if (rule <= QUANTIZE_INT8_ROW || w->scale_form == SCALE_U8)
         return 0.0f;
-    if (w->scale_form != SCALE_F32)
-        return 0.0f;
-    return rule == QUANTIZE_GRID_ABSMAX ? 1.0f : 2.0f / (float)((1 << w->bits) - 1);
+    return rule == QUANTIZE_GRID_GPTQ || rule == QUANTIZE_GRID_AWQ
+               ? 2.0f / (float)((1 << w->bits) - 1)
+               : 1.0f;
 }
 
 /* ---- scales again ---- */
@@ -55,6 +56,10 @@ struct nest_batch {
 /* To SCALE_NESTED or SCALE_U8. */
 int cuda_nest(struct cuda_state *s, struct nest_batch *a, enum scale_form form, struct err *e);
 
+/* The scales of one matrix; sums: of its runs, for SCALE_NESTED. */
+int cuda_nest_one(struct cuda_state *s, const float *scales, const double *sums,
+                  const struct weight *w, union cuda_answer *answer, struct err *e);
+
 struct nest_table *cuda_nest_table_open(struct err *e);
 
 /* ---- the queue ---- */
@@ -67,8 +72,7 @@ struct quantize_job {
     enum dtype x_t, source;
     const void *x; /* [n_out, n_in], of type x_t, rounded to source as they are read */
     enum quantize_rule rule;
-    int bits, zero_constant;
-    bool sym;
+    int bits;
     int64_t n_out, n_in, group_size, n_groups, row_words;
     float most;         /* larger magnitudes are refused */
     uint32_t fp4_codes; /* codebook_fp4_code, 4 bits each */
@@ -134,11 +138,6 @@ __device__ inline float input_value(const struct quantize_job &a, int64_t i)
     float x = round_value(a.source, load_value(a.x_t, a.x, i));
 
     return a.rule == QUANTIZE_INT8_ROW ? round_value(DTYPE_F16, x) : x;
-}
-
-__host__ __device__ inline bool is_grid(enum quantize_rule rule)
-{
-    return rule == QUANTIZE_GRID_ABSMAX || rule == QUANTIZE_GRID_GPTQ || rule == QUANTIZE_GRID_AWQ;
 }
 
 __device__ inline float clamp_value(float x, float low, float high)

@@ -184,3 +184,21 @@ int cuda_nest(struct cuda_state *s, struct nest_batch *a, enum scale_form form, 
     CUDA_LAUNCHED(s, "nest");
     return 0;
 }
+
+int cuda_nest_one(struct cuda_state *s, const float *scales, const double *sums,
+                  const struct weight *w, union cuda_answer *answer, struct err *e)
+{
+    struct nest_batch batch;
+
+    batch.n_parts = 1;
+    batch.part[0] = { .scales = scales,
+                      .sums = sums,
+                      .n = w->n_groups,
+                      .n_sums = ceil_div(w->n_groups, WEIGHT_NESTED_RUN),
+                      .codes = (uint8_t *)w->scales,
+                      .scales2 = (float *)w->scales2,
+                      .answer = answer,
+                      .groups_per_row = 0,
+                      .first_block = 0 };
+    return cuda_nest(s, &batch, w->scale_form, e);
+}

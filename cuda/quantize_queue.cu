@@ -80,6 +80,8 @@ static bool kind_of(const struct quantize_args *a, const struct weight *w, struc
     /* fp16 by way of bf16 to fp16 again */
     if (int8 && stored == DTYPE_F16 && source == DTYPE_BF16)
         return false;
+    if (a->rule > QUANTIZE_GRID_AWQ || w->scale_form == SCALE_F16)
+        return false;
     return dtype_is_16bit(stored) && (uintptr_t)a->w->data % 16 == 0 &&
            w->row_bytes * 8 == w->n_in * w->bits && n % size == 0 && size % 32 == 0 &&
            size <= BLOCK_MAX && (way == WAY_TILES ? n % TILE == 0 : size >= 256) &&

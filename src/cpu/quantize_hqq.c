@@ -5,7 +5,8 @@
  *
  * over all groups of the matrix at once; it ends with the first step after which mean|E| of the
  * whole matrix is no longer smaller, and keeps the zero points of that step.  All in fp32 but for
- * the means (fp64) and the power.  */
+ * the means (fp64), whose sums have the order of backend/hqq.h.  */
+#include "backend/hqq.h"
 #include "base/memory.h"
 #include "cpu/quantize.h"
 
@@ -13,10 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define STEPS     20
-#define POWER     (0.7 - 1.0)
-#define BETA      10.0f
-#define SCALE_MAX 2e4f
+static const double tenths[10] = HQQ_TENTHS;
 
 struct hqq {
     struct quantize_work *k;
@@ -25,69 +23,64 @@ struct hqq {
     double *row_sum; /* [n_out]: of |E| */
 };
 
-static float clamp(float x, float low, float high)
+/* Lanes by halves. */
+static double add_lanes(double *lane, int n)
 {
-    return x < low ? low : x > high ? high : x;
+    for (int half = n / 2; half; half /= 2)
+        for (int i = 0; i < half; i++)
+            lane[i] += lane[i + half];
+    return lane[0];
 }
 
-static float code_of(const struct hqq *h, float x, int64_t group)
-{
-    return clamp(rintf(x * h->s[group] + h->z[group]), 0.0f, h->most);
-}
-
-static float shrink(float error)
-{
-    float magnitude = fabsf(error);
-
-    if (magnitude == 0.0f)
-        return 0.0f;
-    float rest = magnitude - (float)pow((double)magnitude, POWER) / BETA;
-    return rest > 0.0f ? copysignf(rest, error) : 0.0f;
-}
-
-static void start_group(struct hqq *h, const float *x, int64_t n, int64_t group)
+/* Is the group's range a number? */
+static bool start_group(struct hqq *h, const float *x, int64_t n, int64_t group)
 {
     float least, greatest;
 
     quantize_range(x, n, &least, &greatest);
-    float range = greatest - least;
-    float s = fabsf(range) <= 1e-4f ? 1.0f : 1.0f / range * h->most;
+    const float range = greatest - least, s = hqq_scale(range, h->most);
 
-    s = s < SCALE_MAX ? s : SCALE_MAX;
     h->s[group] = s;
     h->z[group] = -least * s;
     if (h->k->a->round_zero)
         h->z[group] = rintf(h->z[group]);
+    return range < INFINITY;
 }
 
 /* One step of one group; the sum of |E|. */
 static double improve_group(struct hqq *h, const float *x, int64_t n, int64_t group)
 {
+    const int team = hqq_team(n);
     float s = h->s[group], z = h->z[group];
-    double errors = 0.0, zeros = 0.0;
+    double errors[HQQ_LANES], zeros[HQQ_LANES];
 
+    memset(errors, 0, (size_t)team * sizeof *errors);
+    memset(zeros, 0, (size_t)team * sizeof *zeros);
     for (int64_t i = 0; i < n; i++) {
-        float q = code_of(h, x[i], group);
+        const int lane = (int)(i / 8 % HQQ_LANES);
+        float q = hqq_code(x[i], s, z, h->most);
         float error = x[i] - (q - z) / s;
 
-        errors += (double)fabsf(error);
-        zeros += (double)(q - (x[i] - shrink(error)) * s);
+        errors[lane] += (double)fabsf(error);
+        zeros[lane] += (double)(q - (x[i] - hqq_shrink(error, tenths)) * s);
     }
-    h->z[group] = (float)(zeros / (double)n);
-    return errors;
+    h->z[group] = (float)(add_lanes(zeros, team) / (double)n);
+    return add_lanes(errors, team);
 }
 
 enum pass { START, IMPROVE };
 
-/* All groups; rows that hold what is no number are noted in START and left alone afterwards. */
+/* All groups; in START rows that hold what is no number, or whose range is none, are noted. */
 static void run_pass(struct hqq *h, enum pass pass)
 {
     struct weight *w = h->k->out;
     int64_t size = w->group_size, per_row = w->n_in / size, refused = INT64_MAX;
+    const int n_lanes = HQQ_LANES / hqq_team(size);
 
 #pragma omp parallel
     {
         float *x = mem_array((size_t)w->n_in, sizeof *x);
+        double lane[HQQ_LANES];
 
 #pragma omp for schedule(static) reduction(min : refused)
         for (int64_t row = 0; row < w->n_out; row++) {
@@ -97,13 +90,15 @@ static void run_pass(struct hqq *h, enum pass pass)
                 continue;
             }
             quantize_widen_row(h->k->a->w, row, x);
-            h->row_sum[row] = 0.0;
+            memset(lane, 0, sizeof lane);
             for (int64_t i = 0; i < per_row; i++) {
-                if (pass == START)
-                    start_group(h, x + i * size, size, row * per_row + i);
-                else
-                    h->row_sum[row] += improve_group(h, x + i * size, size, row * per_row + i);
+                if (pass == IMPROVE)
+                    lane[i % n_lanes] += improve_group(h, x + i * size, size, row * per_row + i);
+                else if (!start_group(h, x + i * size, size, row * per_row + i) &&
+                         row * w->n_in < refused)
+                    refused = row * w->n_in;
             }
+            h->row_sum[row] = add_lanes(lane, n_lanes);
         }
         free(x);
     }
@@ -115,12 +110,13 @@ static void improve(struct hqq *h)
 {
     double best = INFINITY;
 
-    for (int step = 0; step < STEPS; step++) {
-        double error = 0.0;
+    for (int step = 0; step < HQQ_STEPS; step++) {
+        double lane[HQQ_LANES] = { 0 };
 
         run_pass(h, IMPROVE);
         for (int64_t row = 0; row < h->k->out->n_out; row++)
-            error += h->row_sum[row];
+            lane[row % HQQ_LANES] += h->row_sum[row];
+        double error = add_lanes(lane, HQQ_LANES);
         if (!(error < best))
             break;
         best = error;
@@ -141,7 +137,8 @@ static void store(struct hqq *h)
         for (int64_t row = 0; row < w->n_out; row++) {
             quantize_widen_row(h->k->a->w, row, x);
             for (int64_t i = 0; i < w->n_in; i++)
-                codes[i] = (uint8_t)code_of(h, x[i], row * per_row + i / size);
+                codes[i] = (uint8_t)hqq_code(x[i], h->s[row * per_row + i / size],
+                                             h->z[row * per_row + i / size], h->most);
             quantize_store_row(w, row, codes);
         }
         free(codes);
@@ -153,9 +150,10 @@ static void store(struct hqq *h)
         memcpy(w->zeros, h->z, (size_t)w->n_groups * sizeof *h->z);
     else
         dtype_from_f32(DTYPE_F16, h->z, w->zeros, w->n_groups);
-    /* A group far from zero for its width. */
-    for (int64_t g = w->n_groups - 1; w->zero_form == ZERO_F16 && g >= 0; g--)
-        if (!(fabsf(h->z[g]) < 65520.0f))
+    /* A group far from zero for its width, or a very wide one. */
+    for (int64_t g = w->n_groups - 1; g >= 0; g--)
+        if ((w->zero_form == ZERO_F16 && !(fabsf(h->z[g]) < 65520.0f)) ||
+            !(grid_stored_scale(h->k->scales[g], w) < INFINITY))
             h->k->refused_from = g / per_row * w->n_in;
 }
 

@@ -8,7 +8,8 @@
  *           elements x * ((1 / p) / s) to nearest even; value = e2m1 * (s * p)   (torchao)
  *   e4m3    scale = max|x| / 448, x / scale to nearest even
  *
- * A group of zeros keeps its zeros under scale 1 (0 where scales are quantized again).  */
+ * A group of zeros keeps its zeros, and their signs, under scale 1 (0 where scales are quantized
+ * again).  */
 #include "backend/codebook.h"
 #include "base/memory.h"
 #include "cpu/quantize.h"
@@ -22,8 +23,9 @@
 #define E4M3_MAX  448.0f
 #define E4M3_TINY 0x1p-6f /* the smallest normal number */
 
-/* Codes of one group, and its scale (or the byte that stands for it) under its index. */
-typedef void group_rule(const struct quantize_work *k, const void *context, const float *x,
+/* Codes of one group, and its scale (or the byte that stands for it) under its index; false: the
+ * scale is beyond what it is stored in. */
+typedef bool group_rule(const struct quantize_work *k, const void *context, const float *x,
                         int64_t group, uint8_t *codes);
 
 static void each_group(struct quantize_work *k, group_rule *rule, const void *context)
@@ -45,8 +47,9 @@ static void each_group(struct quantize_work *k, group_rule *rule, const void *co
             }
             quantize_widen_row(k->a->w, row, x);
             for (int64_t i = 0; i < per_row; i++)
-                rule(k, context, x + i * size, w->flat_groups ? 0 : row * per_row + i,
-                     codes + i * size);
+                if (!rule(k, context, x + i * size, w->flat_groups ? 0 : row * per_row + i,
+                          codes + i * size))
+                    refused = row * w->n_in < refused ? row * w->n_in : refused;
             quantize_store_row(w, row, codes);
         }
         free(codes);
@@ -70,23 +73,24 @@ static float zero_scale(const struct quantize_work *k)
 
 /* ---- code tables ---- */
 
-static void table_group(const struct quantize_work *k, const void *context, const float *x,
+static bool table_group(const struct quantize_work *k, const void *context, const float *x,
                         int64_t group, uint8_t *codes)
 {
     const struct codebook *book = context;
     int64_t n = k->out->group_size;
     float scale = grid_stored_scale(largest(x, n), k->out);
-    bool some = scale > 0.0f;
+    float divisor = scale > 0.0f ? scale : 1.0f;
 
-    k->scales[group] = some ? scale : zero_scale(k);
+    k->scales[group] = scale > 0.0f ? scale : zero_scale(k);
     for (int64_t i = 0; i < n; i++) {
-        float y = some ? x[i] / scale : 0.0f;
+        float y = x[i] / divisor;
         int at = 0;
 
         for (int t = 0; t + 1 < book->n; t++)
             at += y > book->threshold[t];
         codes[i] = book->code[at];
     }
+    return scale < INFINITY;
 }
 
 void quantize_table_rows(struct quantize_work *k)
@@ -110,7 +114,7 @@ static uint8_t e2m1_code(float x)
     return (uint8_t)(code | (signbit(x) ? 8 : 0));
 }
 
-static void mxfp4_group(const struct quantize_work *k, const void *context, const float *x,
+static bool mxfp4_group(const struct quantize_work *k, const void *context, const float *x,
                         int64_t group, uint8_t *codes)
 {
     float most = largest(x, k->out->group_size);
@@ -125,6 +129,7 @@ static void mxfp4_group(const struct quantize_work *k, const void *context, cons
     ((uint8_t *)k->out->scales)[group] = (uint8_t)(exponent + 127);
     for (int64_t i = 0; i < k->out->group_size; i++)
         codes[i] = e2m1_code(ldexpf(x[i], -exponent));
+    return true;
 }
 
 void quantize_mxfp4_rows(struct quantize_work *k)
@@ -132,7 +137,7 @@ void quantize_mxfp4_rows(struct quantize_work *k)
     each_group(k, mxfp4_group, NULL);
 }
 
-static void nvfp4_group(const struct quantize_work *k, const void *context, const float *x,
+static bool nvfp4_group(const struct quantize_work *k, const void *context, const float *x,
                         int64_t group, uint8_t *codes)
 {
     float p = *(const float *)context;
@@ -145,6 +150,7 @@ static void nvfp4_group(const struct quantize_work *k, const void *context, cons
     ((uint8_t *)k->out->scales)[group] = byte;
     for (int64_t i = 0; i < k->out->group_size; i++)
         codes[i] = e2m1_code(x[i] * inverse);
+    return true;
 }
 
 void quantize_nvfp4_rows(struct quantize_work *k)
@@ -161,23 +167,24 @@ void quantize_nvfp4_rows(struct quantize_work *k)
 
 /* ---- fp8 ---- */
 
-static void e4m3_group(const struct quantize_work *k, const void *context, const float *x,
+static bool e4m3_group(const struct quantize_work *k, const void *context, const float *x,
                        int64_t group, uint8_t *codes)
 {
     const struct weight *w = k->out;
     int64_t n = w->flat_groups ? w->n_in : w->group_size;
     float most = context ? *(const float *)context : largest(x, n);
     float scale = grid_stored_scale(most / E4M3_MAX, w);
-    bool some = scale > 0.0f;
+    float divisor = scale > 0.0f ? scale : 1.0f;
 
     if (!w->flat_groups)
-        k->scales[group] = some ? scale : zero_scale(k);
+        k->scales[group] = scale > 0.0f ? scale : zero_scale(k);
     for (int64_t i = 0; i < n; i++) {
-        float y = some ? x[i] / scale : 0.0f;
+        float y = x[i] / divisor;
 
         y = y > E4M3_MAX ? E4M3_MAX : y < -E4M3_MAX ? -E4M3_MAX : y;
         codes[i] = dtype_f32_to_e4m3(y);
     }
+    return scale < INFINITY;
 }
 
 void quantize_e4m3_rows(struct quantize_work *k)

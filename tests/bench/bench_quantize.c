@@ -39,6 +39,21 @@ int cudaDeviceSynchronize(void);
         }                                                                             \
     }
 
+#define FLOATS(type, n_bits, group)                                               \
+    {                                                                             \
+        .method = "rtn", .bits = n_bits, .group_size = group, .quant_type = type, \
+        .compute = DTYPE_F16, .n_skip = 1, .skip = {                              \
+            "lm_head"                                                             \
+        }                                                                         \
+    }
+#define HQQ(n_bits, group, type)                                                   \
+    {                                                                              \
+        .method = "hqq", .bits = n_bits, .group_size = group, .quant_type = "int", \
+        .scale_dtype = type, .compute = DTYPE_F16, .n_skip = 1, .skip = {          \
+            "lm_head"                                                              \
+        }                                                                          \
+    }
+
 static const struct {
     struct quant_spec spec;
     enum dtype source;
@@ -62,6 +77,15 @@ static const struct {
     { RTN(4, 32, false, "gptq"), DTYPE_F16 },
     { RTN(4, -1, false, "awq"), DTYPE_F16 },
     { RTN(8, 128, true, "absmax"), DTYPE_F16 },
+    { FLOATS("nf3", 3, 64), DTYPE_F16 },
+    { FLOATS("mxfp4", 4, 32), DTYPE_BF16 },
+    { FLOATS("nvfp4", 4, 16), DTYPE_BF16 },
+    { FLOATS("fp8_e4m3", 8, 0), DTYPE_BF16 },
+    { FLOATS("fp8_e4m3", 8, -1), DTYPE_BF16 },
+    { HQQ(4, 64, DTYPE_F16), DTYPE_F16 },
+    { HQQ(2, 64, DTYPE_F16), DTYPE_F16 },
+    { HQQ(8, 128, DTYPE_F32), DTYPE_F16 },
+    { HQQ(3, -1, DTYPE_F32), DTYPE_F16 },
 };
 #define N_ROWS (sizeof rows / sizeof *rows)
 

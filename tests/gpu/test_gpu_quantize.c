@@ -1,6 +1,8 @@
 /* test_gpu_quantize.c - quantizers on the GPU: bitsandbytes' own files bit for bit, and the CPU's
  * scales for every rule, width and group, and its codes where both divide alike; the two ways that
- * lead to codes; what is told with the next wait; errors of quantization. */
+ * lead to codes; what is told with the next wait; errors of quantization.
+ *
+ * HQQ, floating-point formats and fp16 scales: every bit is the CPU's. */
 #include "twin.h"
 #include "vectors.h"
 
@@ -48,6 +50,27 @@ static struct weight quantized(const struct tensor *x, struct quantize_args a, e
 }
 
 /* ---- beside the CPU ---- */
+
+/* Every bit pattern that is a number, in blocks of all magnitudes. */
+static struct tensor all_numbers(enum dtype t, int64_t n_out, int64_t n_in)
+{
+    struct tensor out = new_tensor(t, n_out, n_in);
+    uint16_t *bits = out.data;
+
+    for (int64_t i = 0; i < n_out * n_in; i++) {
+        const uint16_t limit = t == DTYPE_F16 ? 0x7BFF : 0x7F7F;
+        uint16_t most = (uint16_t)(draw() * (limit + 1));
+
+        /* Mostly within four binades below the block's greatest. */
+        if (i % 64)
+            most = bits[i - i % 64] & 0x7FFF;
+        uint16_t span = t == DTYPE_F16 ? 0x1000 : 0x200;
+        uint16_t low = most > span && draw() < 0.9 ? (uint16_t)(most - span) : 0;
+        bits[i] = (uint16_t)(low + draw() * (most - low + 1));
+        bits[i] |= draw() < 0.5 ? 0x8000 : 0;
+    }
+    return out;
+}
 
 /* Largest magnitude of the block that holds element `at`. */
 static float block_absmax(const struct tensor *x, int64_t at, int64_t size)
@@ -103,6 +126,8 @@ static void twin_case(const char *name, struct quantize_args a, enum dtype t, in
     for (int64_t c = 0; c < n_in && n_out > 2; c++)
         set_element(&x, 1, c, 0); /* groups of zeros */
     set_element(&x, n_out - 1, n_in - 1, -3);
+    for (int64_t c = 0; c < n_in && n_out > 2; c += 3)
+        set_element(&x, 1, c, -0.0f);
     a.w = &x;
     a.out = &want;
     CHECK_OK(cpu->ops->quantize(cpu, &a, &e), e);
@@ -127,6 +152,7 @@ static void twin_case(const char *name, struct quantize_args a, enum dtype t, in
             CHECK(abs(((uint8_t *)got.scales)[g] - ((uint8_t *)want.scales)[g]) <= 1,
                   "%s: scale %lld is at most a step off", name, (long long)g);
     } else {
+        CHECK(got.nested_offset == want.nested_offset, "%s: the matrix's scale", name);
         CHECK(!memcmp(got.scales, want.scales, weight_scales_bytes(&want)), "%s: the CPU's scales",
               name);
         CHECK(!want.scales2 || !memcmp(got.scales2, want.scales2, weight_scales2_bytes(&want)),
@@ -182,6 +208,137 @@ static void every_rule(void **state)
         }
 }
 
+/* Scales in fp32, in fp16, quantized again. */
+static void with_every_scale(const char *name, struct quantize_args a, int64_t n_out, int64_t n_in)
+{
+    for (size_t d = 0; d < 3; d++)
+        for (int k = 0; k < 3; k++) {
+            a.scale_dtype = k == 1 ? DTYPE_F16 : DTYPE_F32;
+            a.double_quant = k == 2;
+            twin_case(name, a, model_dtypes[d], n_out, n_in);
+        }
+}
+
+static const struct {
+    int64_t n_out, n_in, group;
+} row_cases[] = {
+    { 1, 1, 1 },       { 3, 63, 63 },     { 5, 63, 9 },      { 9, 96, 32 },
+    { 33, 640, 128 },  { 70, 172, 172 },  { 8, 512, 16 },    { 64, 256, 256 },
+    { 6, 1024, 512 },  { 40, 2048, 64 },  { 2, 8192, 8192 }, { 3, 8192, 4096 },
+    { 5, 2080, 1040 }, { 2, 4104, 4104 }, { 7, 100, 20 },    { 300, 128, 64 },
+};
+#define N_ROW_CASES (sizeof row_cases / sizeof *row_cases)
+
+static void floating_point_formats(void **state)
+{
+    static const struct {
+        const char *name;
+        enum code_table table;
+    } tables[] = {
+        { "nf2", TABLE_NF2 }, { "nf3", TABLE_NF3 }, { "nf4", TABLE_NF4 }, { "fp4", TABLE_FP4 }
+    };
+
+    (void)state;
+    for (size_t i = 0; i < N_ROW_CASES; i++) {
+        const int64_t n_out = row_cases[i].n_out, n_in = row_cases[i].n_in;
+        struct quantize_args a = { .group_size = row_cases[i].group };
+
+        for (size_t k = 0; k < 4; k++) {
+            a.rule = QUANTIZE_TABLE;
+            a.table = tables[k].table;
+            with_every_scale(tables[k].name, a, n_out, n_in);
+        }
+        a = (struct quantize_args){ .rule = QUANTIZE_E4M3, .group_size = row_cases[i].group };
+        with_every_scale("fp8", a, n_out, n_in);
+        a.group_size = n_out * n_in;
+        with_every_scale("fp8 of a matrix", a, n_out, n_in);
+        for (size_t d = 0; d < 3 && n_in % 16 == 0; d++) {
+            struct quantize_args mx = { .rule = QUANTIZE_MXFP4, .group_size = 32 };
+            struct quantize_args nv = { .rule = QUANTIZE_NVFP4, .group_size = 16 };
+
+            twin_case("nvfp4", nv, model_dtypes[d], n_out, n_in);
+            if (n_in % 32 == 0)
+                twin_case("mxfp4", mx, model_dtypes[d], n_out, n_in);
+        }
+    }
+}
+
+static void grids_with_fp16_scales(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_ROW_CASES; i++)
+        for (int rule = QUANTIZE_GRID_ABSMAX; rule <= QUANTIZE_GRID_AWQ; rule++)
+            for (int bits = 2; bits <= 8; bits++)
+                for (size_t d = 0; d < 3; d++) {
+                    struct quantize_args a = { .rule = (enum quantize_rule)rule,
+                                               .bits = bits,
+                                               .group_size = row_cases[i].group,
+                                               .sym = (bits + rule) % 2,
+                                               .scale_dtype = DTYPE_F16 };
+
+                    twin_case("grid, fp16", a, model_dtypes[d], row_cases[i].n_out,
+                              row_cases[i].n_in);
+                }
+}
+
+static void half_quadratic(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_ROW_CASES; i++)
+        for (int bits = 2; bits <= 8; bits++) {
+            struct quantize_args a = { .rule = QUANTIZE_HQQ,
+                                       .bits = bits,
+                                       .group_size = row_cases[i].group,
+                                       .round_zero = (bits + (int)i) % 2 };
+
+            with_every_scale("hqq", a, row_cases[i].n_out, row_cases[i].n_in);
+        }
+    /* As large as those of a model: many steps, many rows. */
+    struct quantize_args a = {
+        .rule = QUANTIZE_HQQ, .bits = 4, .group_size = 64, .round_zero = true
+    };
+    twin_case("hqq", a, DTYPE_BF16, 1030, 2048);
+    a.bits = 2;
+    a.group_size = 128;
+    twin_case("hqq", a, DTYPE_F16, 515, 8192);
+}
+
+/* All magnitudes: powers of two as scales, steps of e4m3 as small as they get. */
+static void numbers_of_every_size(void **state)
+{
+    static const struct quantize_args rules[] = {
+        { .rule = QUANTIZE_MXFP4, .group_size = 32 },
+        { .rule = QUANTIZE_NVFP4, .group_size = 16 },
+        { .rule = QUANTIZE_E4M3, .group_size = 64 },
+        { .rule = QUANTIZE_E4M3, .group_size = 64 * 4096 },
+        { .rule = QUANTIZE_TABLE, .table = TABLE_NF3, .group_size = 64 },
+        { .rule = QUANTIZE_TABLE, .table = TABLE_FP4, .group_size = 128 },
+    };
+
+    (void)state;
+    for (size_t d = 1; d < 3; d++)
+        for (size_t r = 0; r < sizeof rules / sizeof *rules; r++) {
+            if (left_out())
+                continue;
+            struct tensor x = all_numbers(model_dtypes[d], 64, 4096);
+            struct quantize_args a = rules[r];
+            struct weight want;
+            struct err e = ERR_INIT;
+
+            a.w = &x;
+            a.out = &want;
+            CHECK_OK(cpu->ops->quantize(cpu, &a, &e), e);
+            struct weight got = quantized(&x, a, DTYPE_F32, NULL);
+            CHECK(!memcmp(got.codes, want.codes, weight_codes_bytes(&want)), "rule %zu: codes", r);
+            CHECK(!memcmp(got.scales, want.scales, weight_scales_bytes(&want)), "rule %zu: scales",
+                  r);
+            CHECK(got.nested_offset == want.nested_offset, "rule %zu: offset", r);
+            weight_release(&isas[0], &got);
+            weight_release(cpu, &want);
+            free_tensor(&x);
+        }
+}
+
 static void flat_blocks_of_every_size(void **state)
 {
     (void)state;
@@ -207,10 +364,13 @@ static void weights_go_through_the_source_dtype(void **state)
         { .rule = QUANTIZE_INT8_ROW, .bits = 8, .group_size = 1024 },
         { .rule = QUANTIZE_GRID_ABSMAX, .bits = 3, .group_size = 128, .sym = true },
         { .rule = QUANTIZE_GRID_AWQ, .bits = 4, .group_size = 1024 },
+        { .rule = QUANTIZE_HQQ, .bits = 3, .group_size = 64 },
+        { .rule = QUANTIZE_NVFP4, .group_size = 16 },
+        { .rule = QUANTIZE_E4M3, .group_size = 12 * 1024 },
     };
 
     (void)state;
-    for (size_t r = 0; r < 5; r++)
+    for (size_t r = 0; r < sizeof rules / sizeof *rules; r++)
         for (size_t stored = 0; stored < 3; stored++)
             for (size_t source = 0; source < 3; source++) {
                 struct quantize_args a = rules[r];
@@ -271,27 +431,6 @@ static void unaligned_case(const char *name, struct quantize_args a, const struc
     weight_release(&gpu, &v);
     device_free(dx.data);
     device_free(base);
-}
-
-/* Every bit pattern that is a number, in blocks of all magnitudes. */
-static struct tensor all_numbers(enum dtype t, int64_t n_out, int64_t n_in)
-{
-    struct tensor out = new_tensor(t, n_out, n_in);
-    uint16_t *bits = out.data;
-
-    for (int64_t i = 0; i < n_out * n_in; i++) {
-        const uint16_t limit = t == DTYPE_F16 ? 0x7BFF : 0x7F7F;
-        uint16_t most = (uint16_t)(draw() * (limit + 1));
-
-        /* Mostly within four binades below the block's greatest. */
-        if (i % 64)
-            most = bits[i - i % 64] & 0x7FFF;
-        uint16_t span = t == DTYPE_F16 ? 0x1000 : 0x200;
-        uint16_t low = most > span && draw() < 0.9 ? (uint16_t)(most - span) : 0;
-        bits[i] = (uint16_t)(low + draw() * (most - low + 1));
-        bits[i] |= draw() < 0.5 ? 0x8000 : 0;
-    }
-    return out;
 }
 
 static void both_ways_give_the_same_bits(void **state)
@@ -412,12 +551,17 @@ static void arranged_at_once(void **state)
 
 static void what_is_not_finite_is_refused(void **state)
 {
-    static const enum quantize_rule rules[] = { QUANTIZE_BNB_NF4, QUANTIZE_BNB_FP4,
-                                                QUANTIZE_INT8_ROW, QUANTIZE_GRID_GPTQ };
+    static const struct {
+        enum quantize_rule rule;
+        int64_t group;
+    } rules[] = { { QUANTIZE_BNB_NF4, 64 },   { QUANTIZE_BNB_FP4, 64 }, { QUANTIZE_INT8_ROW, 64 },
+                  { QUANTIZE_GRID_GPTQ, 64 }, { QUANTIZE_TABLE, 64 },   { QUANTIZE_MXFP4, 32 },
+                  { QUANTIZE_NVFP4, 16 },     { QUANTIZE_E4M3, 64 },    { QUANTIZE_E4M3, 320 },
+                  { QUANTIZE_HQQ, 32 } };
     static const float bad[] = { NAN, INFINITY, 70000.0f };
 
     (void)state;
-    for (size_t i = 0; i < 4; i++)
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
         for (size_t k = 0; k < 3; k++) {
             struct tensor x = random_tensor(DTYPE_F32, 5, 64, 1);
             struct weight w;
@@ -425,13 +569,16 @@ static void what_is_not_finite_is_refused(void **state)
 
             set_element(&x, 3, 41, bad[k]);
             struct tensor dx = device_tensor(&x);
-            struct quantize_args a = {
-                .w = &dx, .rule = rules[i], .bits = 8, .group_size = 64, .out = &w
-            };
-            bool fine = k == 2 && rules[i] != QUANTIZE_INT8_ROW;
+            struct quantize_args a = { .w = &dx,
+                                       .rule = rules[i].rule,
+                                       .bits = 8,
+                                       .group_size = rules[i].group,
+                                       .table = TABLE_NF3,
+                                       .out = &w };
+            bool fine = k == 2 && rules[i].rule != QUANTIZE_INT8_ROW;
             CHECK_OK(gpu.ops->quantize(&gpu, &a, &e), e);
             CHECK((gpu.ops->sync(&gpu, &e) == 0) == fine, "%g and rule %d: %s", (double)bad[k],
-                  rules[i], e.text);
+                  rules[i].rule, e.text);
             CHECK(fine || (e.code == ERR_INPUT && strstr(e.text, "weight [3, 41]")),
                   "the place is said: %s", e.text);
             CHECK(gpu.ops->sync(&gpu, &e) == 0, "and only once");
@@ -439,6 +586,57 @@ static void what_is_not_finite_is_refused(void **state)
             device_free(dx.data);
             free_tensor(&x);
         }
+}
+
+/* Refused in the same words as on the host. */
+static void too_wide_for_its_scales(void **state)
+{
+    static const struct {
+        struct quantize_args a;
+        float at, least;
+        bool fine;
+    } cases[] = {
+        { { .rule = QUANTIZE_TABLE, .table = TABLE_NF4, .scale_dtype = DTYPE_F16 },
+          7e4f,
+          0,
+          false },
+        { { .rule = QUANTIZE_TABLE, .table = TABLE_NF4 }, 7e4f, 0, true },
+        { { .rule = QUANTIZE_E4M3, .scale_dtype = DTYPE_F16 }, 3e7f, 0, false },
+        { { .rule = QUANTIZE_E4M3, .scale_dtype = DTYPE_F16 }, 7e4f, 0, true },
+        { { .rule = QUANTIZE_GRID_AWQ, .bits = 4, .scale_dtype = DTYPE_F16 }, 2e6f, 0, false },
+        { { .rule = QUANTIZE_HQQ, .bits = 4, .scale_dtype = DTYPE_F16 }, 2e6f, 0, false },
+        { { .rule = QUANTIZE_HQQ, .bits = 4, .scale_dtype = DTYPE_F16 }, 1e5f, 99999.0f, false },
+        { { .rule = QUANTIZE_HQQ, .bits = 4 }, 1e5f, 99999.0f, true },
+        { { .rule = QUANTIZE_HQQ, .bits = 4 }, 3e38f, -3e38f, false },
+        { { .rule = QUANTIZE_GRID_GPTQ, .bits = 4 }, 3e38f, -3e38f, false },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct tensor x = random_tensor(DTYPE_F32, 5, 64, 1);
+        struct quantize_args a = cases[i].a;
+        struct weight w, want = { 0 };
+        struct err e = ERR_INIT, on_cpu = ERR_INIT;
+
+        for (int64_t c = 0; c < 64; c++)
+            set_element(&x, 3, c, cases[i].least ? cases[i].least : element(&x, 3, c));
+        set_element(&x, 3, 41, cases[i].at);
+        struct tensor dx = device_tensor(&x);
+        a.group_size = 64;
+        a.w = &x;
+        a.out = &want;
+        CHECK((cpu->ops->quantize(cpu, &a, &on_cpu) == 0) == cases[i].fine, "case %zu: %s", i,
+              on_cpu.text);
+        a.w = &dx;
+        a.out = &w;
+        CHECK_OK(gpu.ops->quantize(&gpu, &a, &e), e);
+        CHECK((gpu.ops->sync(&gpu, &e) == 0) == cases[i].fine, "case %zu: %s", i, e.text);
+        CHECK(!strcmp(e.text, on_cpu.text), "case %zu: %s; on the host %s", i, e.text, on_cpu.text);
+        weight_release(cpu, &want);
+        weight_release(&gpu, &w);
+        device_free(dx.data);
+        free_tensor(&x);
+    }
 }
 
 /* 16-bit weights of every way that are refused, in words of their own and others'. */
@@ -618,11 +816,16 @@ static void errors_are_those_of_the_values(void **state)
         { .rule = QUANTIZE_GRID_ABSMAX, .bits = 3, .sym = true },
         { .rule = QUANTIZE_GRID_GPTQ, .bits = 7, .double_quant = true },
         { .rule = QUANTIZE_GRID_AWQ, .bits = 4 },
+        { .rule = QUANTIZE_GRID_AWQ, .bits = 4, .scale_dtype = DTYPE_F16 },
+        { .rule = QUANTIZE_HQQ, .bits = 5 },
+        { .rule = QUANTIZE_HQQ, .bits = 4, .double_quant = true },
+        { .rule = QUANTIZE_E4M3 },
+        { .rule = QUANTIZE_TABLE, .table = TABLE_NF3, .scale_dtype = DTYPE_F16 },
     };
     static const int64_t sizes[][2] = { { 7, 33 }, { 12, 520 }, { 70, 1024 }, { 40, 601 } };
 
     (void)state;
-    for (size_t r = 0; r < 7; r++)
+    for (size_t r = 0; r < sizeof rules / sizeof *rules; r++)
         for (size_t k = 0; k < 4; k++)
             for (size_t d = 0; d < 3; d++)
                 for (size_t source = 0; source < 3; source++) {
@@ -638,6 +841,12 @@ static void errors_are_those_of_the_values(void **state)
     compare_case(&large, DTYPE_BF16, DTYPE_F16, 1030, 4104);
     large.group_size = 63;
     compare_case(&large, DTYPE_BF16, DTYPE_F16, 1030, 4104);
+    large = (struct quantize_args){ .rule = QUANTIZE_MXFP4, .group_size = 32 };
+    compare_case(&large, DTYPE_BF16, DTYPE_BF16, 70, 1024);
+    large = (struct quantize_args){ .rule = QUANTIZE_NVFP4, .group_size = 16 };
+    compare_case(&large, DTYPE_F16, DTYPE_F16, 70, 1040);
+    large = (struct quantize_args){ .rule = QUANTIZE_E4M3, .group_size = 70 * 1024 };
+    compare_case(&large, DTYPE_BF16, DTYPE_BF16, 70, 1024);
 }
 
 /* ---- bitsandbytes' files ---- */
@@ -828,11 +1037,16 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_rule),
+        cmocka_unit_test(floating_point_formats),
+        cmocka_unit_test(grids_with_fp16_scales),
+        cmocka_unit_test(half_quadratic),
+        cmocka_unit_test(numbers_of_every_size),
         cmocka_unit_test(flat_blocks_of_every_size),
         cmocka_unit_test(weights_go_through_the_source_dtype),
         cmocka_unit_test(both_ways_give_the_same_bits),
         cmocka_unit_test(arranged_at_once),
         cmocka_unit_test(what_is_not_finite_is_refused),
+        cmocka_unit_test(too_wide_for_its_scales),
         cmocka_unit_test(refused_in_16_bits),
         cmocka_unit_test(many_before_a_wait),
         cmocka_unit_test(thousands_before_a_wait),
