@@ -67,6 +67,11 @@ bool gemm_sm90_runs(const struct cuda_state *s);
 int gemm_sm90(struct cuda_state *s, const struct gemm_args *a, struct err *e);
 int gemm_sm80(struct cuda_state *s, const struct gemm_args *a, struct err *e); /* no NLL, no INT8 */
 
+/* gemm_codes.cu: w of the parts as 4-bit codes, the parts' own weights are not looked at; unless it
+ * takes no such product, or it is less to make them plain first: not done. */
+int gemm_codes(struct cuda_state *s, const struct gemm_args *a, const struct weight *const *w,
+               bool *done, struct err *e);
+
 /* ---- on the device: a warp has 16 rows of NB blocks of 8 columns, as mma leaves them: lane
  * 4 g + t has columns 8 j + 2 t and the next of rows g (v[4 j], v[4 j + 1]) and g + 8 ---- */
 

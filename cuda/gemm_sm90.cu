@@ -102,9 +102,8 @@ static int encoder(PFN_cuTensorMapEncodeTiled_v12000 *out, struct err *e)
     return 0;
 }
 
-/* [n_rows, n_k] with rows ld bytes apart, in boxes of 128 bytes by box_rows. */
-static int make_map(const struct gemm_args *a, const void *data, int64_t ld, int64_t n_rows,
-                    int step, int box_rows, CUtensorMap *out, struct err *e)
+int gemm_map(const struct gemm_args *a, const void *data, int64_t ld, int64_t n_rows, int step,
+             int box_rows, CUtensorMap *out, struct err *e)
 {
     static const CUtensorMapDataType types[] = { CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
                                                  CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
@@ -150,9 +149,8 @@ static int box_rows(const struct gemm_args *a, const int32_t begin[GEMM_PARTS_MA
 
 /* ---- the start ---- */
 
-/* How many blocks, in clusters, find room at the same time; remembered. */
-static int n_resident(struct cuda_state *s, const cudaLaunchConfig_t *config,
-                      const struct gemm_kernel *k, int n_in_cluster)
+int gemm_n_resident(struct cuda_state *s, const cudaLaunchConfig_t *config,
+                    const struct gemm_kernel *k, int n_in_cluster)
 {
     const int n_known = (int)(sizeof s->gemm_rooms / sizeof *s->gemm_rooms);
     int i = 0, n = 0;
@@ -197,7 +195,7 @@ static int start(struct cuda_state *s, const struct gemm_kernel *k, struct gemm_
         cudaFuncSetAttribute(k->start, cudaFuncAttributeMaxDynamicSharedMemorySize, k->memory));
 
     /* The sums of a split tile take the whole ring: such a block makes one tile. */
-    const int n_most = k->split ? n_tiles : n_resident(s, &config, k, n_in_cluster);
+    const int n_most = k->split ? n_tiles : gemm_n_resident(s, &config, k, n_in_cluster);
     config.gridDim.x = (unsigned)(n_tiles < n_most ? n_tiles : n_most);
     CUDA_TRY(cudaLaunchKernelExC(&config, k->start, arguments));
     s->last_kernel = "gemm";
@@ -224,10 +222,10 @@ int gemm_sm90(struct cuda_state *s, const struct gemm_args *a, struct err *e)
     job.n_blocks_n = (int32_t)ceil_div(n_tiles_n, job.cn);
     job.n_together = gemm_wish.together ? gemm_wish.together : 2048 / k.rows / job.cm;
     job.box = box_rows(a, job.begin, &k, k.cols / job.cm);
-    if (make_map(a, a->x, a->ldx, a->n_rows, k.step, k.rows / job.cn, &job.x, e) < 0)
+    if (gemm_map(a, a->x, a->ldx, a->n_rows, k.step, k.rows / job.cn, &job.x, e) < 0)
         return -1;
     for (int i = 0; i < a->n_parts; i++)
-        if (make_map(a, a->part[i].w, a->part[i].ldw, a->part[i].n_out, k.step, job.box, &job.w[i],
+        if (gemm_map(a, a->part[i].w, a->part[i].ldw, a->part[i].n_out, k.step, job.box, &job.w[i],
                      e) < 0)
             return -1;
     return start(s, &k, &job,

@@ -723,3 +723,10 @@ static struct gemm_kernel gemm_16bit_kernel(enum gemm_end end, bool split, int i
 struct gemm_kernel gemm_f16_kernel(enum gemm_end end, bool split, int i);
 struct gemm_kernel gemm_bf16_kernel(enum gemm_end end, bool split, int i);
 struct gemm_kernel gemm_int8_kernel(enum gemm_end end, bool split, int i);
+
+/* A map of [n_rows, n_k] with rows ld bytes apart, in boxes of 128 bytes by box_rows. */
+int gemm_map(const struct gemm_args *a, const void *data, int64_t ld, int64_t n_rows, int step,
+             int box_rows, CUtensorMap *out, struct err *e);
+/* How many blocks, in clusters, find room at the same time; remembered. */
+int gemm_n_resident(struct cuda_state *s, const cudaLaunchConfig_t *config,
+                    const struct gemm_kernel *k, int n_in_cluster);

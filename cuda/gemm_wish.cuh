@@ -6,11 +6,12 @@ struct gemm_wish {
     int kernel;   /* -1: as the product asks for */
     int cm, cn;   /* tiles of a cluster, down and across; 0: likewise */
     int together; /* tiles of one column that go side by side; 0: likewise */
+    int plain;    /* 1: codes are made plain first */
 };
 
-#define GEMM_NO_WISH \
-    {                \
-        -1, 0, 0, 0  \
+#define GEMM_NO_WISH   \
+    {                  \
+        -1, 0, 0, 0, 0 \
     }
 
 #ifdef __cplusplus

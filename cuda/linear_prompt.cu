@@ -1,7 +1,8 @@
 /* linear_prompt.cu - products of the prompt phase, alone or with what comes next in the layer.
  *
  * Weights that are not plain in the compute dtype are dequantized into scratch first, a part of the
- * columns at a time where they are many; plain ones are multiplied where they lie.  q, k and v go
+ * columns at a time where they are many; plain ones are multiplied where they lie, and so are 4-bit
+ * codes with some hundred rows (gemm_codes.cuh).  q, k and v go
  * in one launch, gate and up end in SwiGLU, o and down in the residual stream, the head in what its
  * logits are asked for.  Products that the kernels do not take are composed of the operations that
  * take everything, with the same rounding points.  */
@@ -70,31 +71,53 @@ static int input_rows(struct cuda_state *s, const struct linear_args *a, struct 
                           a->w->n_in, e);
 }
 
-/* Columns first .. first + n - 1 of a product, as a part; room: where its weights may be put. */
+/* Columns first .. first + n - 1 of a product, as a part; its weights as they lie. */
+static struct gemm_part part_of(const struct linear_args *a, int64_t first, int64_t n)
+{
+    const struct weight *w = a->w;
+    struct gemm_part out = { .w = (const char *)w->codes + first * w->row_bytes,
+                             .ldw = w->row_bytes,
+                             .n_out = n,
+                             .y = (char *)a->y->data + (size_t)first * dtype_bytes(a->y->dtype),
+                             .ldy = w->n_out,
+                             .bias = NULL,
+                             .bias_t = DTYPE_F32,
+                             .scale = NULL };
+
+    if (a->bias) {
+        out.bias_t = a->bias->dtype;
+        out.bias = (const char *)a->bias->data + (size_t)first * dtype_bytes(out.bias_t);
+    }
+    return out;
+}
+
+/* The same with plain weights; room: where they may be put. */
 static int make_part(struct cuda_state *s, const struct linear_args *a, int64_t first, int64_t n,
                      char **room, struct gemm_part *out, struct err *e)
 {
     const struct weight *w = a->w;
-    const size_t y_bytes = dtype_bytes(a->y->dtype);
 
-    *out = { .w = (const char *)w->codes + first * w->row_bytes,
-             .ldw = w->row_bytes,
-             .n_out = n,
-             .y = (char *)a->y->data + (size_t)first * y_bytes,
-             .ldy = w->n_out,
-             .bias = NULL,
-             .bias_t = DTYPE_F32,
-             .scale = NULL };
-    if (a->bias) {
-        out->bias_t = a->bias->dtype;
-        out->bias = (const char *)a->bias->data + (size_t)first * dtype_bytes(out->bias_t);
-    }
+    *out = part_of(a, first, n);
     if (in_place(w, a->compute))
         return 0;
     out->w = *room;
     out->ldw = w->n_in * 2;
     *room += n * out->ldw;
     return cuda_weight_rows(s, w, first, n, a->compute, (void *)out->w, w->n_in, e);
+}
+
+/* All columns from codes, if the product is of that kind. */
+static int run_codes(struct cuda_state *s, const struct linear_args *const *a, int n,
+                     struct gemm_args *g, bool *done, struct err *e)
+{
+    const struct weight *w[GEMM_PARTS_MAX];
+
+    g->n_parts = n;
+    for (int i = 0; i < n; i++) {
+        w[i] = a[i]->w;
+        g->part[i] = part_of(a[i], 0, w[i]->n_out);
+    }
+    return gemm_codes(s, g, w, done, e);
 }
 
 /* Columns of each part at a time, so that what must be dequantized stays within its limit. */
@@ -119,12 +142,17 @@ static int run(struct cuda_state *s, const struct linear_args *const *a, int n, 
     const int64_t at_once = columns_at_once(a, n);
     int64_t n_cols = 0, n_packed = 0;
     void *room = NULL;
+    bool done;
 
     g->operand = a[0]->compute == DTYPE_BF16 ? GEMM_BF16 : GEMM_F16;
     g->n_rows = a[0]->n_rows;
     g->n_k = a[0]->w->n_in;
     g->y_t = a[0]->y->dtype;
     g->n_splits = n_splits_of(a[0]->w);
+    if (input_rows(s, a[0], g, e) < 0 || run_codes(s, a, n, g, &done, e) < 0)
+        return -1;
+    if (done)
+        return 0;
     for (int i = 0; i < n; i++) {
         n_cols = a[i]->w->n_out > n_cols ? a[i]->w->n_out : n_cols;
         n_packed += in_place(a[i]->w, a[i]->compute)
@@ -132,8 +160,7 @@ static int run(struct cuda_state *s, const struct linear_args *const *a, int n, 
                         : (a[i]->w->n_out < at_once ? a[i]->w->n_out : at_once);
     }
     g->weights_stay = n_packed == 0;
-    if (input_rows(s, a[0], g, e) < 0 ||
-        (n_packed && cuda_scratch(s, SCRATCH_W, (size_t)(n_packed * g->n_k * 2), &room, e) < 0))
+    if (n_packed && cuda_scratch(s, SCRATCH_W, (size_t)(n_packed * g->n_k * 2), &room, e) < 0)
         return -1;
     for (int64_t first = 0; first < n_cols; first += at_once) {
         char *at = (char *)room;

@@ -268,3 +268,46 @@ __device__ inline void multiply(int (&c)[N], uint64_t a, uint64_t b, int more)
     else
         WGMMA("m64n256k32.s32.s8.s8", NAMES_N128, 128, 129, 130, "", SUMS_N128(AS_INT));
 }
+
+/* The same where a warp has its 16 rows of A in registers: as mma.m16n8k16 takes them. */
+/* clang-format off */
+#define WGMMA_REGISTERS(what, names, A, B, C, D, TILE, MORE, sums)                              \
+    asm volatile("{\n.reg .pred more;\nsetp.ne.b32 more, %" #MORE ", 0;\n"                     \
+                 "wgmma.mma_async.sync.aligned." what " {" names "}, "                          \
+                 "{%" #A ", %" #B ", %" #C ", %" #D "}, %" #TILE ", more, 1, 1, 0;\n}\n"        \
+                 : sums                                                                         \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(more))
+/* clang-format on */
+
+#define WGMMA_REGISTERS_16(type)                                                              \
+    do {                                                                                      \
+        if constexpr (N == 32)                                                                \
+            WGMMA_REGISTERS("m64n64k16.f32." type, NAMES_N32, 32, 33, 34, 35, 36, 37,         \
+                            SUMS_N32(AS_FLOAT));                                              \
+        else if constexpr (N == 64)                                                           \
+            WGMMA_REGISTERS("m64n128k16.f32." type, NAMES_N64, 64, 65, 66, 67, 68, 69,        \
+                            SUMS_N64(AS_FLOAT));                                              \
+        else                                                                                  \
+            WGMMA_REGISTERS("m64n256k16.f32." type, NAMES_N128, 128, 129, 130, 131, 132, 133, \
+                            SUMS_N128(AS_FLOAT));                                             \
+    } while (0)
+
+template <bool BF16, int N>
+__device__ inline void multiply_registers(float (&c)[N], const uint32_t (&a)[4], uint64_t b,
+                                          int more)
+{
+    if constexpr (BF16)
+        WGMMA_REGISTERS_16("bf16.bf16");
+    else
+        WGMMA_REGISTERS_16("f16.f16");
+}
+
+/* Four blocks of 8 x 8 values, as sums have them in pairs of columns, with rows and columns
+ * changed: lane 8 i + r says where column r of block i goes, 16 bytes. */
+__device__ inline void store_matrices(void *to, uint32_t a, uint32_t b, uint32_t c, uint32_t d)
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                     (uint32_t)__cvta_generic_to_shared(to)),
+                 "r"(a), "r"(b), "r"(c), "r"(d)
+                 : "memory");
+}

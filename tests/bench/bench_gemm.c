@@ -1,9 +1,11 @@
 /* bench_gemm.c - the products of a prompt pass alone, and whole passes of a checkpoint:
  *
  *   bench_gemm [tiles] [FOLDER [SEQUENCES TOKENS [FORMAT]]]
+ *   bench_gemm codes
  *
  * Products of Llama-3.2-1B shapes in bf16 over matrices that rotate (a cache holds none of them for
  * long), in TFLOP/s, beside one of 8192 x 8192 x 8192; with `tiles` in every kernel and cluster.
+ * With `codes` the matrices are NF4 with double quantization, made plain first and not.
  * gemm_torch.py times the same products through cuBLAS.  With a folder: prompts of 1 x 512 and
  * 8 x 2048 tokens in several formats, and what part of the large product's rate they reach; or
  * prompts of one size alone, as for a profile. */
@@ -63,8 +65,22 @@ static int fill(struct backend *b, struct tensor *t, int64_t n_rows, int64_t n_c
     return rc;
 }
 
-static int make(struct backend *b, const struct shape *s, int64_t n_rows, struct operands *o,
-                struct err *e)
+/* NF4 in the order that products read. */
+static int make_codes(struct backend *b, struct tensor *t, struct weight *out, struct err *e)
+{
+    const struct quantize_args a = { .w = t,
+                                     .rule = QUANTIZE_BNB_NF4,
+                                     .bits = 4,
+                                     .group_size = 64,
+                                     .double_quant = true,
+                                     .out = out };
+
+    return b->ops->quantize(b, &a, e) < 0 || b->ops->sync(b, e) < 0 ? -1
+                                                                    : b->ops->arrange(b, out, e);
+}
+
+static int make(struct backend *b, const struct shape *s, int64_t n_rows, bool codes,
+                struct operands *o, struct err *e)
 {
     int64_t bytes = 0;
 
@@ -82,6 +98,8 @@ static int make(struct backend *b, const struct shape *s, int64_t n_rows, struct
             if (fill(b, &o->w[i][p], s->n_out[p], s->n_in, e) < 0)
                 return -1;
             o->weights[i][p] = weight_of_tensor(&o->w[i][p]);
+            if (codes && make_codes(b, &o->w[i][p], &o->weights[i][p], e) < 0)
+                return -1;
         }
     }
     return 0;
@@ -93,8 +111,10 @@ static void release(struct backend *b, struct operands *o)
     tensor_free(b, &o->stream);
     for (int p = 0; p < 3; p++) {
         tensor_free(b, &o->y[p]);
-        for (int i = 0; i < N_SETS_MAX; i++)
+        for (int i = 0; i < N_SETS_MAX; i++) {
+            weight_release(b, &o->weights[i][p]);
             tensor_free(b, &o->w[i][p]);
+        }
     }
 }
 
@@ -159,7 +179,7 @@ static int bench_shape(struct backend *b, const struct shape *s, int64_t n_rows,
     const struct gemm_wish none = GEMM_NO_WISH;
     struct operands o;
     double seconds;
-    int rc = make(b, s, n_rows, &o, e);
+    int rc = make(b, s, n_rows, false, &o, e);
 
     printf("%-10s %6lld rows        ", s->name, (long long)n_rows);
     if (rc == 0)
@@ -173,13 +193,38 @@ static int bench_shape(struct backend *b, const struct shape *s, int64_t n_rows,
             if (split && (kernel > 2 || c > 0))
                 continue;
             gemm_wish =
-                (struct gemm_wish){ kernel, clusters[c][0], clusters[c][1], clusters[c][2] };
+                (struct gemm_wish){ kernel, clusters[c][0], clusters[c][1], clusters[c][2], 0 };
             printf("  kernel %d cluster %d x %d, %2d beside", kernel, clusters[c][0],
                    clusters[c][1], clusters[c][2]);
             rc = time_product(b, s, &o, &seconds, e);
             printf("\n");
             gemm_wish = none;
         }
+    release(b, &o);
+    fflush(stdout);
+    return rc;
+}
+
+/* Codes made plain first, then where they lie: as the product asks for, and in each kernel with and
+ * without clusters. */
+static int bench_codes(struct backend *b, const struct shape *s, int64_t n_rows, struct err *e)
+{
+    const struct gemm_wish none = GEMM_NO_WISH;
+    struct operands o;
+    double seconds;
+    int rc = make(b, s, n_rows, true, &o, e);
+
+    for (int way = -1; rc == 0 && way < 7; way++) {
+        gemm_wish = none;
+        gemm_wish.plain = way == -1;
+        gemm_wish.kernel = way > 0 ? (way - 1) / 2 : -1;
+        gemm_wish.cm = way > 0 && way % 2 ? 1 : 0;
+        printf("%-10s %6lld rows, %-8s kernel %2d cluster %d", s->name, (long long)n_rows,
+               way == -1 ? "plain" : "codes", gemm_wish.kernel, gemm_wish.cm);
+        rc = time_product(b, s, &o, &seconds, e);
+        printf("\n");
+    }
+    gemm_wish = none;
     release(b, &o);
     fflush(stdout);
     return rc;
@@ -298,6 +343,16 @@ int main(int argc, char **argv)
     int n_seqs = argc > 3 + all ? atoi(argv[2 + all]) : 0;
     int n_tokens = argc > 3 + all ? atoi(argv[3 + all]) : 0;
     int rc = backend_open(&b, "cuda", 0, NULL, &e);
+
+    if (argc == 2 && !strcmp(argv[1], "codes")) {
+        for (int64_t rows = 512; rows <= 1024; rows *= 2)
+            for (size_t i = 0; rc == 0 && i < 4; i++)
+                rc = bench_codes(&b, &shapes[i], rows, &e);
+        if (rc < 0)
+            fprintf(stderr, "bench_gemm: %s\n", e.text);
+        backend_close(&b);
+        return rc < 0;
+    }
 
     if (n_seqs < 0 || n_seqs > 8 || n_tokens < 0) {
         fprintf(stderr, "usage: bench_gemm [tiles] [FOLDER [SEQUENCES TOKENS [FORMAT]]]\n");

@@ -173,9 +173,11 @@ static void tile_case(enum dtype t, int64_t n_rows, int64_t n_out, int64_t n_in)
 {
     if (left_out())
         return;
-    static const struct gemm_wish clusters[] = {
-        { 0, 1, 1, 1 }, { 0, 2, 1, 3 }, { 0, 1, 2, 0 }, { 0, 2, 2, 0 }, { 0, 4, 1, 0 }
-    };
+    static const struct gemm_wish clusters[] = { { 0, 1, 1, 1, 0 },
+                                                 { 0, 2, 1, 3, 0 },
+                                                 { 0, 1, 2, 0, 0 },
+                                                 { 0, 2, 2, 0, 0 },
+                                                 { 0, 4, 1, 0, 0 } };
     static const int64_t batches[] = { 1, 7, 64, 65, 500, 512 };
     struct both x = random_both(t, n_rows, n_in, 1), w = random_both(t, n_out, n_in, 1);
     struct tensor all = device_result(t, n_rows, n_out);
@@ -454,6 +456,114 @@ static void nll(void **state)
     nll_case(DTYPE_F16, 40, 301, 63, 1);
 }
 
+/* ---- 4-bit codes multiplied where they lie ---- */
+
+#define N_ENDS 5
+
+/* y of: linear of the first weight; of three at once; added to a stream; SwiGLU. */
+static void code_ends(const struct tensor *x, const struct weight *w, const struct both *bias,
+                      const struct tensor *stream, int64_t n_rows, struct tensor out[N_ENDS + 1])
+{
+    const enum dtype t = x->dtype;
+    struct linear_args a[3];
+    struct tensor y[3];
+    struct err e = ERR_INIT;
+
+    for (int i = 0; i < 3; i++) {
+        y[i] = device_result(t, n_rows + 1, w[i].n_out);
+        a[i] = product(x, &w[i], bias ? &bias[i].device : NULL, &y[i], n_rows);
+    }
+    linear(&a[0]);
+    out[0] = host_tensor(&y[0]);
+    CHECK_OK(gpu.ops->linear_many(&gpu, a, 3, &e), e);
+    for (int i = 0; i < 3; i++)
+        out[1 + i] = host_tensor(&y[i]);
+    struct tensor x_stream = copy_on_device(stream);
+    CHECK_OK(gpu.ops->linear_add(&gpu, &a[0], &x_stream, &e), e);
+    out[4] = host_tensor(&x_stream);
+    CHECK_OK(gpu.ops->linear_swiglu(&gpu, &a[1], &a[2], &y[1], &e), e);
+    out[5] = host_tensor(&y[1]);
+    device_free(x_stream.data);
+    for (int i = 0; i < 3; i++)
+        device_free(y[i].data);
+}
+
+/* Made plain first, or not; in any tile: the same bits. */
+static void codes_case(const struct form *f, enum dtype t, int64_t n_rows, int64_t wide,
+                       int64_t narrow, int64_t n_in, bool with_bias)
+{
+    if (left_out())
+        return;
+    static const struct gemm_wish wishes[] = {
+        GEMM_NO_WISH,      { 0, 0, 0, 0, 0 }, { 1, 0, 0, 0, 0 }, { 2, 0, 0, 0, 0 },
+        { 0, 1, 0, 0, 0 }, { 1, 1, 0, 0, 0 }, { 2, 1, 0, 0, 0 },
+    };
+    const int64_t n_out[3] = { wide, narrow, narrow };
+    struct both x = random_both(t, n_rows, n_in, 1), bias[3];
+    struct both stream = random_both(t, n_rows + 1, wide, 1);
+    struct tensor want[N_ENDS + 1], got[N_ENDS + 1];
+    struct weight w[3], dw[3];
+    struct err e = ERR_INIT;
+
+    for (int i = 0; i < 3; i++) {
+        w[i] = random_weight(f, n_out[i], n_in);
+        memcpy(w[i].table, w[0].table, sizeof w[i].table);
+        bias[i] = random_both(t, 1, n_out[i], 1);
+        dw[i] = device_weight(&w[i]);
+        CHECK_OK(gpu.ops->arrange(&gpu, &dw[i], &e), e);
+        CHECK(dw[i].arrangement == 1, "%s has an order for the decode phase", f->name);
+    }
+    gemm_wish.plain = 1;
+    code_ends(&x.device, dw, with_bias ? bias : NULL, &stream.device, n_rows, want);
+    for (size_t k = 0; k < sizeof wishes / sizeof *wishes; k++) {
+        gemm_wish = wishes[k];
+        code_ends(&x.device, dw, with_bias ? bias : NULL, &stream.device, n_rows, got);
+        for (int i = 0; i <= N_ENDS; i++) {
+            CHECK(same_bits(&got[i], &want[i]),
+                  "%s in %s, %lld x %lld and %lld x %lld, way %zu, end %d: as from plain weights",
+                  f->name, dtype_name(t), (long long)n_rows, (long long)wide, (long long)narrow,
+                  (long long)n_in, k, i);
+            free_tensor(&got[i]);
+        }
+    }
+    gemm_wish = no_wish;
+    for (int i = 0; i <= N_ENDS; i++)
+        free_tensor(&want[i]);
+    for (int i = 0; i < 3; i++) {
+        free_both(&bias[i]);
+        weight_release(&gpu, &dw[i]);
+        weight_release(&isas[0], &w[i]);
+    }
+    free_both(&stream);
+    free_both(&x);
+}
+
+static void codes(void **state)
+{
+    static const struct form kinds[] = {
+        { "nf4", WEIGHT_TABLE, 0, 4, 64, true, SCALE_F32, ZERO_CONSTANT, false },
+        { "nf4 nested", WEIGHT_TABLE, 0, 4, 64, true, SCALE_NESTED, ZERO_CONSTANT, false },
+        { "int4", WEIGHT_AFFINE, 0, 4, 128, false, SCALE_F16, ZERO_U8, false },
+        { "int4 per row", WEIGHT_AFFINE, 0, 4, 0, false, SCALE_U8, ZERO_CONSTANT, false },
+        { "int4 by 64", WEIGHT_AFFINE, 0, 4, 64, false, SCALE_F32, ZERO_F32, false },
+        { "fp4 by 256", WEIGHT_TABLE, 0, 4, 256, false, SCALE_F16, ZERO_F16, false },
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        for (size_t d = 1; d < 3; d++) {
+            const bool bias = (i + d) % 2;
+
+            codes_case(&kinds[i], model_dtypes[d], 1, 264, 72, 256, bias);
+            codes_case(&kinds[i], model_dtypes[d], 70, 128, 8, 768, !bias);
+            codes_case(&kinds[i], model_dtypes[d], 513, 392, 1000, 1024, bias);
+            codes_case(&kinds[i], model_dtypes[d], 130, 1032, 2048, 4096, !bias); /* k is split */
+        }
+    for (size_t d = 1; d < 3; d++) { /* several turns of all blocks */
+        codes_case(&kinds[d], model_dtypes[d], 512, 2048, 8192, 512, false);
+        codes_case(&kinds[0], model_dtypes[d], 1024, 1024, 4096, 256, false);
+    }
+}
+
 /* ---- LLM.int8 ---- */
 
 /* On tensor cores beside the general way, which an unaligned output asks for; three at once. */
@@ -538,9 +648,11 @@ static void nothing_is_left(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(products),      cmocka_unit_test(packed),          cmocka_unit_test(tiles),
-        cmocka_unit_test(ends),          cmocka_unit_test(every_gate),      cmocka_unit_test(nll),
-        cmocka_unit_test(int8_products), cmocka_unit_test(nothing_is_left),
+        cmocka_unit_test(products),        cmocka_unit_test(packed),
+        cmocka_unit_test(tiles),           cmocka_unit_test(ends),
+        cmocka_unit_test(every_gate),      cmocka_unit_test(nll),
+        cmocka_unit_test(codes),           cmocka_unit_test(int8_products),
+        cmocka_unit_test(nothing_is_left),
     };
 
     return open_device() ? cmocka_run_group_tests(tests, open_twins, close_twins) : 1;
