@@ -8,6 +8,7 @@
  *               stores of 16 bytes out
  *   eights      8 columns of one group a thread, one store of 16 bytes
  *   anything    one value a thread: odd widths, groups out of order  */
+#include "overlap.cuh"
 #include "unpack.cuh"
 
 #define N_THREADS 256
@@ -229,6 +230,8 @@ __global__ static void __launch_bounds__(N_THREADS)
         C::fill_lookup(lookup, table);
         __syncthreads();
     }
+    wait_for_launch_before(); /* it may read what is written here */
+    let_next_start();
     for (int64_t i = (int64_t)blockIdx.x * (N_THREADS / 32) + threadIdx.x / 32;
          i < (last - first) * n_chunks; i += n_warps) {
         const int64_t unit = first + i / n_chunks;
@@ -261,15 +264,22 @@ static int start_arranged(struct cuda_state *s, const struct weight *w, const st
 {
     int64_t n_units = ceil_div(to->n_rows, UNIT_ROWS) + 1, n = n_units * (w->n_in / CHUNK_COLS);
     int64_t n_blocks = ceil_div(n, N_THREADS / 32), most = 6 * (int64_t)s->n_multiprocessors;
-    unsigned grid = (unsigned)(n_blocks < most ? n_blocks : most);
+    const void *kernel = to->t == DTYPE_BF16 ? (const void *)dequantize_arranged<C, true>
+                                             : (const void *)dequantize_arranged<C, false>;
+    void *arguments[] = { (void *)w, &s->dynamic_map, (void *)to };
+    cudaLaunchAttribute overlap;
+    cudaLaunchConfig_t config = {};
 
-    if (to->t == DTYPE_BF16)
-        dequantize_arranged<C, true>
-            <<<grid, N_THREADS, C::N_LOOKUP, s->stream>>>(*w, s->dynamic_map, *to);
-    else
-        dequantize_arranged<C, false>
-            <<<grid, N_THREADS, C::N_LOOKUP, s->stream>>>(*w, s->dynamic_map, *to);
-    CUDA_LAUNCHED(s, "dequantize_arranged");
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = dim3((unsigned)(n_blocks < most ? n_blocks : most));
+    config.blockDim = dim3(N_THREADS);
+    config.dynamicSmemBytes = C::N_LOOKUP;
+    config.stream = s->stream;
+    config.attrs = &overlap;
+    config.numAttrs = s->overlaps ? 1 : 0;
+    CUDA_TRY(cudaLaunchKernelExC(&config, kernel, arguments));
+    s->last_kernel = "dequantize_arranged";
     return 0;
 }
 

@@ -82,7 +82,7 @@ static int plan(struct cuda_state *s, const struct gemm_args *a, const struct ge
  * and ends. */
 static double time_of(const struct launch *l, int64_t n_steps, int n_w)
 {
-    const int rows = l->kernel.rows, step = rows == 256 ? 1610 : rows == 128 ? 1200 : 970;
+    const int rows = l->kernel.rows, step = rows == 256 ? 1200 : rows == 128 ? 900 : 750;
     const int turns = (int)ceil_div(l->n_x * (n_w / l->cw), l->n_clusters);
 
     return turns * ((double)(n_steps * step) * (l->cw > 1 ? 1.02 : 1.0) + 5000);

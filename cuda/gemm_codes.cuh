@@ -11,11 +11,11 @@
  *              words: four lanes exchange bytes
  *   values     pairs of them from a table in shared memory, times the scale, rounded
  *
- * A step of 256 rows is 1024 clocks of the tensor cores, 32 KB of x and 4 KB of codes; a warp makes
- * its operand in some 200 instructions.  On an H200 a step takes 970, 1200, 1610 clocks for 64,
- * 128, 256 rows: a warp stays where it issues products whose operand is in registers, so that
- * making the next one hides behind those of the other warpgroup alone.  A sum is the same chain
- * over k as in gemm_sm90.cuh, so its bits are, too; so is the split of a long k over two blocks. */
+ * A chunk of 128 k and 256 rows is 2048 clocks of the tensor cores, 64 KB of x and 8 KB of codes; a
+ * warp makes its operand in some 480 instructions, all at once, for each is long under way, and a
+ * warp stays where it issues products whose operand is in registers: that of a warpgroup is made
+ * while the other multiplies.  A sum is the same chain over k as in gemm_sm90.cuh, so its bits are,
+ * too; so is the split of a long k over two blocks.  */
 #pragma once
 
 #include "gemm_sm90.cuh"
@@ -162,27 +162,21 @@ __device__ inline void values_at(const char *lookup, uint32_t codes, struct scal
     }
 }
 
-/* The operand of 64 k, four products of 16. */
+/* The operand of a chunk, eight products of 16 k. */
 template <class S, bool ZERO>
-__device__ inline void make_operand(const uint4 (&codes)[2], struct scale_zero own, int half,
-                                    const char *lookup, uint32_t (&out)[4][4])
+__device__ inline void make_operand(const struct gemm_codes_job &job, const uint32_t (&word)[2][4],
+                                    struct scale_zero own, const char *lookup,
+                                    uint32_t (&out)[8][4])
 {
-    uint32_t word[2][2];
-
 #pragma unroll
-    for (int u = 0; u < 2; u++) {
-        word[u][0] = half ? codes[u].z : codes[u].x;
-        word[u][1] = half ? codes[u].w : codes[u].y;
-        exchange_bytes(word[u][0], word[u][1]);
-    }
-#pragma unroll
-    for (int u = 0; u < 2; u++) {
-        struct scale_zero g = { __shfl_sync(0xFFFFFFFFu, own.scale, 2 * half + u, 4), 0.0f };
+    for (int from = 0; from < 4; from++) {
+        struct scale_zero g = { __shfl_sync(0xFFFFFFFFu, own.scale, from, 4), 0.0f };
+        const int u = from % 2;
 
         if (ZERO)
-            g.zero = __shfl_sync(0xFFFFFFFFu, own.zero, 2 * half + u, 4);
+            g.zero = __shfl_sync(0xFFFFFFFFu, own.zero, from, 4);
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
+        for (int i = from / 2 * 2; i < from / 2 * 2 + 2; i++) {
             uint32_t pair[4];
 
             values_at<S::BF16, ZERO>(lookup, word[u][i], g, pair);
@@ -267,51 +261,72 @@ __device__ inline codes_place<END> place_of(const struct gemm_codes_job &job,
     return p;
 }
 
-/* `raw` has the first chunk. */
+/* `raw` has the first chunk.  A warp stays where it issues products with an operand in registers
+ * until most of them are through, and a value is long under way: so the operand of a whole chunk is
+ * made at once, while the other warpgroup multiplies. */
 template <class S, enum gemm_end END>
 __device__ inline void sum_codes(const struct gemm_codes_job &job, struct gemm_ring &r,
                                  const struct codes_place<END> &place, int first_chunk,
                                  const char *lookup, struct codes_raw &raw, float (&c)[S::N_SUMS])
 {
-    uint32_t a[2][4][4]; /* one of them is being read by the tensor cores */
-    int last = 0;
+    int last[2] = {};
 
     for (int chunk = 0; chunk < job.n_chunks; chunk++) {
-        const uint4 codes[2] = { raw.codes[0], raw.codes[1] };
         const struct scale_zero own = { scale_value(job.scale_form, raw.scale, raw.second,
                                                     place.nested_offset, job.map),
                                         zero_value(job.zero_form, raw.zero, 0.0f) };
+        uint32_t word[2][4], a[8][4];
 
+#pragma unroll
+        for (int u = 0; u < 2; u++) {
+            word[u][0] = raw.codes[u].x, word[u][1] = raw.codes[u].y;
+            word[u][2] = raw.codes[u].z, word[u][3] = raw.codes[u].w;
+        }
         if (chunk + 1 < job.n_chunks)
             load_chunk(job, place, first_chunk + chunk + 1, raw);
         if (chunk + 4 < job.n_chunks)
             fetch_chunk(job, place, first_chunk + chunk + 4);
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            if (job.zero_form != ZERO_CONSTANT)
-                make_operand<S, true>(codes, own, half, lookup, a[half]);
-            else
-                make_operand<S, false>(codes, own, half, lookup, a[half]);
-            const uint32_t at = r.data + r.stage * S::PLACE_BYTES;
-
-            barrier_wait(r.full + 8 * r.stage, r.parity);
-            products_begin();
+        for (int u = 0; u < 2; u++) {
+            exchange_bytes(word[u][0], word[u][1]);
+            exchange_bytes(word[u][2], word[u][3]);
+        }
+        if (chunk) { /* nobody reads the operand before this one any more */
+            products_wait<0>();
+            give_back(r, last[0]);
+            give_back(r, last[1]);
+        }
 #pragma unroll
-            for (int k = 0; k < 4; k++)
-                multiply_registers<S::BF16>(c, a[half][k], tile_descriptor(at) + 2 * k,
-                                            chunk | half | k);
-            products_commit();
-            if (chunk | half) { /* those of the step before are through */
-                products_wait<1>();
-                give_back(r, last);
-            }
-            last = r.stage;
+        for (int u = 0; u < 2; u++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                asm volatile("" : "+r"(word[u][i])::"memory");
+        if (job.zero_form != ZERO_CONSTANT)
+            make_operand<S, true>(job, word, own, lookup, a);
+        else
+            make_operand<S, false>(job, word, own, lookup, a);
+        const int next = r.stage + 1 < S::N_STAGES ? r.stage + 1 : 0;
+        const uint32_t at[2] = { r.data + r.stage * S::PLACE_BYTES,
+                                 r.data + next * S::PLACE_BYTES };
+
+        last[0] = r.stage;
+        last[1] = next;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            barrier_wait(r.full + 8 * r.stage, r.parity);
             advance<S::N_STAGES>(r);
         }
+        products_begin();
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            multiply_registers<S::BF16>(c, a[k], tile_descriptor(at[k / 4]) + 2 * (k % 4),
+                                        chunk | k);
+        products_commit();
     }
     products_wait<0>();
     products_done(c);
-    give_back(r, last);
+    give_back(r, last[0]);
+    give_back(r, last[1]);
 }
 
 /* ---- ends ---- */

@@ -344,6 +344,20 @@ static int32_t *prompt_ids(int i, int64_t vocab)
     return ids;
 }
 
+/* NaN where nothing has been put yet. */
+static void poison_cache(const struct kv_cache *c)
+{
+    struct err e = ERR_INIT;
+
+    for (int64_t i = 0; i < 2 * c->n_layers; i++) {
+        const struct tensor *to = i % 2 ? &c->v[i / 2] : &c->k[i / 2];
+        struct tensor poison = new_tensor(to->dtype, to->n_rows, to->n_cols);
+
+        CHECK_OK(gpu.ops->upload(&gpu, to->data, poison.data, tensor_bytes(to), &e), e);
+        free_tensor(&poison);
+    }
+}
+
 /* Prompts which[0 .. n-1] whole, in slots in disorder; nll (may be NULL): [n][CAPACITY]. */
 static void open_run(struct run *r, const struct model *m, const int *which, int n, float *nll)
 {
@@ -372,6 +386,7 @@ static void open_run(struct run *r, const struct model *m, const int *which, int
     struct forward_out out = { .next_ids = r->last, .nll = losses };
 
     CHECK_OK(kv_cache_open(&r->cache, m, n, CAPACITY, &e), e);
+    poison_cache(&r->cache);
     CHECK_OK(forward_open(&r->f, m, total, n, &e), e);
     if (nll) {
         CHECK_OK(forward_run(r->f, &r->cache, &batch, WANT_NLL, NULL, 0, &out, &e), e);
