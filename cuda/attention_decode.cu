@@ -240,6 +240,7 @@ int cuda_attention_decode(struct cuda_state *s, const struct decode_attention *a
                               .half = (a->n_rotated ? a->n_rotated : a->head_dim) / 2,
                               .n_parts = n_parts,
                               .log_blocks = 0,
+                              .eights = a->eights,
                               .appended = a->appended,
                               .scale = (float)(LOG2_E / sqrt((double)a->head_dim)) };
     cudaLaunchAttribute attrs[2];

@@ -17,6 +17,7 @@ struct decode_attention {
     const void *cos_table, *sin_table; /* fp32 [positions, E/2], as in rope_args; row = position */
     const int32_t *slot, *position;    /* device, [n_rows]: no slot twice */
     void *out;                         /* [n_rows, H*E] */
+    int eights; /* out is an image (decode_image.cuh) of as many eights of rows; 0: rows */
     int64_t n_rows, capacity, window;
     int64_t bound; /* no position is larger; how work is cut goes by it, never a result */
     int n_heads, n_kv_heads, head_dim, n_rotated;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "attention_decode_unit.cuh"
+#include "decode_image.cuh"
 #include "overlap.cuh"
 
 #define CHAINS     8
@@ -246,7 +247,10 @@ template <enum dtype T, int E>
 __device__ static inline void finish(const struct attend_job &a, const struct decode_place &w,
                                      int o, const struct attend_part &all)
 {
-    a.out[((int64_t)w.row * a.n_heads + w.first_head) * E + o] =
+    const int col = w.first_head * E + o;
+
+    a.out[a.eights ? image_element(a.eights, (int)w.row, col)
+                   : (int64_t)w.row * a.n_heads * E + col] =
         bits_of<T>(__fdividef(all.out, all.sum) + 0.0f);
 }
 

@@ -23,6 +23,7 @@ struct attend_job {
     int half;                         /* pairs of a head that turn */
     int n_parts;                      /* of a group, HEADS heads each but the last */
     int log_blocks;                   /* of a cluster */
+    int eights;                       /* out is an image; 0: rows */
     bool appended;
     float scale; /* log2(e) / sqrt(E) */
 };

@@ -297,10 +297,13 @@ static struct decode_attention attention_of(const struct decode_step *d,
 
 static int launch_layer(const struct decode_step *d, const struct decode_layer *l, struct err *e)
 {
-    const struct decode_linear qkv = product_qkv(d, l), o = product_o(d, l),
-                               gate_up = product_gate_up(d, l), down = product_down(d, l);
-    const struct decode_attention attention = attention_of(d, l);
+    struct decode_linear qkv = product_qkv(d, l), o = product_o(d, l),
+                         gate_up = product_gate_up(d, l), down = product_down(d, l);
+    struct decode_attention attention = attention_of(d, l);
 
+    o.x_eights = attention.eights = cuda_linear_decode_eights(d->s, &o);
+    if (cuda_linear_decode_eights(d->s, &gate_up))
+        gate_up.y_eights = down.x_eights = cuda_linear_decode_eights(d->s, &down);
     if (cuda_linear_decode(d->s, &qkv, e) < 0 || cuda_attention_decode(d->s, &attention, e) < 0 ||
         cuda_linear_decode(d->s, &o, e) < 0 || cuda_linear_decode(d->s, &gate_up, e) < 0)
         return -1;

@@ -9,7 +9,11 @@
 #define MANY_STAGES  4
 #define WIDE_STAGES  4   /* of chunks of x */
 #define WIDE_ROOM    256 /* of barriers */
-#define SHORT_CHUNKS 2   /* of a part of K: as many as are decoded early */
+#define PASS_FLOATS  (2 * UNIT_ROWS * sizeof(float))
+/* Of shared memory, for a block that has a multiprocessor for itself, and for one of two. */
+#define WIDE_ROOM_ONE (220 << 10)
+#define WIDE_ROOM_TWO (112 << 10)
+#define SHORT_CHUNKS  2 /* of a part of K: as many as are decoded early */
 
 /* ---- which weights ---- */
 
@@ -66,7 +70,7 @@ struct plan {
     const void *kernel;
     enum decode_kind kind;
     size_t shared_bytes;
-    int n_passes, n_slots, n_split, n_streams, n_stages, n_blocks;
+    int n_passes, n_slots, n_split, n_streams, n_stages, n_staged, n_blocks;
 };
 
 static bool is_many(enum decode_kind kind)
@@ -225,6 +229,25 @@ static void plan_many(const struct decode_linear *a, struct plan *p)
                       MANY_STAGES * (size_t)n_tiles * 8 * (CHUNK_COLS + X_PAD) * 2;
 }
 
+/* Scales of all groups that a block sees, where there is room for them. */
+static void plan_scales(const struct decode_linear *a, bool split, struct plan *p)
+{
+    const struct weight *w = a->w[0];
+    if (w->form == WEIGHT_PLAIN)
+        return;
+    const size_t row = PASS_FLOATS * (bytes_of_zero(w) || w->bits != 4 ? 2 : 1);
+    const size_t room = p->n_streams > 1 ? WIDE_ROOM_ONE : WIDE_ROOM_TWO;
+    int64_t n = w->n_groups / w->n_out;
+
+    if (split) { /* of a part, which may begin and end inside one */
+        int64_t most = ceil_div(w->n_in, K_PARTS * CHUNK_COLS) * CHUNK_COLS / w->group_size + 2;
+        n = n < most ? n : most;
+    }
+    p->n_staged = p->shared_bytes + MANY_PASSES * row * (size_t)n <= room ? (int)n : 0;
+    p->shared_bytes +=
+        row * (p->n_staged ? MANY_PASSES * (size_t)n : (size_t)(p->n_streams * MANY_PASSES) * 4);
+}
+
 /* Eight blocks share K where W has too few rows for the device.  Two streams of warps share it in a
  * block that has a multiprocessor for itself; else two blocks have one. */
 static void plan_wide(const struct cuda_state *s, const struct decode_linear *a, struct plan *p)
@@ -243,9 +266,11 @@ static void plan_wide(const struct cuda_state *s, const struct decode_linear *a,
     else
         p->n_stages = p->n_streams > 1 ? WIDE_STAGES : 3;
     p->n_blocks = n_groups * p->n_split;
-    p->shared_bytes = tables_bytes(a->w[0]) + WIDE_ROOM +
-                      (size_t)(p->n_streams * p->n_stages) * chunk +
-                      (split ? sums : MANY_PASSES * sums);
+    const size_t x = (size_t)(p->n_streams * p->n_stages) * chunk;
+    p->shared_bytes =
+        tables_bytes(a->w[0]) + WIDE_ROOM +
+        (split ? (x > MANY_PASSES * sums ? x : MANY_PASSES * sums) + sums : x + MANY_PASSES * sums);
+    plan_scales(a, split, p);
 }
 
 static struct plan plan_of(const struct cuda_state *s, const struct decode_linear *a)
@@ -273,22 +298,19 @@ size_t cuda_linear_decode_room(const struct decode_linear *a)
     return (size_t)tiles_of(a->n_rows) * 8 * (size_t)a->w[0]->n_in * 2;
 }
 
+int cuda_linear_decode_eights(struct cuda_state *s, const struct decode_linear *a)
+{
+    if (a->model != a->compute || !cuda_linear_decode_fits(a) || !is_wide(plan_of(s, a).kind))
+        return 0;
+    return tiles_of(a->n_rows);
+}
+
 int cuda_linear_decode_blocks(struct cuda_state *s, const struct decode_linear *a)
 {
     return plan_of(s, a).n_blocks;
 }
 
 /* ---- x before the product ---- */
-
-/* Where the wide kernel wants a word of 8 elements of a row, in words: a chunk's steps, its tiles
- * of 8 rows, halves of a step, rows, and the words of four such eights side by side. */
-__device__ static int64_t image_place(int n_tiles, int row, int vector, int word)
-{
-    const int step = vector % 16 / 4 * 2 + word / 2;
-    const int64_t tile = (int64_t)(vector / 16 * 8 + step) * n_tiles + row / 8;
-
-    return tile * 64 + word % 2 * 32 + row % 8 * 4 + vector % 4;
-}
 
 __device__ static void store_vector(void *out, int n_tiles, int n_vectors, int row, int vector,
                                     uint4 x)
@@ -301,7 +323,7 @@ __device__ static void store_vector(void *out, int n_tiles, int n_vectors, int r
     }
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        ((uint32_t *)out)[image_place(n_tiles, row, vector, i)] = word[i];
+        ((uint32_t *)out)[image_element(n_tiles, row, 8 * vector + 2 * i) / 2] = word[i];
 }
 
 /* A block norms or converts one row, with the sums of stage_x().  n_tiles: into the order of the
@@ -447,6 +469,7 @@ static struct decode_job job_of(const struct cuda_state *s, const struct decode_
     j.n_split = p->n_split;
     j.n_streams = p->n_streams;
     j.n_stages = p->n_stages;
+    j.n_staged = p->n_staged;
     j.row_inverse = (int)ceil_div(65536, a->n_rows);
     j.unit_bytes = UNIT_ROWS * w->row_bytes;
     j.threshold = w->outlier_threshold > 0 ? w->outlier_threshold : INFINITY;
@@ -467,6 +490,7 @@ static struct decode_job job_of(const struct cuda_state *s, const struct decode_
     j.model = a->model;
     j.epilogue = a->epilogue;
     j.residual = a->residual;
+    j.y_eights = a->y_eights;
     j.best = a->best;
     j.forbidden = a->forbidden;
     j.n_forbidden = a->n_forbidden;
@@ -497,7 +521,8 @@ static bool needs_prepare(const struct decode_linear *a, enum decode_kind kind)
 {
     if (a->w[0]->form == WEIGHT_INT8)
         return false;
-    return is_wide(kind) || a->model != a->compute || (is_many(kind) && a->norm_weight);
+    return (is_wide(kind) && !a->x_eights) || a->model != a->compute ||
+           (is_many(kind) && a->norm_weight);
 }
 
 static int multiply(struct cuda_state *s, const struct decode_linear *a, struct err *e)
@@ -506,6 +531,8 @@ static int multiply(struct cuda_state *s, const struct decode_linear *a, struct 
     struct decode_job job = job_of(s, a, &p);
     void *args[] = { &job };
 
+    if ((a->x_eights || a->y_eights) && !is_wide(p.kind))
+        return err_set(e, ERR_INPUT, "no kernel for an image of %lld rows", (long long)a->n_rows);
     if (needs_prepare(a, p.kind) && prepare(s, a, &p, &job, e) < 0)
         return -1;
     return launch(s, p.kernel, p.n_blocks, p.n_streams * DECODE_THREADS, p.n_split, p.shared_bytes,

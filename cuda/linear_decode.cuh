@@ -49,6 +49,8 @@ struct decode_linear {
     int64_t n_rows;
     void *room; /* cuda_linear_decode_room() bytes, 16-aligned; NULL: the state's scratch, which may
                    move: not for a launch that is captured */
+    int x_eights; /* x is an image (decode_image.cuh) of as many eights of rows; 0: rows */
+    int y_eights; /* SWIGLU: y[0] is to be one, 16-aligned */
 };
 
 struct cuda_state; /* a backend's `state` */
@@ -61,6 +63,9 @@ extern "C" {
 bool cuda_linear_decode_fits(const struct decode_linear *a);
 /* Of working memory; may be 0. */
 size_t cuda_linear_decode_room(const struct decode_linear *a);
+/* Of rows, if x can be an image: neither normed nor converted then.  Only such launches take an
+ * image, or make one; else 0. */
+int cuda_linear_decode_eights(struct cuda_state *s, const struct decode_linear *a);
 /* Of the grid: how many candidates a row has after ARGMAX. */
 int cuda_linear_decode_blocks(struct cuda_state *s, const struct decode_linear *a);
 /* On s->stream; may be captured. */

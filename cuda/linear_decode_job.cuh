@@ -2,6 +2,7 @@
  * shared memory, the tensor-core product, and what becomes of a sum. */
 #pragma once
 
+#include "decode_image.cuh"
 #include "linear_decode.cuh"
 #include "unpack.cuh"
 
@@ -27,6 +28,7 @@ struct decode_job {
     int n_slots;             /* few: of sums, in shared memory */
     int n_split;             /* wide: blocks that share K, a cluster; 1 or K_PARTS */
     int n_streams, n_stages; /* wide: warps that share rows of W; chunks of x that each has */
+    int n_staged; /* wide: groups of a row whose scales are in shared memory from the beginning */
     int64_t unit_bytes;
     int n_groups, group_shift; /* of a row; chunk >> shift where a group is chunks */
     int groups_log;            /* of 2: groups in a chunk */
@@ -40,6 +42,7 @@ struct decode_job {
     enum dtype model;
     enum decode_epilogue epilogue;
     void *residual;
+    int y_eights;
     struct decode_best *best;
     const int32_t *forbidden;
     int n_forbidden;
@@ -548,6 +551,13 @@ __device__ inline float swiglu_value(enum dtype t, float gate, float up)
 __device__ inline int64_t element_at(const struct decode_part &part, int row, int col)
 {
     return (int64_t)row * (part.n_units * UNIT_ROWS) + col;
+}
+
+/* Element of what SwiGLU makes. */
+__device__ inline int64_t swiglu_at(const struct decode_job &a, const struct decode_part &part,
+                                    int row, int col)
+{
+    return a.y_eights ? image_element(a.y_eights, row, col) : element_at(part, row, col);
 }
 
 /* One output; held: what the residual held. */

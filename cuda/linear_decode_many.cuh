@@ -114,7 +114,7 @@ __device__ inline void finish_pass(const struct decode_job &a, int pass, int i, 
         if (a.pair) {
             float up = biased(a, a.part[1], col, sum_at(place_of_sum(row, own + UNIT_ROWS)));
             sum = swiglu_value(a.model, biased(a, p, col, sum), up);
-            store_value(a.model, p.y, element_at(p, row, col), sum);
+            store_value(a.model, p.y, swiglu_at(a, p, row, col), sum);
             continue;
         }
         if (a.epilogue == DECODE_ADD)
@@ -145,6 +145,41 @@ __device__ inline void find_best(const struct decode_job &a, int pass, bool ther
     }
 }
 
+/* Gates and ups of the block's passes, as 16 bytes of an image each: of four passes that are 32
+ * columns the same pair of each. */
+template <int NT>
+__device__ inline void finish_image(const struct decode_job &a, int first_pass, const float *totals)
+{
+    const struct decode_part &p = a.part[0];
+
+    for (int i = threadIdx.x; i < a.n_rows * MANY_WARPS; i += blockDim.x) {
+        const int row = i / MANY_WARPS, warp = i % MANY_WARPS / 4 * 4, own = i % 4 * 2;
+        const int first_col = (first_pass + warp) * UNIT_ROWS + own;
+        uint32_t out[4];
+
+        if (first_pass + warp >= a.n_passes)
+            continue;
+#pragma unroll
+        for (int t = 0; t < 4; t++) {
+            const float *sums = totals + (warp + t) * many_sums<NT>();
+            float v[2];
+
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                const int col = first_col + t * UNIT_ROWS + k, at = place_of_sum(row, own + k);
+                const float up = sums[place_of_sum(row, own + k + UNIT_ROWS)];
+
+                v[k] = swiglu_value(a.model, biased(a, p, col, sums[at]),
+                                    biased(a, a.part[1], col, up));
+            }
+            out[t] =
+                a.model == DTYPE_BF16 ? pack_pair<true>(v[0], v[1]) : pack_pair<false>(v[0], v[1]);
+        }
+        *(uint4 *)((uint16_t *)p.y + image_element(a.y_eights, row, first_col)) =
+            make_uint4(out[0], out[1], out[2], out[3]);
+    }
+}
+
 /* What becomes of a block's sums, a pass a warp, or `n` of them, of which this is number `i`;
  * bests: room for one of each warp and row of x.  Behind a barrier. */
 template <int NT>
@@ -154,6 +189,10 @@ __device__ inline void finish_alone(const struct decode_job &a, int own_pass, in
     const int lane = threadIdx.x % 32;
     const float *own = totals + warp * many_sums<NT>();
 
+    if (a.y_eights) {
+        finish_image<NT>(a, own_pass - warp, totals);
+        return;
+    }
     if (a.epilogue != DECODE_ARGMAX) {
         if (own_pass < a.n_passes)
             finish_pass(a, own_pass, 32 * i + lane, 32 * n, [&](int place) { return own[place]; });

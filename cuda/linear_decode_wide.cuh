@@ -4,9 +4,9 @@
  * are the left side of a product of a whole warpgroup, 64 rows of W by all rows of x, whose right
  * side the tensor cores read from shared memory.  A chain of these has the bits of a chain of
  * m16n8k16 products (the tests compare them).  The launch in front brings x into the order that
- * this wants: see image_place().  A chunk of 128 columns is then one run of memory, which the copy
- * engine fetches, some chunks ahead.  Where W has too few rows to fill the device, a cluster of
- * eight blocks takes a part of K each, and the sums meet in the shared memory of the cluster.
+ * this wants: see decode_image.cuh.  A chunk of 128 columns is then one run of memory, which the
+ * copy engine fetches, some chunks ahead.  Where W has too few rows to fill the device, a cluster
+ * of eight blocks takes a part of K each, and the sums meet in the shared memory of the cluster.
  *
  * Bytes: W once; x once for each 128 rows of W, from L2.  In shared memory, per 128 x 128 weights:
  * 512 reads of 128 bytes for table lookups (4 bits), 4 for every row of x.  */
@@ -57,6 +57,13 @@ template <int NT> __device__ inline void pin_sums(float (&sum)[NT][4])
         asm volatile("" : "+f"(sum[i / 4][i % 4]));
 }
 
+template <int NT> __device__ inline void clear_sums(float (&sum)[NT][4])
+{
+#pragma unroll
+    for (int i = 0; i < 4 * NT; i++)
+        asm volatile("mov.b32 %0, 0f00000000;" : "=f"(sum[i / 4][i % 4]));
+}
+
 /* clang-format off */
 #define TILE_SUMS(i)    "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])
 #define TILE_SUMS_2(i)  TILE_SUMS(i), TILE_SUMS(i + 1)
@@ -105,19 +112,75 @@ __device__ inline void copy_late(uint32_t (&w)[2][4], uint32_t zero)
         asm volatile("xor.b32 %0, %0, %1;" : "+r"(w[i / 4][i % 4]) : "r"(zero));
 }
 
+/* Scales, and zero points, of the warp's rows as they are multiplied with: [group][16 rows]. */
+struct wide_scales {
+    float *scale, *zero;
+    int first;    /* group of a row, which is the first one here */
+    int later[4]; /* numbers from one group of a chunk to that of k = 32 number j */
+};
+
+__device__ inline int first_group(const struct decode_job &a, int chunk)
+{
+    return a.groups_log ? chunk << a.groups_log : chunk >> a.group_shift;
+}
+
+/* Groups `from` up to `to` of the rows; the lane that begins `skipped` groups later has the row of
+ * its side, and every step-th group. */
+template <class C>
+__device__ inline void stage_scales(const struct decode_job &a, const struct decode_cursor<2> &c,
+                                    const struct decode_numbers &numbers, const float *map,
+                                    int from, int to, int step, int skipped, int lane,
+                                    const struct wide_scales &s)
+{
+#pragma unroll 4
+    for (int g = from + skipped; g < to; g += step) {
+        const int at = g * UNIT_ROWS, own = (g - s.first) * PASS_ROWS + lane % PASS_ROWS;
+        float second = 0;
+
+        if (c.scales2)
+            second = __ldg(c.scales2 + (c.first_group + g) / WEIGHT_NESTED_RUN);
+        s.scale[own] = decoded_scale(
+            a, numbers, load_number(c.scales + at * a.scale_bytes, a.scale_bytes), second, map);
+        if (C::ZERO)
+            s.zero[own] = decoded_zero(
+                a, numbers,
+                a.zero_bytes ? load_number(c.zeros + at * a.zero_bytes, a.zero_bytes) : 0);
+    }
+}
+
+/* Fragments for k = 32 number j of a piece; scales: those of the chunk's first group and the lane's
+ * row.  g is kept from one j to the next. */
+template <class C, bool BF16>
+__device__ inline void
+fragments_of(const struct decode_job &a, C (&codes)[2], int j, const struct wide_scales &s, int at,
+             typename C::group_t (&g)[2], const char *lookup, int lane, uint32_t (&w)[2][4])
+{
+    if constexpr (C::SCALED)
+        if (C::N_LOOKUP || j == 0 || a.groups_log == 2 || (a.groups_log && j == 2)) {
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                const int own = at + s.later[j] + UNIT_ROWS * r;
+                g[r] = C::template group<BF16>(s.scale[own], C::ZERO ? s.zero[own] : 0.0f, a.table);
+            }
+        }
+#pragma unroll
+    for (int r = 0; r < 2; r++)
+        codes[r].template pairs<BF16>(j, g[r], lookup, lane, w[r]);
+}
+
 /* A piece, whose x is at x_at.  Two sets of fragments take turns: one is decoded while the other is
  * multiplied; where there is nothing to decode, one will do. */
 template <class C, bool BF16, int NT>
-__device__ inline void multiply_wide(const struct decode_job &a, struct decode_slot<C, 2> &s,
-                                     const struct decode_numbers &numbers, uint32_t x_at,
-                                     const char *lookup, const float *map, int lane, uint32_t zero,
+__device__ inline void multiply_wide(const struct decode_job &a, C (&codes)[2],
+                                     const struct wide_scales &scales, int scales_at, uint32_t x_at,
+                                     const char *lookup, int lane, uint32_t zero,
                                      float (&sum)[NT][4])
 {
-    const struct lane_numbers<C, 2> n(a, s, numbers, map);
-    /* In a cluster addresses have the block's number in their highest byte. */
-    const uint32_t low = (x_at >> 4 & 0x3FFF) | 128 >> 4 << 16;
-    typename C::group_t g[2];
+    /* In a cluster addresses have the block's number in their highest byte.  The same in all lanes:
+     * said so that the compiler knows it, too. */
+    const uint32_t low = __reduce_or_sync(0xFFFFFFFFu, (x_at >> 4 & 0x3FFF) | 128 >> 4 << 16);
     constexpr int n_sets = C::SCALED ? 2 : 1;
+    typename C::group_t g[2];
     uint32_t w[n_sets][2][4];
 
 #pragma unroll
@@ -126,7 +189,7 @@ __device__ inline void multiply_wide(const struct decode_job &a, struct decode_s
 
         if (j >= n_sets)
             fragments_read<n_sets - 1>();
-        weights_of<C, BF16, 2>(a, s, j, n, g, lookup, lane, own);
+        fragments_of<C, BF16>(a, codes, j, scales, scales_at, g, lookup, lane, own);
         if (!C::SCALED)
             copy_late(own, zero);
         fragments_ready(own);
@@ -188,7 +251,7 @@ __device__ inline void finish_cluster(const struct decode_job &a, float *totals,
 
             if (a.pair) {
                 const float up = together[place_of_sum(row, own + k + UNIT_ROWS)];
-                store_value(a.model, p.y, element_at(p, row, col + k),
+                store_value(a.model, p.y, swiglu_at(a, p, row, col + k),
                             swiglu_value(a.model, biased(a, p, col + k, sum),
                                          biased(a, a.part[1], col + k, up)));
             } else {
@@ -298,11 +361,25 @@ struct wide_turn {
     }
 };
 
+template <class C>
+__device__ inline void load_codes(const uint8_t *const (&rows)[2], int piece, int lane, C (&to)[2])
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const uint8_t *from = rows[r] + piece * piece_bytes<C>();
+        if constexpr (C::SCALED)
+            to[r].load(from, lane);
+        else
+            to[r].load(from);
+    }
+}
+
 /* 256 threads are a stream.  Two of them share the rows of W: one has parts 0, 2, .. of K, the
  * other 1, 3, ..
  *
  * Shared memory: tables; WIDE_BARRIERS bytes; x of each stream; totals, which lie on x where a
- * cluster shares K, and there NT * 512 bytes more. */
+ * cluster shares K, and there NT * 512 bytes more; scales of a.n_staged groups for each of 8 warps,
+ * or (0) of the groups of a chunk for every warp. */
 template <class C, bool BF16, int NT, int DEPTH>
 __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
     decode_wide(const __grid_constant__ struct decode_job a)
@@ -332,23 +409,23 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
             shared_address(xs) + stream *a.n_stages *wide_chunk<NT>(), a.n_stages, 0, 0
     };
     struct wide_walk to_load(n_chunks, first_part, a.n_streams, last_part), to_ask = to_load;
-    struct decode_cursor<2> next = {
+    struct decode_cursor<2> rows = {
     };
-    struct decode_slot<C, 2> slot[DEPTH][per_chunk];
+    C codes[DEPTH][per_chunk][2];
     struct decode_numbers numbers = {};
     float *total = totals + warp * many_sums<NT>() + 4 * lane;
 
     let_next_start();
-    next.pass = pass;
-    open_pass<C, 2>(a, 0, lane, &next);
+    rows.pass = pass;
+    open_pass<C, 2>(a, 0, lane, &rows);
+    for (int r = 0; r < 2; r++)
+        asm volatile("" : "+l"(rows.codes[r])); /* else the compiler makes it anew at every use */
 #pragma unroll
     for (int i = 0; i < DEPTH; i++)
         if (to_load.more()) {
 #pragma unroll
-            for (int k = 0; k < per_chunk; k++) {
-                next.piece = to_load.chunk * per_chunk + k;
-                load_piece<C, 2>(a, next, to_load.chunk, lane, &slot[i][k]);
-            }
+            for (int k = 0; k < per_chunk; k++)
+                load_codes<C>(rows.codes, to_load.chunk * per_chunk + k, lane, codes[i][k]);
             to_load.next();
         }
     if (asks)
@@ -361,12 +438,32 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
     if (C::SCALED && a.scale_bytes == 1 && threadIdx.x < 256)
         map[threadIdx.x] = byte_scale(a, threadIdx.x);
     C::fill_lookup(lookup, a.table);
-    if (C::SCALED)
+
+    struct wide_scales scales = {};
+    if constexpr (C::SCALED) {
+        const int begin = first_chunk(n_chunks, a.n_split > 1 ? rank : 0);
+        const int end = first_chunk(n_chunks, last_part);
+        const int n_each = a.n_staged ? a.n_staged * PASS_ROWS : 4 * PASS_ROWS;
+        float *all = totals + (MANY_WARPS + (a.n_split > 1)) * many_sums<NT>();
+
+        if (a.n_split > 1 && a.n_stages * wide_chunk<NT>() > MANY_WARPS * many_sums<NT>() * 4)
+            all = (float *)(xs + a.n_stages * wide_chunk<NT>()) + many_sums<NT>();
+        scales.scale = all + (a.n_staged ? warp : block_warp) * n_each * (1 + C::ZERO);
+        scales.zero = scales.scale + n_each;
+        scales.first = first_group(a, begin);
+        for (int i = 0; i < 4; i++)
+            scales.later[i] = (i << a.groups_log >> 2) * PASS_ROWS;
         numbers = numbers_of_pass<2>(a, pass, lane);
+        __syncthreads(); /* the map is there */
+        if (a.n_staged && begin < end)
+            stage_scales<C>(a, rows, numbers, map, scales.first,
+                            first_group(a, end - 1) + (1 << a.groups_log), 2 * a.n_streams,
+                            2 * stream + lane / PASS_ROWS, lane, scales);
+    }
     __syncthreads();
     wait_for_launch_before();
 
-    float sum[NT][4] = {};
+    float sum[NT][4];
 
     if (asks)
 #pragma unroll 1
@@ -374,21 +471,33 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
             ring.ask(a, to_ask.chunk, i);
             to_ask.next();
         }
-    pin_sums(sum);
+    clear_sums(sum);
     int now = 0;
     bool begun = false;
 #pragma unroll 1
     for (int part = first_part; part < last_part; part += a.n_streams) {
         const int end = first_chunk(n_chunks, part + 1);
 
-        /* What is not tied to a slot is in the code once: short launches wait for their code. */
+        /* What is not tied to registers of codes is in the program once: short launches wait for
+         * their instructions. */
 #pragma unroll 1
         for (int chunk = first_chunk(n_chunks, part); chunk < end; chunk++) {
+            int scales_at = lane / 4;
+
             if (asks && begun && to_ask.more()) {
                 ring.ask_again(a, to_ask.chunk);
                 to_ask.next();
             }
             begun = true;
+            if (C::SCALED && !a.n_staged) {
+                scales.first = first_group(a, chunk);
+                __syncwarp();
+                stage_scales<C>(a, rows, numbers, map, scales.first,
+                                scales.first + (1 << a.groups_log), 2, lane / PASS_ROWS, lane,
+                                scales);
+            }
+            if (C::SCALED)
+                scales_at += (first_group(a, chunk) - scales.first) * PASS_ROWS;
             __syncwarp();
             barrier_wait(ring.there(ring.stage), ring.parity);
 #pragma unroll
@@ -396,13 +505,13 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
                 if (now == i)
 #pragma unroll
                     for (int k = 0; k < per_chunk; k++) {
-                        multiply_wide<C, BF16, NT>(a, slot[i][k], numbers,
+                        multiply_wide<C, BF16, NT>(a, codes[i][k], scales, scales_at,
                                                    ring.xs + ring.stage * wide_chunk<NT>() +
                                                        k * piece_x,
-                                                   lookup, map, lane, a.n_stages >> 16, sum);
-                        next.piece = to_load.chunk * per_chunk + k;
+                                                   lookup, lane, a.n_stages >> 16, sum);
                         if (to_load.more())
-                            load_piece<C, 2>(a, next, to_load.chunk, lane, &slot[i][k]);
+                            load_codes<C>(rows.codes, to_load.chunk * per_chunk + k, lane,
+                                          codes[i][k]);
                     }
             pin_sums(sum);
             now = now + 1 == DEPTH ? 0 : now + 1;
@@ -417,7 +526,7 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
         if (a.n_streams > 1)
             turn.wait(part == 0);
         add_part<NT>(total, part == 0 || a.n_split > 1, sum);
-        pin_sums(sum);
+        clear_sums(sum);
         if (a.n_streams > 1)
             turn.pass_on(lane);
     }

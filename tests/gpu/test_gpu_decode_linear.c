@@ -275,6 +275,7 @@ static void batches(void **state)
         batch_case(&plain_16[i], 3072, 2048, plain_16[i].plain, plain_16[i].plain);
     }
     batch_case(&packed[0], 64, 8192, DTYPE_F16, DTYPE_F16);
+    batch_case(&packed[11], 64, 8192, DTYPE_F16, DTYPE_F16); /* more scales than have room */
     batch_case(&packed[1], 2048, 2048, DTYPE_F16, DTYPE_F16);
     batch_case(&plain_16[0], 2048, 8192, DTYPE_F16, DTYPE_F16);
 }
@@ -405,6 +406,78 @@ static void check_swiglu(const struct fused *f, const struct tensor *x)
     check_device("SwiGLU", &out, &want);
     device_free(gate.data);
     device_free(up.data);
+}
+
+/* Where element (row, col) of x lies in an image, told the other way than decode_image.cuh does. */
+static int64_t place_in_image(int eights, int64_t row, int64_t col)
+{
+    const int64_t at[][2] = { /* how many, which: from outside in */
+                              { INT64_MAX, col / 128 }, { 4, col / 32 % 4 }, { 2, col / 4 % 2 },
+                              { eights, row / 8 },      { 2, col / 2 % 2 },  { 8, row % 8 },
+                              { 4, col / 8 % 4 },       { 2, col % 2 }
+    };
+    int64_t place = 0;
+
+    for (size_t i = 0; i < sizeof at / sizeof *at; i++)
+        place = (i ? place * at[i][0] : 0) + at[i][1];
+    return place;
+}
+
+/* x as an image, and SwiGLU into one, where a kernel knows that: as with rows. */
+static void check_image(const struct fused *f, const struct tensor *x)
+{
+    struct decode_linear a = fused_args(f, DECODE_STORE, 1, x);
+    struct tensor rows = device_result(f->t, x->n_rows, f->w[0].n_out);
+    struct tensor got = device_result(f->t, x->n_rows, f->w[0].n_out);
+    const int eights = cuda_linear_decode_eights(gpu.state, &a);
+
+    CHECK(!eights || (f->t == f->compute && x->n_rows > 8), "an image of %lld rows",
+          (long long)x->n_rows);
+    if (eights) {
+        struct tensor host = host_tensor(x), image = new_tensor(f->t, 8 * eights, x->n_cols);
+
+        memset(image.data, 0xFF, tensor_bytes(&image)); /* rows that are not there: NaN */
+        for (int64_t r = 0; r < x->n_rows; r++)
+            for (int64_t c = 0; c < x->n_cols; c++)
+                ((uint16_t *)image.data)[place_in_image(eights, r, c)] =
+                    ((const uint16_t *)host.data)[r * x->n_cols + c];
+        struct tensor dimage = device_tensor(&image);
+        a.y[0] = rows.data;
+        run_fused(&a);
+        a.x = dimage.data;
+        a.x_eights = eights;
+        a.y[0] = got.data;
+        run_fused(&a);
+        struct tensor want = host_tensor(&rows);
+        check_device("x as an image", &got, &want);
+        device_free(rows.data);
+        device_free(dimage.data);
+        free_tensor(&host);
+        free_tensor(&image);
+    } else {
+        device_free(rows.data);
+        device_free(got.data);
+    }
+    a = fused_args(f, DECODE_SWIGLU, 2, x);
+    if (f->w[0].n_out % 128 || !cuda_linear_decode_eights(gpu.state, &a))
+        return;
+    rows = device_result(f->t, x->n_rows, f->w[0].n_out);
+    got = device_result(f->t, 8 * eights, f->w[0].n_out);
+    a.y[0] = rows.data;
+    run_fused(&a);
+    a.y[0] = got.data;
+    a.y_eights = eights;
+    run_fused(&a);
+    struct tensor want = host_tensor(&rows), image = host_tensor(&got);
+    for (int64_t r = 0; r < x->n_rows; r++)
+        for (int64_t c = 0; c < want.n_cols; c++)
+            CHECK(((const uint16_t *)image.data)[place_in_image(eights, r, c)] ==
+                      ((const uint16_t *)want.data)[r * want.n_cols + c],
+                  "SwiGLU as an image [%lld, %lld]", (long long)r, (long long)c);
+    free_tensor(&want);
+    free_tensor(&image);
+    device_free(rows.data);
+    device_free(got.data);
 }
 
 /* What the candidates of all blocks come to. */
@@ -551,6 +624,7 @@ static void fused_case(const struct form *form, int64_t n_out, int64_t n_in, enu
         check_parts(&f, &x);
         check_residual(&f, &x);
         check_swiglu(&f, &x);
+        check_image(&f, &x);
         check_argmax(&f, &x, false);
     }
     check_norm(&f, &normed);
@@ -572,6 +646,11 @@ static void fused(void **state)
     fused_case(&packed[5], 72, 8192, DTYPE_F16, DTYPE_F16);
     fused_case(&plain_16[0], 136, 2048, DTYPE_F16, DTYPE_F16);
     fused_case(&plain_16[1], 2112, 256, DTYPE_BF16, DTYPE_BF16);
+    fused_case(&packed[2], 256, 640, DTYPE_F16, DTYPE_F16);
+    /* So many rows of W that no blocks share K, but two streams of a block. */
+    fused_case(&packed[1], 6400, 640, DTYPE_F16, DTYPE_F16);
+    fused_case(&packed[7], 6400, 2048, DTYPE_BF16, DTYPE_BF16);
+    fused_case(&plain_16[0], 6400, 640, DTYPE_F16, DTYPE_F16);
 }
 
 /* ---- LLM.int8 ---- */
