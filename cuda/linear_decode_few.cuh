@@ -359,11 +359,11 @@ template <class C, int EARLY, int DEPTH> static const void *few_kernel(bool bf16
 /* Codes that are decoded: pieces of all widths are about as many registers. */
 template <class C> static const void *few_coded(enum decode_kind kind, bool bf16)
 {
-    constexpr int long_early = C::BITS == 8 ? 3 : 4, depth = C::BITS <= 4 ? 3 : 2;
+    constexpr int depth = C::BITS <= 4 ? 3 : 2;
 
     if (kind == DECODE_FEW_LONG)
-        return long_kernel<C, long_early, 2>(bf16);
+        return long_kernel<C, 2, 2>(bf16);
     if (kind == DECODE_FEW_SHORT)
         return few_kernel<C, 2, 1>(bf16);
-    return few_kernel<C, 1, depth>(bf16);
+    return few_kernel<C, 0, depth>(bf16);
 }
