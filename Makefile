@@ -152,7 +152,7 @@ gpu-bundle: $(GPU_PROGRAMS)             ## the same for another machine, and llq
 	@cp $(wildcard analysis/*.py) build/gpu/analysis
 	@ldd $(GPU_PROGRAMS) | awk '$$3 ~ /^\// && $$1 !~ /$(GPU_THERE)/ { print $$3 }' \
 	    | sort -u | xargs -r -I{} cp -L {} build/gpu/lib
-	@cp -r $(GPU_GOLDEN)/bnb_*.safetensors $(dir $(wildcard $(GPU_GOLDEN)/*/config.json)) build/gpu/golden
+	@cp -r $(GPU_GOLDEN)/bnb_*.safetensors $(GPU_GOLDEN)/quantizer-vectors.json $(dir $(wildcard $(GPU_GOLDEN)/*/config.json)) build/gpu/golden
 	@du -sh build/gpu
 
 gpu-compare: $(addprefix $(BUILD)/gpu/,bench_points make_model) ## speed beside transformers (and bitsandbytes) on this GPU

@@ -3,6 +3,7 @@
  * Nothing here runs before open(): a build with CUDA starts, dry-runs and reports on a machine
  * that has neither driver nor device.  */
 #include "answers.cuh"
+#include "awq.cuh"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -217,5 +218,6 @@ const struct backend_ops backend_cuda = {
     .quantizes = NULL, /* all */
     .gram = NULL,
     .gptq_columns = NULL,
+    .awq = &cuda_awq,
 };
 }

@@ -9,9 +9,7 @@
  * arithmetic. */
 #include "quantize_rows.cuh"
 
-extern "C" {
 #include "backend/hqq.h"
-}
 
 static_assert(ROW_THREADS == HQQ_LANES, "a thread is a lane");
 

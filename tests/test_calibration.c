@@ -361,6 +361,29 @@ static void awq_over_a_model(void **state)
     quant_calibration_release(&ids);
 }
 
+static void awq_where_the_device_has_none(void **state)
+{
+    struct quant_calibration ids;
+    struct backend_ops ops = *backend.ops;
+    const struct backend_ops *all = backend.ops;
+    struct quant_report report;
+    struct model m;
+    struct err e = ERR_INIT;
+
+    (void)state;
+    demo_ids(&ids);
+    struct quant_spec s = gptq_spec(&ids);
+    strcpy(s.method, "awq");
+    s.bits = 4;
+    ops.awq = NULL;
+    backend.ops = &ops;
+    CHECK(quantize_model(&base, &s, DTYPE_F16, &m, &report, &e) == -1 &&
+              strstr(e.text, "the cpu backend has none of AWQ's searches"),
+          "%s", e.text);
+    backend.ops = all;
+    quant_calibration_release(&ids);
+}
+
 /* x^T x as no rows give it: two inputs that are more than one. */
 static const struct backend_ops *honest;
 
@@ -461,6 +484,7 @@ int main(void)
         cmocka_unit_test(gptq_over_a_model),
         cmocka_unit_test(gptq_where_the_device_has_no_solver),
         cmocka_unit_test(awq_over_a_model),
+        cmocka_unit_test(awq_where_the_device_has_none),
         cmocka_unit_test(a_hessian_that_damping_cannot_help),
         cmocka_unit_test(what_names_its_module),
     };

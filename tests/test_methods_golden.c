@@ -1,7 +1,5 @@
 /* quantizer-vectors.json of the golden folder: HQQ, AWQ's searches, and casts to fp8. */
-#include "vectors.h"
-
-#include "quant/awq_search.h"
+#include "awq_vectors.h"
 
 static struct backend backend = BACKEND_INIT;
 static struct js *vectors;
@@ -74,95 +72,10 @@ static void hqq(void **state)
     check_report("quantizer-vectors.json hqq (zero points)", n_values, largest, 1e-6);
 }
 
-/* One linear that is scaled and inspected: losses of all ratios, the scales, the ranges. */
 static void awq(void **state)
 {
-    struct drawn of_w = vector_drawn(vectors, "awq", 0), of_x = vector_drawn(vectors, "awq", 1);
-    const int64_t n_out = of_w.n_rows, n = of_w.n_cols, n_rows = of_x.n_rows;
-    float *w = drawn_numbers(of_w), *x = drawn_numbers(of_x), *tried, s[1024], found[1024];
-    float x_mean[1024], w_mean[1024], clip[4096];
-    double largest = 0, largest_clip = 0, sums[1024];
-    struct js_member m = JS_MEMBER_INIT;
-    struct err e = ERR_INIT;
-    long n_values = 0;
-    int n_other = 0;
-
     (void)state;
-    /* gen(...)*(1+column%7)*8 */
-    for (int64_t i = 0; i < n_rows * n; i++)
-        x[i] = x[i] / of_x.factor * (float)(1 + i % n % 7) * 8;
-    tried = mem_array((size_t)(n_out * n), sizeof *tried);
-    for (int64_t c = 0; c < n; c++) {
-        double sum = 0;
-        for (int64_t t = 0; t < n_rows; t++)
-            sum += fabs((double)x[t * n + c]);
-        x_mean[c] = (float)(sum / (double)n_rows);
-    }
-    while (js_next(vector_data(vectors, "awq"), &m)) {
-        struct awq_form f;
-        const struct js *losses = js_get(m.value, "losses");
-        int zero_point, duo, best = -1;
-        long group;
-        double least = INFINITY;
-
-        CHECK(sscanf(m.key, "w%d_zp%d_g%ld_duo%d", &f.bits, &zero_point, &group, &duo) == 4, "%s",
-              m.key);
-        f.zero_point = zero_point;
-        f.group_size = group;
-        memset(sums, 0, sizeof sums);
-        awq_add_weight_sizes(w, n_out, n, group, sums);
-        for (int64_t c = 0; c < n; c++)
-            w_mean[c] = (float)(sums[c] / (double)n_out);
-        for (int i = 0; i < AWQ_RATIOS; i++) {
-            struct tensor plain = tensor_over(w, DTYPE_F32, n_out, n);
-
-            awq_scales(x_mean, duo ? w_mean : NULL, i / 20.0, n, s);
-            memcpy(tried, w, (size_t)(n_out * n) * sizeof *w);
-            CHECK_OK(awq_round(&backend, &f, tried, n_out, n, s, &e), e);
-            double loss = vector_output_mse(x, n_rows, &plain, tried);
-            double off = fabs(loss / js_real(js_at(losses, (size_t)i)) - 1);
-            CHECK(off <= 1e-4, "%s: ratio %d, loss %g, off by %g", m.key, i, loss, off);
-            largest = fmax(largest, off);
-            if (loss < least) {
-                least = loss;
-                best = i;
-                memcpy(found, s, sizeof s);
-            }
-            n_values++;
-        }
-        CHECK(check_near(best / 20.0, js_real(js_get(m.value, "best_ratio")), 1e-9), "%s: ratio %g",
-              m.key, best / 20.0);
-        for (size_t i = 0; i < 8; i++, n_values++)
-            largest =
-                fmax(largest,
-                     fabs((double)found[i] / js_real(js_at(js_get(m.value, "s_first8"), i)) - 1));
-        /* The ranges of the scaled weights, on inputs over s. */
-        float *scaled = mem_array((size_t)(n_out * n), sizeof *scaled);
-        float *divided = mem_array((size_t)(n_rows * n), sizeof *divided);
-        for (int64_t i = 0; i < n_out * n; i++)
-            scaled[i] = w[i] * found[i % n];
-        for (int64_t i = 0; i < n_rows * n; i++)
-            divided[i] = x[i] / found[i % n];
-        CHECK_OK(awq_clip(&backend, &f, scaled, n_out, n, divided, n_rows, clip, &e), e);
-        /* A range is one of ten; where two of them are about as good, the order of a sum decides.
-         */
-        for (size_t i = 0; i < 8; i++, n_values++) {
-            double want = js_real(js_at(js_get(m.value, "clip_first8"), i));
-            double off = fabs((double)clip[i] / want - 1);
-
-            n_other += off > 1e-5;
-            CHECK(off <= 0.06, "%s: range %zu, a step off at most", m.key, i);
-            largest_clip = fmax(largest_clip, off > 1e-5 ? 0 : off);
-        }
-        free(divided);
-        free(scaled);
-    }
-    check_report("quantizer-vectors.json awq (losses, scales)", n_values, largest, 1e-4);
-    CHECK(n_other <= 2, "%d of 32 ranges are another", n_other);
-    check_report("quantizer-vectors.json awq (ranges)", n_values, largest_clip, 1e-5);
-    free(tried);
-    free(x);
-    free(w);
+    awq_vectors(&backend, vectors);
 }
 
 /* The library on a GPU computes in fp16: an error of the same size is all that can be asked. */

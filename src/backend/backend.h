@@ -254,6 +254,65 @@ struct gptq_args {
     struct gptq_result *result; /* host; there on return */
 };
 
+/* AWQ's searches (quantizers.md 6.4 - 6.6).  Tensors, and every array of numbers, are on the
+ * device; all of them give the CPU's bits but clip(), whose errors are summed in any fixed order.
+ */
+struct awq_form {
+    int bits;
+    int64_t group_size; /* weights; n_in for one group a row */
+    bool zero_point;
+};
+
+struct awq_sizes_args {
+    /* sums[i] = sums[i] + (sum of size(x[t, i]) over the rows of a segment, in order), segment
+     * after segment, in fp64.  The size is |x|, or with groups |x| / (largest of its group + 1e-6).
+     */
+    const struct tensor *x; /* [T, K] */
+    struct segments segments;
+    int64_t group_size; /* 0: none */
+    double *sums;       /* [K] */
+};
+
+struct awq_scale_args {
+    struct tensor *w; /* in place: fp32 arithmetic, one rounding */
+    const float *by;  /* [n_cols], or by_row [n_rows] */
+    bool by_row, divides;
+};
+
+struct awq_round_args {
+    /* out = Q(w diag(s)) diag(1 / s): columns times s, to the AWQ grid and back, columns over s. */
+    const struct tensor *w; /* F32 [N, K] */
+    const float *s;         /* [K] */
+    struct awq_form form;
+    struct tensor *out; /* [N, K]: F32, F16 or BF16; may be w */
+};
+
+struct awq_errors_args {
+    /* sums[t] = sum over row t of (x - y)^2 in fp64: element i to lane i / 8 mod 256, lanes by
+     * halves. */
+    const struct tensor *x, *y; /* [T, K]; y NULL: zeros */
+    int64_t n_rows;
+    double *sums; /* [T] */
+};
+
+struct awq_clip_args {
+    /* Clamps w to the range of each row's groups that leaves the least error on x: the first of
+     * max|w| (1 - i / 20), i = 0 .. 9, with the least mean of (x (Q(w') - w))^2 over the rows. */
+    struct tensor *w;       /* F32 [N, K] */
+    const struct tensor *x; /* F32 [T, K] */
+    int64_t n_rows;
+    struct awq_form form;
+    float *largest; /* [N * K / group_size]: the ranges */
+};
+
+struct awq_ops {
+    int (*sizes)(struct backend *b, const struct awq_sizes_args *a, struct err *e);
+    int (*scale)(struct backend *b, const struct awq_scale_args *a, struct err *e);
+    int (*round)(struct backend *b, const struct awq_round_args *a, struct err *e);
+    int (*errors)(struct backend *b, const struct awq_errors_args *a, struct err *e);
+    int (*clip)(struct backend *b, const struct awq_clip_args *a, struct err *e);
+};
+
 struct dequantize_args {
     const struct weight *w;
     struct tensor *out; /* [N, K]: F32, F16 or BF16 (one rounding, quantizers.md 1.6) */
@@ -410,6 +469,8 @@ struct backend_ops {
     /* NULL: the caller has them done by the CPU backend. */
     int (*gram)(struct backend *b, const struct gram_args *a, struct err *e);
     int (*gptq_columns)(struct backend *b, const struct gptq_args *a, struct err *e);
+    /* NULL: there is no AWQ on this backend. */
+    const struct awq_ops *awq;
 };
 
 struct backend {

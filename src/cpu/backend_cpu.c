@@ -106,4 +106,5 @@ const struct backend_ops backend_cpu = {
     .dequantize = cpu_dequantize,
     .gram = cpu_gram,
     .gptq_columns = cpu_gptq_columns,
+    .awq = &cpu_awq,
 };

@@ -30,6 +30,7 @@ int cpu_convert(struct backend *b, const struct convert_args *a, struct err *e);
 int cpu_quantize(struct backend *b, const struct quantize_args *a, struct err *e);
 int cpu_gram(struct backend *b, const struct gram_args *a, struct err *e);
 int cpu_gptq_columns(struct backend *b, const struct gptq_args *a, struct err *e);
+extern const struct awq_ops cpu_awq;
 int cpu_dequantize(struct backend *b, const struct dequantize_args *a, struct err *e);
 
 /* Rows first_row .. first_row + n_rows - 1 of w, as weight.h defines their values, rounded once

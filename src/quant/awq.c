@@ -10,7 +10,10 @@
  *
  * For each set 20 ratios are tried; the scales with the least output error are folded into what
  * feeds the set.  Then ranges are clipped where that helps, but for q and k.  A layer's inputs are
- * those of the unquantized model.  A set with a skipped linear, or fed by one, is not scaled.  */
+ * those of the unquantized model.  A set with a skipped linear, or fed by one, is not scaled.
+ *
+ * Weights and activations stay on the device; a vector of scales goes up for each ratio, the
+ * errors of the tokens come down.  */
 #include "backend/quantized.h"
 #include "base/clock.h"
 #include "base/memory.h"
@@ -22,6 +25,7 @@
 #include <string.h>
 
 #define CLIP_ROWS 512
+#define SIZE_RUN  64 /* rows of a weight whose sizes are summed together */
 
 static const struct set {
     enum layer_step input, output;
@@ -33,24 +37,43 @@ static const struct set {
     { STEP_MLP, STEP_MLP_OUTPUT, LINEAR_GATE, LINEAR_UP, -1 },
     { STEP_DOWN, STEP_MLP_OUTPUT, LINEAR_DOWN, LINEAR_DOWN, LINEAR_UP },
 };
-#define N_SETS 4
+#define N_SETS   4
+#define SET_DOWN 3
+
+/* What a layer's search knows of a set; tensors on the device. */
+struct found {
+    struct tensor sizes; /* F64 [1, inputs]: sums of |x| */
+    struct tensor rows;  /* every so many-th row of the inputs, for clipping */
+    int64_t n_rows;
+    struct tensor s; /* F32 [1, inputs] */
+    bool scaled;
+    double ratio, loss[AWQ_RATIOS];
+};
 
 struct awq {
     const struct model *base;
     const struct quant_spec *spec;
     struct model *out;
     struct quant_solved *solved;
-    struct backend *b, host;
+    struct backend *b;
     struct calibration_run run;
     struct weight plain[N_LINEARS]; /* the layer's, as the unquantized model has them */
-    float *w[N_LINEARS];            /* the same in the source dtype; later scaled and clipped */
+    struct tensor w[N_LINEARS];     /* F32: the same in the source dtype; later scaled, clipped */
+    struct tensor tried[N_LINEARS]; /* rounded with scales, model dtype; made when needed */
     bool skipped[N_LINEARS];
-    float *s[N_SETS]; /* [inputs of the set]; NULL: not scaled */
-    double ratio[N_SETS], loss[N_SETS][AWQ_RATIOS];
-    double *size[N_SETS]; /* sums of |x| by input */
-    float *rows[N_SETS];  /* every so many-th row of the inputs, for clipping */
-    int64_t n_rows[N_SETS];
+    struct found found[N_SETS];
+    struct tensor want;   /* [n_tokens, D]: what the plain module gives */
+    struct tensor inner;  /* [n_tokens, F]: inputs of down, where that is scaled; else no data */
+    struct tensor y;      /* [max_rows, D] */
+    struct tensor errors; /* F64 [1, ..]: by row */
+    struct tensor stored, values, was; /* one linear: 16 bit, F32, F32 */
+    int32_t *kept;                     /* device, [max_rows] */
 };
+
+static int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
 
 static int64_t n_in(const struct awq *k, int l)
 {
@@ -69,31 +92,45 @@ static struct awq_form form_of(const struct quant_spec *s, int64_t width)
                               .zero_point = s->awq.zero_point };
 }
 
+/* Rows at .. at + n - 1. */
+static struct tensor rows_of(const struct tensor *all, int64_t at, int64_t n)
+{
+    struct tensor out = *all;
+
+    out.data = (char *)all->data + (size_t)(at * all->n_cols) * dtype_bytes(all->dtype);
+    out.n_rows = n;
+    return out;
+}
+
+/* A matrix of this shape in the memory of a larger one. */
+static struct tensor shaped(const struct tensor *room, int64_t n_rows, int64_t n_cols)
+{
+    struct tensor out = *room;
+
+    out.n_rows = n_rows;
+    out.n_cols = n_cols;
+    return out;
+}
+
+static int copy(struct awq *k, const struct tensor *from, struct tensor to, struct err *e)
+{
+    return k->b->ops->convert(k->b, &(struct convert_args){ .x = from, .out = &to }, e);
+}
+
+/* The sum of n numbers of k->errors, in order: batches leave no trace. */
+static int sum_errors(struct awq *k, int64_t n, double *sum, struct err *e)
+{
+    double *numbers = mem_array((size_t)n, sizeof *numbers);
+    int rc = k->b->ops->download(k->b, numbers, k->errors.data, (size_t)n * sizeof *numbers, e);
+
+    *sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        *sum += numbers[i];
+    free(numbers);
+    return rc;
+}
+
 /* ---- what is seen ---- */
-
-/* n elements of type t at `from` on the device, widened. */
-static int bring_down(struct awq *k, enum dtype t, const void *from, int64_t n, float *to,
-                      struct err *e)
-{
-    void *raw = mem_array((size_t)n, dtype_bytes(t));
-    int rc = k->b->ops->download(k->b, raw, from, (size_t)n * dtype_bytes(t), e);
-
-    if (rc == 0)
-        dtype_to_f32(t, raw, to, n);
-    free(raw);
-    return rc;
-}
-
-static int take_up(struct awq *k, const float *from, const struct tensor *to, struct err *e)
-{
-    int64_t n = to->n_rows * to->n_cols;
-    void *raw = mem_array((size_t)n, dtype_bytes(to->dtype));
-
-    dtype_from_f32(to->dtype, from, raw, n);
-    int rc = k->b->ops->upload(k->b, to->data, raw, (size_t)n * dtype_bytes(to->dtype), e);
-    free(raw);
-    return rc;
-}
 
 struct seeing {
     struct awq *k;
@@ -101,124 +138,186 @@ struct seeing {
     int64_t stride, row;
 };
 
+static int keep_rows(struct seeing *see, const struct tensor *x, int64_t n_rows, struct err *e)
+{
+    struct awq *k = see->k;
+    struct found *f = &k->found[see->set];
+    int32_t *kept = mem_array((size_t)n_rows, sizeof *kept);
+    int64_t n = 0;
+
+    for (int64_t t = 0; t < n_rows; t++)
+        if ((see->row + t) % see->stride == 0)
+            kept[n++] = (int32_t)t;
+    struct tensor to = rows_of(&f->rows, f->n_rows, n);
+    int rc = k->b->ops->upload(k->b, k->kept, kept, (size_t)n * sizeof *kept, e);
+    if (rc == 0 && n)
+        rc = k->b->ops->gather(k->b, &(struct gather_args){ x, k->kept, &to, n }, e);
+    f->n_rows += n;
+    free(kept);
+    return rc;
+}
+
 static int see_rows(void *context, const struct tensor *x, const struct segments *s, struct err *e)
 {
     struct seeing *see = context;
     struct awq *k = see->k;
-    int64_t n_rows = s->first_row[s->n], width = x->n_cols;
-    float *values = mem_array((size_t)(n_rows * width), sizeof *values);
-    int rc = bring_down(k, x->dtype, x->data, n_rows * width, values, e);
+    const int64_t n_rows = s->first_row[s->n];
+    const struct tensor rows = rows_of(x, 0, n_rows);
+    const struct awq_sizes_args sizes = { .x = &rows,
+                                          .segments = *s,
+                                          .sums = k->found[see->set].sizes.data };
 
-    for (int64_t t = 0; rc == 0 && t < n_rows; t++, see->row++) {
-        for (int64_t i = 0; i < width; i++)
-            k->size[see->set][i] += fabs((double)values[t * width + i]);
-        if (see->row % see->stride == 0)
-            memcpy(k->rows[see->set] + k->n_rows[see->set]++ * width, values + t * width,
-                   (size_t)width * sizeof *values);
-    }
-    for (int64_t i = 0; rc == 0 && i < width; i++)
-        if (!isfinite(k->size[see->set][i]))
-            rc = err_set(e, ERR_INPUT, "the calibration activations of input %lld are not finite",
-                         (long long)i);
-    free(values);
-    return rc;
+    if (k->b->ops->awq->sizes(k->b, &sizes, e) < 0 || keep_rows(see, &rows, n_rows, e) < 0 ||
+        (see->set == SET_DOWN && k->inner.data &&
+         copy(k, &rows, rows_of(&k->inner, see->row, n_rows), e) < 0))
+        return -1;
+    see->row += n_rows;
+    return 0;
+}
+
+/* sizes [width], on the host. */
+static int bring_sizes(struct awq *k, int set, double *sizes, struct err *e)
+{
+    const struct tensor *from = &k->found[set].sizes;
+
+    if (k->b->ops->download(k->b, sizes, from->data, tensor_bytes(from), e) < 0)
+        return -1;
+    for (int64_t i = 0; i < from->n_cols; i++)
+        if (!isfinite(sizes[i]))
+            return err_set(e, ERR_INPUT, "the calibration activations of input %lld are not finite",
+                           (long long)i);
+    return 0;
 }
 
 static int see_set(struct awq *k, int64_t layer, int set, struct err *e)
 {
-    int64_t stride = k->run.n_tokens / CLIP_ROWS, width = n_in(k, sets[set].first);
-    struct seeing see = { .k = k, .set = set, .stride = stride > 1 ? stride : 1 };
+    struct found *f = &k->found[set];
+    int64_t stride = k->run.n_tokens / CLIP_ROWS;
+    struct seeing see = { .k = k, .set = set, .stride = larger(stride, 1) };
+    double *sizes = mem_array((size_t)f->sizes.n_cols, sizeof *sizes);
+    int rc = k->b->ops->upload(k->b, f->sizes.data, sizes, tensor_bytes(&f->sizes), e);
 
-    memset(k->size[set], 0, (size_t)width * sizeof *k->size[set]);
-    k->n_rows[set] = 0;
-    return calibration_step(&k->run, layer, sets[set].input, k->plain, see_rows, &see, e);
+    f->n_rows = 0;
+    if (rc == 0)
+        rc = calibration_step(&k->run, layer, sets[set].input, k->plain, see_rows, &see, e);
+    if (rc == 0)
+        rc = bring_sizes(k, set, sizes, e);
+    free(sizes);
+    return rc;
 }
 
 /* ---- the loss of changed weights ---- */
 
 struct losing {
     struct awq *k;
-    float *want; /* [n_tokens, D] */
     int64_t at;
-    bool first;
-    double sum;
+    bool first; /* what is given is what is wanted */
 };
+
+static int lose_rows(struct losing *l, const struct tensor *y, int64_t n_rows, struct err *e)
+{
+    struct awq *k = l->k;
+    const struct tensor rows = rows_of(y, 0, n_rows), want = rows_of(&k->want, l->at, n_rows);
+    const struct awq_errors_args a = {
+        .x = &want, .y = &rows, .n_rows = n_rows, .sums = (double *)k->errors.data + l->at
+    };
+
+    l->at += n_rows;
+    return l->first ? copy(k, &rows, want, e) : k->b->ops->awq->errors(k->b, &a, e);
+}
 
 static int lose(void *context, const struct tensor *y, const struct segments *s, struct err *e)
 {
-    struct losing *l = context;
-    int64_t n = s->first_row[s->n] * y->n_cols;
-    float *got = mem_array((size_t)n, sizeof *got);
-    int rc = bring_down(l->k, y->dtype, y->data, n, l->first ? l->want + l->at : got, e);
-
-    /* By element in order: batches leave no trace. */
-    for (int64_t i = 0; rc == 0 && !l->first && i < n; i++) {
-        double d = (double)l->want[l->at + i] - (double)got[i];
-        l->sum += d * d;
-    }
-    l->at += n;
-    free(got);
-    return rc;
+    return lose_rows(context, y, s->first_row[s->n], e);
 }
 
-/* The set's linears rounded with scales s, as plain weights of the model dtype in `changed`. */
-static int round_set(struct awq *k, int set, const float *s, struct weight changed[N_LINEARS],
-                     struct tensor room[N_LINEARS], struct err *e)
+/* What feeds down is the same for all of its scales, so it is kept. */
+static int lose_down(struct losing *l, int64_t layer, const struct weight *w, struct err *e)
 {
-    for (int l = sets[set].first; l <= (int)sets[set].last; l++) {
-        const struct awq_form form = form_of(k->spec, n_in(k, l));
-        int64_t n = n_out(k, l) * n_in(k, l);
-        float *tried = mem_array((size_t)n, sizeof *tried);
+    struct awq *k = l->k;
+    const struct tensor *bias = &k->out->layers[layer].bias[LINEAR_DOWN];
 
-        memcpy(tried, k->w[l], (size_t)n * sizeof *tried);
-        int rc = awq_round(&k->host, &form, tried, n_out(k, l), n_in(k, l), s, e);
-        if (rc == 0 && !room[l].data)
-            rc = tensor_alloc(k->b, MEM_SCRATCH, k->out->dtype, n_out(k, l), n_in(k, l), &room[l],
-                              e);
-        if (rc == 0)
-            rc = take_up(k, tried, &room[l], e);
-        free(tried);
-        if (rc < 0)
+    for (int64_t at = 0; at < k->run.n_tokens; at += k->run.max_rows) {
+        const int64_t rest = k->run.n_tokens - at;
+        const int64_t n = rest < k->run.max_rows ? rest : k->run.max_rows;
+        const struct tensor x = rows_of(&k->inner, at, n);
+        const struct linear_args a = { .x = &x,
+                                       .w = w,
+                                       .bias = bias->data ? bias : NULL,
+                                       .y = &k->y,
+                                       .n_rows = n,
+                                       .compute = k->out->dtype,
+                                       .phase = PHASE_PROMPT };
+
+        if (k->b->ops->linear(k->b, &a, e) < 0 || lose_rows(l, &k->y, n, e) < 0)
             return -1;
-        changed[l] = weight_of_tensor(&room[l]);
     }
     return 0;
 }
 
-static int search_ratios(struct awq *k, int64_t layer, int set, const float *x_mean,
-                         const float *w_mean, struct losing *l, struct err *e)
+static int lose_set(struct losing *l, int64_t layer, int set, const struct weight *linear,
+                    struct err *e)
 {
-    const int64_t width = n_in(k, sets[set].first);
-    struct tensor room[N_LINEARS] = { { 0 } };
-    struct weight changed[N_LINEARS];
-    float *s = mem_array((size_t)width, sizeof *s);
-    double least = INFINITY;
-    int rc = calibration_step(&k->run, layer, sets[set].output, k->plain, lose, l, e);
+    l->at = 0;
+    return set == SET_DOWN
+               ? lose_down(l, layer, &linear[LINEAR_DOWN], e)
+               : calibration_step(&l->k->run, layer, sets[set].output, linear, lose, l, e);
+}
 
-    l->first = false;
+/* The set's linears rounded with the scales of found[set].s, as plain weights in `changed`. */
+static int round_set(struct awq *k, int set, struct weight changed[N_LINEARS], struct err *e)
+{
+    for (int l = sets[set].first; l <= (int)sets[set].last; l++) {
+        const struct awq_round_args a = { .w = &k->w[l],
+                                          .s = k->found[set].s.data,
+                                          .form = form_of(k->spec, n_in(k, l)),
+                                          .out = &k->tried[l] };
+
+        if (!k->tried[l].data && tensor_alloc(k->b, MEM_SCRATCH, k->out->dtype, n_out(k, l),
+                                              n_in(k, l), &k->tried[l], e) < 0)
+            return -1;
+        if (k->b->ops->awq->round(k->b, &a, e) < 0)
+            return -1;
+        changed[l] = weight_of_tensor(&k->tried[l]);
+    }
+    return 0;
+}
+
+static int put_scales(struct awq *k, int set, const float *s, struct err *e)
+{
+    const struct tensor *to = &k->found[set].s;
+
+    return k->b->ops->upload(k->b, to->data, s, tensor_bytes(to), e);
+}
+
+static int search_ratios(struct awq *k, int64_t layer, int set, const float *x_mean,
+                         const float *w_mean, float *s, float *best, struct err *e)
+{
+    struct found *f = &k->found[set];
+    struct losing l = { .k = k, .first = true };
+    struct weight changed[N_LINEARS];
+    const int64_t width = f->s.n_cols;
+    double least = INFINITY, sum;
+
     memcpy(changed, k->plain, sizeof changed);
-    for (int i = 0; i < AWQ_RATIOS && rc == 0; i++) {
+    if (lose_set(&l, layer, set, k->plain, e) < 0)
+        return -1;
+    l.first = false;
+    for (int i = 0; i < AWQ_RATIOS; i++) {
         awq_scales(x_mean, w_mean, i / (double)AWQ_RATIOS, width, s);
-        l->at = 0;
-        l->sum = 0;
-        if (round_set(k, set, s, changed, room, e) < 0 ||
-            calibration_step(&k->run, layer, sets[set].output, changed, lose, l, e) < 0) {
-            rc = -1;
-            break;
-        }
-        k->loss[set][i] = l->sum / (double)l->at;
-        if (l->sum < least) {
-            least = l->sum;
-            k->ratio[set] = i / (double)AWQ_RATIOS;
-            memcpy(k->s[set], s, (size_t)width * sizeof *s);
+        if (put_scales(k, set, s, e) < 0 || round_set(k, set, changed, e) < 0 ||
+            lose_set(&l, layer, set, changed, e) < 0 || sum_errors(k, l.at, &sum, e) < 0)
+            return -1;
+        f->loss[i] = sum / ((double)l.at * (double)k->want.n_cols);
+        if (sum < least) {
+            least = sum;
+            f->ratio = i / (double)AWQ_RATIOS;
+            memcpy(best, s, (size_t)width * sizeof *s);
         }
     }
-    for (int i = 0; i < N_LINEARS; i++)
-        tensor_free(k->b, &room[i]);
-    free(s);
-    if (rc == 0 && !isfinite(least))
+    if (!isfinite(least))
         return err_set(e, ERR_INPUT, "no ratio gives a finite error");
-    return rc;
+    return put_scales(k, set, best, e);
 }
 
 static bool scalable(const struct awq *k, int set)
@@ -232,30 +331,60 @@ static bool scalable(const struct awq *k, int set)
     return some;
 }
 
-/* Fills s[set]. */
+/* Over the rows of all linears of a set; sums: room on the device. */
+static int weight_means(struct awq *k, int set, float *mean, struct err *e)
+{
+    const int64_t width = n_in(k, sets[set].first);
+    double *sums = mem_array((size_t)width, sizeof *sums);
+    int64_t n_all = 0;
+    int rc =
+        k->b->ops->upload(k->b, k->found[set].sizes.data, sums, (size_t)width * sizeof *sums, e);
+
+    for (int l = sets[set].first; l <= (int)sets[set].last && rc == 0; l++) {
+        const int n_runs = (int)((n_out(k, l) + SIZE_RUN - 1) / SIZE_RUN);
+        int32_t *first = mem_array((size_t)n_runs + 1, sizeof *first);
+
+        for (int i = 0; i <= n_runs; i++)
+            first[i] = (int32_t)(i < n_runs ? i * SIZE_RUN : n_out(k, l));
+        const struct awq_sizes_args a = { .x = &k->w[l],
+                                          .segments = { n_runs, first },
+                                          .group_size = form_of(k->spec, width).group_size,
+                                          .sums = k->found[set].sizes.data };
+        rc = k->b->ops->awq->sizes(k->b, &a, e);
+        n_all += n_out(k, l);
+        free(first);
+    }
+    if (rc == 0)
+        rc = k->b->ops->download(k->b, sums, k->found[set].sizes.data, (size_t)width * sizeof *sums,
+                                 e);
+    for (int64_t i = 0; i < width; i++)
+        mean[i] = (float)(sums[i] / (double)n_all);
+    free(sums);
+    return rc;
+}
+
+/* Fills found[set]; the sizes give way to those of the weights. */
 static int search_set(struct awq *k, int64_t layer, int set, struct err *e)
 {
-    const int64_t width = n_in(k, sets[set].first), d = k->out->config.hidden_size;
+    const int64_t width = n_in(k, sets[set].first);
     float *x_mean = mem_array((size_t)width, sizeof *x_mean);
     float *w_mean = mem_array((size_t)width, sizeof *w_mean);
-    double *sums = mem_array((size_t)width, sizeof *sums);
-    struct losing l = { .k = k, .first = true };
-    int64_t n_all = 0;
+    float *s = mem_array((size_t)width, sizeof *s), *best = mem_array((size_t)width, sizeof *best);
+    double *sizes = mem_array((size_t)width, sizeof *sizes);
+    int rc = bring_sizes(k, set, sizes, e);
 
-    for (int i = sets[set].first; i <= (int)sets[set].last; i++) {
-        awq_add_weight_sizes(k->w[i], n_out(k, i), width, form_of(k->spec, width).group_size, sums);
-        n_all += n_out(k, i);
-    }
-    for (int64_t i = 0; i < width; i++) {
-        w_mean[i] = (float)(sums[i] / (double)n_all);
-        x_mean[i] = (float)(k->size[set][i] / (double)k->run.n_tokens);
-    }
+    for (int64_t i = 0; i < width; i++)
+        x_mean[i] = (float)(sizes[i] / (double)k->run.n_tokens);
     dtype_round(k->out->dtype, x_mean, width);
-    l.want = mem_array((size_t)(k->run.n_tokens * d), sizeof *l.want);
-    k->s[set] = mem_array((size_t)width, sizeof *k->s[set]);
-    int rc = search_ratios(k, layer, set, x_mean, k->spec->awq.duo_scaling ? w_mean : NULL, &l, e);
-    free(l.want);
-    free(sums);
+    if (rc == 0 && weight_means(k, set, w_mean, e) == 0)
+        rc = search_ratios(k, layer, set, x_mean, k->spec->awq.duo_scaling ? w_mean : NULL, s, best,
+                           e);
+    else
+        rc = -1;
+    k->found[set].scaled = rc == 0;
+    free(sizes);
+    free(best);
+    free(s);
     free(w_mean);
     free(x_mean);
     return rc;
@@ -263,33 +392,28 @@ static int search_set(struct awq *k, int64_t layer, int set, struct err *e)
 
 /* ---- folding ---- */
 
-static int divide_vector(struct awq *k, const struct tensor *v, const float *s, struct err *e)
+static int scale(struct awq *k, struct tensor *w, int set, bool by_row, bool divides, struct err *e)
 {
-    float *values = mem_array((size_t)v->n_cols, sizeof *values);
-    int rc = bring_down(k, v->dtype, v->data, v->n_cols, values, e);
+    const struct awq_scale_args a = {
+        .w = w, .by = k->found[set].s.data, .by_row = by_row, .divides = divides
+    };
 
-    for (int64_t i = 0; i < v->n_cols; i++)
-        values[i] /= s[i];
-    if (rc == 0)
-        rc = take_up(k, values, v, e);
-    free(values);
-    return rc;
+    return k->b->ops->awq->scale(k->b, &a, e);
 }
 
 static int fold(struct awq *k, int64_t layer, int set, struct err *e)
 {
     struct layer *to = &k->out->layers[layer];
-    const float *s = k->s[set];
     int feeder = sets[set].feeder;
 
     for (int l = sets[set].first; l <= (int)sets[set].last; l++)
-        for (int64_t i = 0; i < n_out(k, l) * n_in(k, l); i++)
-            k->w[l][i] *= s[i % n_in(k, l)];
+        if (scale(k, &k->w[l], set, false, false, e) < 0)
+            return -1;
     if (feeder < 0)
-        return divide_vector(k, set == 0 ? &to->input_norm : &to->post_norm, s, e);
-    for (int64_t i = 0; i < n_out(k, feeder) * n_in(k, feeder); i++)
-        k->w[feeder][i] /= s[i / n_in(k, feeder)];
-    return to->bias[feeder].data ? divide_vector(k, &to->bias[feeder], s, e) : 0;
+        return scale(k, set == 0 ? &to->input_norm : &to->post_norm, set, false, true, e);
+    if (scale(k, &k->w[feeder], set, true, true, e) < 0)
+        return -1;
+    return to->bias[feeder].data ? scale(k, &to->bias[feeder], set, false, true, e) : 0;
 }
 
 static int set_of(int l)
@@ -300,73 +424,87 @@ static int set_of(int l)
     return 0;
 }
 
+/* `values` and `was` are free for the rows and the ranges. */
 static int clip(struct awq *k, int l, struct err *e)
 {
     const int set = set_of(l);
-    const struct awq_form form = form_of(k->spec, n_in(k, l));
-    int64_t n = k->n_rows[set] * n_in(k, l);
-    float *x = mem_array((size_t)n, sizeof *x);
+    const struct found *f = &k->found[set];
+    struct tensor x = shaped(&k->values, f->n_rows, n_in(k, l));
+    const struct tensor rows = rows_of(&f->rows, 0, f->n_rows);
+    const struct awq_clip_args a = { .w = &k->w[l],
+                                     .x = &x,
+                                     .n_rows = f->n_rows,
+                                     .form = form_of(k->spec, n_in(k, l)),
+                                     .largest = k->was.data };
 
-    for (int64_t i = 0; i < n; i++)
-        x[i] = k->s[set] ? k->rows[set][i] / k->s[set][i % n_in(k, l)] : k->rows[set][i];
-    int rc =
-        awq_clip(&k->host, &form, k->w[l], n_out(k, l), n_in(k, l), x, k->n_rows[set], NULL, e);
-    free(x);
-    return rc;
+    if (copy(k, &rows, x, e) < 0 || (f->scaled && scale(k, &x, set, false, true, e) < 0))
+        return -1;
+    return k->b->ops->awq->clip(k->b, &a, e);
 }
 
-/* Packs w and measures W' (with the scales taken out again) against W. */
+/* A plain weight of the base in fp32, by way of the source dtype. */
+static int widen(struct awq *k, const struct weight *from, struct tensor to, struct err *e)
+{
+    const struct tensor plain = { from->codes, from->plain_dtype, from->n_out, from->n_in,
+                                  MEM_BASE };
+    struct tensor stored = shaped(&k->stored, from->n_out, from->n_in);
+
+    if (!dtype_is_16bit(k->spec->source) || k->spec->source == from->plain_dtype)
+        return copy(k, &plain, to, e);
+    stored.dtype = k->spec->source;
+    return copy(k, &plain, stored, e) < 0 ? -1 : copy(k, &stored, to, e);
+}
+
+/* Sums of (x - y)^2, y NULL: of x^2. */
+static int sum_squares(struct awq *k, const struct tensor *x, const struct tensor *y, double *sum,
+                       struct err *e)
+{
+    const struct awq_errors_args a = {
+        .x = x, .y = y, .n_rows = x->n_rows, .sums = k->errors.data
+    };
+
+    return k->b->ops->awq->errors(k->b, &a, e) < 0 ? -1 : sum_errors(k, x->n_rows, sum, e);
+}
+
+/* W' with the scales taken out again, against W. */
+static int measure(struct awq *k, int64_t layer, int l, double sums[2], struct err *e)
+{
+    const int set = set_of(l), fed = l == LINEAR_V ? 1 : l == LINEAR_UP ? SET_DOWN : -1;
+    struct tensor values = shaped(&k->values, n_out(k, l), n_in(k, l));
+    struct tensor was = shaped(&k->was, n_out(k, l), n_in(k, l));
+    const struct dequantize_args a = { &k->out->layers[layer].linear[l], &values };
+
+    if (k->b->ops->dequantize(k->b, &a, e) < 0 ||
+        (k->found[set].scaled && scale(k, &values, set, false, true, e) < 0) ||
+        (fed >= 0 && k->found[fed].scaled && scale(k, &values, fed, true, false, e) < 0) ||
+        widen(k, &k->plain[l], was, e) < 0 || sum_squares(k, &values, &was, &sums[0], e) < 0)
+        return -1;
+    return sum_squares(k, &was, NULL, &sums[1], e);
+}
+
 static int pack(struct awq *k, int64_t layer, int l, struct err *e)
 {
     const struct quant_spec *s = k->spec;
-    const int set = set_of(l), fed = l == LINEAR_V ? 1 : l == LINEAR_UP ? 3 : -1;
-    struct weight *out = &k->out->layers[layer].linear[l];
+    const struct found *f = &k->found[set_of(l)];
     struct quant_solved *solved = &k->solved[layer * N_LINEARS + l];
-    int64_t n = n_out(k, l) * n_in(k, l);
-    struct tensor scaled = { 0 }, values = { 0 };
-    struct quantize_args a = { .source = DTYPE_F32,
-                               .rule = QUANTIZE_GRID_AWQ,
-                               .bits = s->bits,
-                               .group_size = form_of(s, n_in(k, l)).group_size,
-                               .sym = !s->awq.zero_point,
-                               .double_quant = s->double_quant,
-                               .scale_dtype = s->scale_dtype,
-                               .w = &scaled,
-                               .out = out };
-    float *got = mem_array((size_t)n, sizeof *got), *was = mem_array((size_t)n, sizeof *was);
-    int rc = -1;
+    const struct quantize_args a = { .source = DTYPE_F32,
+                                     .rule = QUANTIZE_GRID_AWQ,
+                                     .bits = s->bits,
+                                     .group_size = form_of(s, n_in(k, l)).group_size,
+                                     .sym = !s->awq.zero_point,
+                                     .double_quant = s->double_quant,
+                                     .scale_dtype = s->scale_dtype,
+                                     .w = &k->w[l],
+                                     .out = &k->out->layers[layer].linear[l] };
 
-    if (tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F32, n_out(k, l), n_in(k, l), &scaled, e) < 0 ||
-        take_up(k, k->w[l], &scaled, e) < 0 || quant_quantize(k->b, &a, e) < 0 ||
-        k->b->ops->sync(k->b, e) < 0)
-        goto out;
-    values = scaled;
-    if (k->b->ops->dequantize(k->b, &(struct dequantize_args){ out, &values }, e) < 0 ||
-        bring_down(k, DTYPE_F32, values.data, n, got, e) < 0 ||
-        bring_down(k, k->plain[l].plain_dtype, k->plain[l].codes, n, was, e) < 0)
-        goto out;
-    if (dtype_is_16bit(s->source))
-        dtype_round(s->source, was, n);
-    for (int64_t i = 0; i < n; i++) {
-        float x = got[i];
-
-        if (k->s[set])
-            x /= k->s[set][i % n_in(k, l)];
-        if (fed >= 0 && k->s[fed])
-            x *= k->s[fed][i / n_in(k, l)];
-        solved->sums[0] += ((double)x - (double)was[i]) * ((double)x - (double)was[i]);
-        solved->sums[1] += (double)was[i] * (double)was[i];
-    }
+    if (quant_quantize(k->b, &a, e) < 0 || k->b->ops->sync(k->b, e) < 0 ||
+        measure(k, layer, l, solved->sums, e) < 0)
+        return -1;
     solved->measured = true;
-    solved->ratio = k->s[set] ? k->ratio[set] : NAN;
-    if (k->s[set])
-        memcpy(solved->ratio_loss, k->loss[set], sizeof solved->ratio_loss);
-    rc = 0;
-out:
-    tensor_free(k->b, &scaled);
-    free(was);
-    free(got);
-    return rc;
+    solved->ratio = f->scaled ? f->ratio : NAN;
+    if (f->scaled)
+        memcpy(solved->ratio_loss, f->loss, sizeof solved->ratio_loss);
+    return 0;
 }
 
 /* ---- layers ---- */
@@ -380,12 +518,15 @@ static int read_weights(struct awq *k, int64_t layer, struct err *e)
         config_linear_module(&k->base->config, layer, l, module, sizeof module);
         k->skipped[l] = quant_skips(k->spec, module);
         k->plain[l] = k->skipped[l] ? k->out->layers[layer].linear[l] : *from;
-        if (bring_down(k, from->plain_dtype, from->codes, from->n_out * from->n_in, k->w[l], e) < 0)
+        if (widen(k, from, k->w[l], e) < 0)
             return -1;
-        if (dtype_is_16bit(k->spec->source))
-            dtype_round(k->spec->source, k->w[l], from->n_out * from->n_in);
     }
-    return 0;
+    for (int set = 0; set < N_SETS; set++)
+        k->found[set].scaled = false;
+    if (!scalable(k, SET_DOWN) || k->inner.data)
+        return 0;
+    return tensor_alloc(k->b, MEM_SCRATCH, k->out->dtype, k->run.n_tokens, n_in(k, LINEAR_DOWN),
+                        &k->inner, e);
 }
 
 /* All inputs are seen before any scales are tried: one that is not finite is named as that. */
@@ -415,7 +556,7 @@ static int quantize_layer(struct awq *k, int64_t layer, struct err *e)
     if (calibration_step(&k->run, layer, STEP_OUT, k->plain, NULL, NULL, e) < 0)
         return -1;
     for (int set = 0; set < N_SETS; set++)
-        if (k->s[set] && fold(k, layer, set, e) < 0)
+        if (k->found[set].scaled && fold(k, layer, set, e) < 0)
             return -1;
     for (int l = 0; l < N_LINEARS; l++) {
         config_linear_module(&k->base->config, layer, l, module, sizeof module);
@@ -425,29 +566,65 @@ static int quantize_layer(struct awq *k, int64_t layer, struct err *e)
             pack(k, layer, l, e) < 0)
             return err_in(e, "%s", module);
     }
-    for (int set = 0; set < N_SETS; set++) {
-        free(k->s[set]);
-        k->s[set] = NULL;
-    }
     return 0;
 }
 
-static void make_room(struct awq *k)
+/* Everything that one layer after another uses. */
+static int make_room(struct awq *k, struct err *e)
 {
-    for (int l = 0; l < N_LINEARS; l++) {
-        int64_t rows, width;
+    const struct config *c = &k->base->config;
+    const int64_t stride = larger(k->run.n_tokens / CLIP_ROWS, 1);
+    const int64_t n_kept = k->run.n_tokens / stride + 1;
+    int64_t most = 0, most_rows = k->run.n_tokens, rows, width;
+    void *kept;
 
-        config_linear_shape(&k->base->config, l, &rows, &width);
-        k->w[l] = mem_array((size_t)(rows * width), sizeof *k->w[l]);
+    for (int l = 0; l < N_LINEARS; l++) {
+        config_linear_shape(c, l, &rows, &width);
+        most = larger(most, larger(rows, n_kept) * width);
+        most_rows = larger(most_rows, rows);
+        if (tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F32, rows, width, &k->w[l], e) < 0)
+            return -1;
     }
     for (int set = 0; set < N_SETS; set++) {
-        int64_t rows, width, stride = k->run.n_tokens / CLIP_ROWS;
+        struct found *f = &k->found[set];
 
-        config_linear_shape(&k->base->config, sets[set].first, &rows, &width);
-        k->size[set] = mem_array((size_t)width, sizeof *k->size[set]);
-        rows = k->run.n_tokens / (stride > 1 ? stride : 1) + 1;
-        k->rows[set] = mem_array((size_t)(rows * width), sizeof *k->rows[set]);
+        config_linear_shape(c, sets[set].first, &rows, &width);
+        if (tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F64, 1, width, &f->sizes, e) < 0 ||
+            tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F32, 1, width, &f->s, e) < 0 ||
+            tensor_alloc(k->b, MEM_SCRATCH, k->out->dtype, n_kept, width, &f->rows, e) < 0)
+            return -1;
     }
+    if (tensor_alloc(k->b, MEM_SCRATCH, k->out->dtype, k->run.n_tokens, c->hidden_size, &k->want,
+                     e) < 0 ||
+        tensor_alloc(k->b, MEM_SCRATCH, k->out->dtype, k->run.max_rows, c->hidden_size, &k->y, e) <
+            0 ||
+        tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F64, 1, most_rows, &k->errors, e) < 0 ||
+        tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F16, 1, most, &k->stored, e) < 0 ||
+        tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F32, 1, most, &k->values, e) < 0 ||
+        tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F32, 1, most, &k->was, e) < 0 ||
+        backend_alloc(k->b, MEM_SCRATCH, (size_t)k->run.max_rows * sizeof *k->kept, &kept, e) < 0)
+        return -1;
+    k->kept = kept;
+    return 0;
+}
+
+static void release(struct awq *k)
+{
+    struct tensor *const all[] = { &k->want,   &k->inner,  &k->y,  &k->errors,
+                                   &k->stored, &k->values, &k->was };
+
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        tensor_free(k->b, all[i]);
+    for (int l = 0; l < N_LINEARS; l++) {
+        tensor_free(k->b, &k->w[l]);
+        tensor_free(k->b, &k->tried[l]);
+    }
+    for (int set = 0; set < N_SETS; set++) {
+        tensor_free(k->b, &k->found[set].sizes);
+        tensor_free(k->b, &k->found[set].s);
+        tensor_free(k->b, &k->found[set].rows);
+    }
+    backend_free(k->b, k->kept);
 }
 
 static int run_model(const struct model *base, const struct quant_spec *s, struct model *out,
@@ -456,28 +633,24 @@ static int run_model(const struct model *base, const struct quant_spec *s, struc
     struct awq k = { .base = base, .spec = s, .out = out, .solved = solved, .b = base->backend };
     int rc = -1;
 
+    (void)on_host;
     if (!s->calibration)
         return err_set(e, ERR_USAGE, "awq needs calibration text ([calibration] path)");
-    if (backend_open(&k.host, "cpu", 0, NULL, e) < 0)
-        return -1;
-    *on_host = strcmp(k.b->ops->name, "cpu") != 0; /* the searches' arithmetic */
+    if (!k.b->ops->awq)
+        return err_set(e, ERR_USAGE, "the %s backend has none of AWQ's searches", k.b->ops->name);
     if (calibration_run_open(&k.run, out, s->calibration, e) == 0) {
-        make_room(&k);
-        rc = 0;
+        rc = make_room(&k, e);
         for (int64_t i = 0; rc == 0 && i < base->config.n_layers; i++)
             rc = quantize_layer(&k, i, e);
-        if (rc < 0)
-            err_in(e, "awq");
     }
-    for (int l = 0; l < N_LINEARS; l++)
-        free(k.w[l]);
-    for (int set = 0; set < N_SETS; set++) {
-        free(k.s[set]);
-        free(k.size[set]);
-        free(k.rows[set]);
+    if (rc < 0) {
+        struct err ignored = ERR_INIT;
+
+        k.b->ops->sync(k.b, &ignored); /* what is under way writes to what is released */
+        err_in(e, "awq");
     }
+    release(&k);
     calibration_run_close(&k.run);
-    backend_close(&k.host);
     return rc;
 }
 

@@ -1,14 +1,15 @@
 /* bench_quantize.c - how fast each method packs the linears of Llama-3.2-1B, through the engine:
  *
- *   bench_quantize [cpu|cuda [REPEATS]]
+ *   bench_quantize [cpu|cuda [REPEATS [awq]]]
  *
  * On a GPU all 16 layers, on the CPU one.  Weights are bf16, about normal, already in memory; the
  * source dtype is fp16, so they are rounded on the way, or bf16 where a row says so.  One untimed
  * round, then REPEATS (default 5); the median counts.  "packed": quant_report.seconds, in GB/s of
  * 16-bit input; "of it": putting weights into the order that the device multiplies from, where that
  * takes a pass of its own; "errors": the rest of quantize_model(), which measures them; "freed":
- * the job's model given back.  On a GPU the ceiling is a device-to-device copy of 1 GB, bytes read
- * and written, timed in the same run. */
+ * the job's model given back.  A method that looks at text is run when it is named, on 128 x 512
+ * random ids (on the CPU 2 x 128), REPEATS times.  On a GPU the ceiling is a device-to-device copy
+ * of 1 GB, bytes read and written, timed in the same run. */
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/rng.h"
@@ -89,6 +90,19 @@ static const struct {
 };
 #define N_ROWS (sizeof rows / sizeof *rows)
 
+static const struct quant_spec calibrated[] = {
+    { .method = "awq",
+      .bits = 4,
+      .group_size = 128,
+      .quant_type = "int",
+      .scale_dtype = DTYPE_F16,
+      .compute = DTYPE_F16,
+      .awq = { .zero_point = true, .duo_scaling = true, .clip = true },
+      .n_skip = 1,
+      .skip = { "lm_head" } },
+};
+#define N_CALIBRATED (sizeof calibrated / sizeof *calibrated)
+
 static const struct config shapes = { .family = FAMILY_LLAMA,
                                       .vocab_size = 64,
                                       .hidden_size = 2048,
@@ -97,6 +111,8 @@ static const struct config shapes = { .family = FAMILY_LLAMA,
                                       .n_heads = 32,
                                       .n_kv_heads = 8,
                                       .head_dim = 64,
+                                      .rms_norm_eps = 1e-5,
+                                      .rope = { .theta = 500000, .partial_rotary_factor = 1 },
                                       .stored_dtype = DTYPE_BF16,
                                       .tied = true };
 
@@ -281,6 +297,64 @@ out:
     return rc;
 }
 
+/* ---- methods that look at text ---- */
+
+static int make_ids(struct quant_calibration *out, int n_seqs, int length, struct err *e)
+{
+    const size_t n = (size_t)n_seqs * (size_t)length;
+    int32_t *ids = mem_array(n, sizeof *ids), *lengths = mem_array((size_t)n_seqs, sizeof *ids);
+
+    for (size_t i = 0; i < n; i++)
+        ids[i] = (int32_t)(rng_u64(7, RNG_WEIGHTS, i) % (uint64_t)shapes.vocab_size);
+    for (int i = 0; i < n_seqs; i++)
+        lengths[i] = length;
+    int rc = quant_calibration_make(out, ids, n, lengths, (size_t)n_seqs, e);
+    free(lengths);
+    free(ids);
+    return rc;
+}
+
+static int calibrate(const struct model *base, const struct quant_spec *method,
+                     const struct quant_calibration *ids, struct err *e)
+{
+    struct quant_spec s = *method;
+    struct quant_report report;
+    struct model m;
+    double start = clock_seconds();
+    char name[96];
+
+    s.calibration = ids;
+    mem_account_reset_peak(base->backend);
+    if (quantize_model(base, &s, DTYPE_F16, &m, &report, e) < 0 ||
+        base->backend->ops->sync(base->backend, e) < 0)
+        return -1;
+    describe(&s, DTYPE_F16, name, sizeof name);
+    printf("%-34s %10.3f s, %.3f s with errors; %.2f GB beside the base model\n", name,
+           report.seconds, clock_seconds() - start, 1e-9 * (double)base->backend->mem.job_peak);
+    fflush(stdout);
+    quant_report_release(&report);
+    model_release(&m);
+    return 0;
+}
+
+static int bench_calibrated(const struct model *base, const char *method, int n_repeats,
+                            struct err *e)
+{
+    const bool cpu = strcmp(base->backend->ops->name, "cuda") != 0;
+    struct quant_calibration ids;
+    int rc = 0;
+
+    if (make_ids(&ids, cpu ? 2 : 128, cpu ? 128 : 512, e) < 0)
+        return -1;
+    printf("%lld sequences, %lld tokens\n", (long long)ids.n_seqs,
+           (long long)ids.first[ids.n_seqs]);
+    for (size_t k = 0; k < N_CALIBRATED; k++)
+        for (int i = 0; i < n_repeats && rc == 0 && !strcmp(calibrated[k].method, method); i++)
+            rc = calibrate(base, &calibrated[k], &ids, e);
+    quant_calibration_release(&ids);
+    return rc;
+}
+
 int main(int argc, char **argv)
 {
     const char *backend = argc > 1 ? argv[1] : "cpu";
@@ -290,8 +364,8 @@ int main(int argc, char **argv)
     struct err e = ERR_INIT;
     int n_repeats = argc > 2 ? atoi(argv[2]) : 5, rc = 1;
 
-    if (n_repeats < 1 || argc > 3) {
-        fprintf(stderr, "usage: bench_quantize [cpu|cuda [REPEATS]]\n");
+    if (n_repeats < 1 || argc > 4) {
+        fprintf(stderr, "usage: bench_quantize [cpu|cuda [REPEATS [awq]]]\n");
         return 2;
     }
     if (backend_open(&b, backend, 0, NULL, &e) < 0 || b.ops->facts(&b, &facts, &e) < 0 ||
@@ -299,7 +373,8 @@ int main(int argc, char **argv)
         goto out;
     printf("%s; %lld layer%s of Llama-3.2-1B, stored as bf16, median of %d\n", facts.name,
            (long long)base.config.n_layers, base.config.n_layers == 1 ? "" : "s", n_repeats);
-    if (bench(&base, n_repeats, &e) < 0)
+    if ((argc > 3 ? bench_calibrated(&base, argv[3], n_repeats, &e) : bench(&base, n_repeats, &e)) <
+        0)
         goto out;
     rc = 0;
 out:
