@@ -1,12 +1,10 @@
 /* GPTQ's solver without any reference: where it must agree with rounding, that it beats it, what
  * it stores, what it refuses. */
-#include "vectors.h"
+#include "solving.h"
 
 #include "base/rng.h"
 
 #include <omp.h>
-
-static struct backend backend = BACKEND_INIT;
 
 #define N_OUT  24
 #define N_IN   192
@@ -36,10 +34,7 @@ static void make_world(void)
     world.rows = tensor_over(world.x, DTYPE_F32, N_ROWS, N_IN);
     world.gram = tensor_over(world.h, DTYPE_F32, N_IN, N_IN);
     memset(world.h, 0, sizeof world.h);
-    struct err e = ERR_INIT;
-    CHECK_OK(backend.ops->gram(&backend,
-                               &(struct gram_args){ &world.rows, &world.gram, N_ROWS, false }, &e),
-             e);
+    solving_gram((struct gram_args){ &world.rows, &world.gram, N_ROWS, false });
 }
 
 static struct gptq_args plain_args(void)
@@ -59,15 +54,14 @@ static struct weight solved(struct gptq_args a, struct gptq_result *result)
     struct weight out;
     struct err e = ERR_INIT;
 
-    a.out = &out;
     a.result = result;
-    CHECK_OK(backend.ops->gptq_columns(&backend, &a, &e), e);
+    CHECK_OK(solving_gptq(a, &out, &e), e);
     return out;
 }
 
 static double output_error(const struct weight *w)
 {
-    struct tensor values = vector_values(&backend, w, DTYPE_F32);
+    struct tensor values = vector_values(&host, w, DTYPE_F32);
     double error = vector_output_mse(world.x, N_ROWS, &world.weights, values.data);
 
     free(values.data);
@@ -79,7 +73,6 @@ static void grams(void **state)
     double largest = 0;
     float *twice = mem_array(N_IN * N_IN, sizeof *twice), one[N_IN * 3];
     struct tensor h = tensor_over(twice, DTYPE_F32, N_IN, N_IN);
-    struct err e = ERR_INIT;
 
     (void)state;
     for (int64_t i = 0; i < N_IN; i++)
@@ -97,13 +90,13 @@ static void grams(void **state)
     memcpy(one, world.x, sizeof one);
     struct tensor three = tensor_over(one, DTYPE_F32, 3, N_IN);
     for (int k = 0; k < 2; k++)
-        CHECK_OK(backend.ops->gram(&backend, &(struct gram_args){ &three, &h, 2, false }, &e), e);
+        solving_gram((struct gram_args){ &three, &h, 2, false });
     CHECK(check_near(
               (double)twice[5 * N_IN + 9],
               2 * ((double)one[5] * (double)one[9] + (double)one[N_IN + 5] * (double)one[N_IN + 9]),
               1e-5),
           "two rows, twice");
-    CHECK_OK(backend.ops->gram(&backend, &(struct gram_args){ &three, &h, 2, true }, &e), e);
+    solving_gram((struct gram_args){ &three, &h, 2, true });
     CHECK(
         check_near((double)twice[5 * N_IN + 9],
                    (double)one[5] * (double)one[9] + (double)one[N_IN + 5] * (double)one[N_IN + 9],
@@ -131,14 +124,14 @@ static void a_diagonal_gives_rounding(void **state)
             a.sym = sym;
             struct weight got = solved(a, &result);
             struct weight want = vector_weight(
-                &backend, &world.weights,
+                &host, &world.weights,
                 (struct quantize_args){
                     .rule = QUANTIZE_GRID_GPTQ, .bits = bits, .group_size = 64, .sym = sym });
             CHECK(!memcmp(got.codes, want.codes, weight_codes_bytes(&want)) &&
                       !memcmp(got.scales, want.scales, weight_scales_bytes(&want)),
                   "%d bits, %s: the codes of rtn", bits, sym ? "sym" : "asym");
-            weight_release(&backend, &got);
-            weight_release(&backend, &want);
+            weight_release(&host, &got);
+            weight_release(&host, &want);
         }
     free(unit);
 }
@@ -158,7 +151,7 @@ static void better_than_rounding(void **state)
             a.order = (enum gptq_order)order;
             struct weight got = solved(a, &result);
             struct weight rtn = vector_weight(
-                &backend, &world.weights,
+                &host, &world.weights,
                 (struct quantize_args){ .rule = k ? QUANTIZE_TABLE : QUANTIZE_GRID_GPTQ,
                                         .bits = a.bits,
                                         .group_size = 64,
@@ -168,8 +161,8 @@ static void better_than_rounding(void **state)
             CHECK(fabs(result.output_mse / own - 1) < 1e-4, "the Hessian says so, too: %g",
                   result.output_mse);
             CHECK((got.g_idx != NULL) == (order == GPTQ_DESC_ACT), "an order is kept where needed");
-            weight_release(&backend, &got);
-            weight_release(&backend, &rtn);
+            weight_release(&host, &got);
+            weight_release(&host, &rtn);
         }
 }
 
@@ -183,13 +176,13 @@ static void forms_that_are_stored(void **state)
     struct weight w = solved(a, &result);
     CHECK(w.form == WEIGHT_AFFINE && w.scale_form == SCALE_F32 && w.zero_form == ZERO_U8, "asym");
     plain = output_error(&w);
-    weight_release(&backend, &w);
+    weight_release(&host, &w);
 
     a.scale_dtype = DTYPE_F16;
     w = solved(a, &result);
     CHECK(w.scale_form == SCALE_F16 && fabs(output_error(&w) / plain - 1) < 0.1, "fp16 scales");
     CHECK(fabs(result.output_mse / output_error(&w) - 1) < 1e-4, "counted with the stored scale");
-    weight_release(&backend, &w);
+    weight_release(&host, &w);
 
     a.double_quant = true;
     a.sym = true;
@@ -197,20 +190,20 @@ static void forms_that_are_stored(void **state)
     CHECK(w.scale_form == SCALE_U8 && w.zero_form == ZERO_CONSTANT && w.zero_constant == 8, "sym");
     again = output_error(&w);
     CHECK(again < 4 * plain, "scales quantized again: %g, before %g", again, plain);
-    weight_release(&backend, &w);
+    weight_release(&host, &w);
 
     a = plain_args();
     a.group_size = N_IN;
     a.order = GPTQ_DESC_ACT;
     w = solved(a, &result);
     CHECK(w.n_groups == N_OUT && !w.g_idx, "one group a row needs no order");
-    weight_release(&backend, &w);
+    weight_release(&host, &w);
 
     a.group_size = 64;
     a.static_groups = true;
     w = solved(a, &result);
     CHECK(!w.g_idx, "nor do static groups");
-    weight_release(&backend, &w);
+    weight_release(&host, &w);
 }
 
 static void a_smaller_range_may_be_better(void **state)
@@ -222,10 +215,10 @@ static void a_smaller_range_may_be_better(void **state)
     a.bits = 3;
     a.sym = true;
     struct weight w = solved(a, &without);
-    weight_release(&backend, &w);
+    weight_release(&host, &w);
     a.mse = 2.4;
     w = solved(a, &with);
-    weight_release(&backend, &w);
+    weight_release(&host, &w);
     CHECK(with.output_mse < without.output_mse, "searched %g, not %g", with.output_mse,
           without.output_mse);
 }
@@ -249,8 +242,8 @@ static void any_number_of_threads(void **state)
               !memcmp(one.g_idx, three.g_idx, N_IN * sizeof *one.g_idx) &&
               !memcmp(&first, &second, sizeof first),
           "the same bytes, losses included");
-    weight_release(&backend, &one);
-    weight_release(&backend, &three);
+    weight_release(&host, &one);
+    weight_release(&host, &three);
 }
 
 /* ---- damping, and what it cannot help ---- */
@@ -272,17 +265,17 @@ static void damping_is_raised(void **state)
     struct weight w = solved(a, &result);
     CHECK(result.n_raised == 1 && check_near(result.damp, 0.01, 1e-12) && result.floor == 0,
           "raised once, to %g", result.damp);
-    weight_release(&backend, &w);
+    weight_release(&host, &w);
     h[3 * N_IN + 7] = h[7 * N_IN + 3] = 1.5f;
     w = solved(a, &result);
     CHECK(result.damp > 0.49 && result.damp < 0.52, "raised until it works: %g", result.damp);
-    weight_release(&backend, &w);
+    weight_release(&host, &w);
     a.damp_step = 0;
     h[3 * N_IN + 7] = h[7 * N_IN + 3] = 1;
     w = solved(a, &result);
     CHECK(result.damp == 0 && check_near(result.floor, 1e-6, 1e-12), "or a floor: %g",
           result.floor);
-    weight_release(&backend, &w);
+    weight_release(&host, &w);
     free(h);
 }
 
@@ -292,15 +285,14 @@ static void refused(const struct tensor *h, const struct tensor *w, const char *
     struct gptq_result result;
     struct weight out = { 0 };
     struct err e = ERR_INIT;
-    size_t before = backend.mem.now[MEM_WEIGHTS];
+    size_t before = tested.mem.now[MEM_WEIGHTS];
 
     a.h = h;
     a.w = w;
-    a.out = &out;
     a.result = &result;
-    CHECK(backend.ops->gptq_columns(&backend, &a, &e) == -1, "refused: %s", sentence);
+    CHECK(solving_gptq(a, &out, &e) == -1, "refused: %s", sentence);
     CHECK(e.code == ERR_INPUT && strstr(e.text, sentence), "\"%s\" says \"%s\"", e.text, sentence);
-    CHECK(backend.mem.now[MEM_WEIGHTS] == before, "nothing stays behind");
+    CHECK(tested.mem.now[MEM_WEIGHTS] == before, "nothing stays behind");
 }
 
 static void what_is_refused(void **state)
@@ -329,10 +321,8 @@ static void what_is_refused(void **state)
 
 static int open_backend(void **state)
 {
-    struct err e = ERR_INIT;
-
     (void)state;
-    if (backend_open(&backend, "cpu", 0, NULL, &e) < 0)
+    if (open_solving() < 0)
         return -1;
     make_world();
     return 0;
@@ -341,7 +331,7 @@ static int open_backend(void **state)
 static int close_backend(void **state)
 {
     (void)state;
-    backend_close(&backend);
+    close_solving();
     return 0;
 }
 

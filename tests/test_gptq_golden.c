@@ -1,9 +1,8 @@
 /* quantizer-vectors.json and gptq.safetensors of the golden folder: GPTQ's solver. */
-#include "vectors.h"
+#include "solving.h"
 
 #include "model/safetensors.h"
 
-static struct backend backend = BACKEND_INIT;
 static struct js *vectors;
 static int n_tied;
 
@@ -25,14 +24,13 @@ static struct weight solved(const struct tensor *w, const float *x, int64_t n_ro
     struct weight out;
     struct err e = ERR_INIT;
 
-    CHECK_OK(backend.ops->gram(&backend, &gram, &e), e);
+    solving_gram(gram);
     a.w = w;
     a.h = &h;
     a.n_rows = n_rows;
     a.factor = a.factor > 0 ? a.factor : 2;
-    a.out = &out;
     a.result = result;
-    CHECK_OK(backend.ops->gptq_columns(&backend, &a, &e), e);
+    CHECK_OK(solving_gptq(a, &out, &e), e);
     free(h.data);
     return out;
 }
@@ -68,7 +66,7 @@ static double check_case(const struct reference *r, struct gptq_args a, double l
     struct gptq_result result;
     struct weight got = solved(&r->weights, r->x, r->of_x.n_rows, a, &result);
 
-    *values = vector_values(&backend, &got, DTYPE_F32);
+    *values = vector_values(&host, &got, DTYPE_F32);
     double plain = vector_output_mse(r->x, r->of_x.n_rows, &r->weights, values->data);
     double off = fabs(result.loss / loss - 1), off_mse = fabs(plain / mse - 1);
     bool tied = off > 1e-5 || off_mse > 1e-5;
@@ -80,7 +78,7 @@ static double check_case(const struct reference *r, struct gptq_args a, double l
           result.output_mse);
     CHECK(result.n_raised == 0 && result.damp == a.damp && result.floor == 0, "%s: damped once",
           key);
-    weight_release(&backend, &got);
+    weight_release(&host, &got);
     return tied ? 0 : fmax(off, off_mse);
 }
 
@@ -228,7 +226,7 @@ static void paper_solver(void **state)
     struct tensor rows = tensor_over(x, DTYPE_F32, n_x, n);
     struct tensor own = tensor_over(mem_array((size_t)(n * n), sizeof *h), DTYPE_F32, n, n);
 
-    CHECK_OK(backend.ops->gram(&backend, &(struct gram_args){ &rows, &own, n_x, true }, &e), e);
+    solving_gram((struct gram_args){ &rows, &own, n_x, true });
     /* Of the reference's scale the smallest diagonal element tells enough. */
     double scale = (double)h[0] / (double)((float *)own.data)[0];
     for (int64_t i = 0; i < n * n; i++) {
@@ -253,10 +251,9 @@ static void paper_solver(void **state)
         a.damp = strtod(strstr(rest, "damp") + 4, NULL);
         if (a.group_size == -1)
             a.group_size = n;
-        a.out = &got;
         a.result = &result;
-        CHECK_OK(backend.ops->gptq_columns(&backend, &a, &e), e);
-        struct tensor values = vector_values(&backend, &got, DTYPE_F32);
+        CHECK_OK(solving_gptq(a, &got, &e), e);
+        struct tensor values = vector_values(&host, &got, DTYPE_F32);
         /* output_mse is the trace of D H D^T over outputs and rows. */
         double trace = result.output_mse * (double)(n_out * n_x);
         double want = js_real(js_get(m.value, "proxy_error_trace"));
@@ -274,7 +271,7 @@ static void paper_solver(void **state)
         }
         n_values++;
         free(values.data);
-        weight_release(&backend, &got);
+        weight_release(&host, &got);
     }
     check_report("gptq.safetensors Q (share that differs)", n_weights,
                  (double)n_different / (double)n_weights, 1e-3);
@@ -293,17 +290,17 @@ static int open_all(void **state)
 
     (void)state;
     vectors = vectors_read(&e);
-    if (!vectors || backend_open(&backend, "cpu", 0, NULL, &e) < 0) {
+    if (!vectors) {
         print_error("%s\n", e.text);
         return -1;
     }
-    return 0;
+    return open_solving();
 }
 
 static int close_all(void **state)
 {
     (void)state;
-    backend_close(&backend);
+    close_solving();
     js_release(vectors);
     return 0;
 }

@@ -40,6 +40,7 @@ struct solver {
     double *diagonal;   /* [n] */
     bool *dead;         /* [n] */
     int32_t *perm;      /* [n]: the column at each place */
+    int32_t *group;     /* [n]: the group whose grid it takes */
     double *work;       /* [n, n] */
     float *u;           /* [n, n] */
     struct codebook book;
@@ -64,21 +65,15 @@ struct rows {
 static int read_h(struct solver *s, struct err *e)
 {
     const float *from = s->a->h->data;
+    float *diagonal = mem_array((size_t)s->n, sizeof *diagonal);
 
-    for (int64_t i = 0; i < s->n * s->n; i++)
+    for (int64_t i = 0; i < s->n; i++)
+        diagonal[i] = from[i * s->n + i];
+    int rc = gptq_read_diagonal(s->a, diagonal, s->diagonal, s->dead, e);
+    free(diagonal);
+    for (int64_t i = 0; rc == 0 && i < s->n * s->n; i++)
         s->h[i] = s->a->factor * (double)from[i];
-    for (int64_t i = 0; i < s->n; i++) {
-        double d = s->h[i * s->n + i];
-
-        if (!isfinite(d) || d < 0.0)
-            return err_set(e, ERR_INPUT,
-                           "the calibration activations of input %lld are not finite (sum of "
-                           "squares %g)",
-                           (long long)i, d / s->a->factor);
-        s->dead[i] = d == 0.0;
-        s->diagonal[i] = s->dead[i] ? 1.0 : d;
-    }
-    return 0;
+    return rc;
 }
 
 /* J H J in the order of settling, damped, into work. */
@@ -96,40 +91,21 @@ static void arrange_h(struct solver *s, double added)
     }
 }
 
-static bool factor_h(struct solver *s)
+static int factor_h(void *context, double added, struct err *e)
 {
-    struct gptq_result *r = s->a->result;
-    double mean = 0.0, largest = 0.0;
+    struct solver *s = context;
 
-    for (int64_t i = 0; i < s->n; i++) {
-        mean += s->diagonal[i] / (double)s->n;
-        largest = fmax(largest, s->diagonal[i]);
-    }
-    for (r->damp = s->a->damp;; r->damp += s->a->damp_step, r->n_raised++) {
-        arrange_h(s, r->damp * mean);
-        if (cholesky(s->work, s->n))
-            return true;
-        if (!(s->a->damp_step > 0.0) || r->damp + s->a->damp_step >= 1.0)
-            break;
-    }
-    for (r->floor = 1e-6; r->floor < 0.5; r->floor *= 10.0) {
-        r->n_raised++;
-        arrange_h(s, r->damp * mean + r->floor * largest);
-        if (cholesky(s->work, s->n))
-            return true;
-    }
-    return false;
+    (void)e;
+    arrange_h(s, added);
+    return cholesky(s->work, s->n);
 }
 
 static int make_u(struct solver *s, struct err *e)
 {
     int64_t n = s->n;
 
-    if (!factor_h(s))
-        return err_set(e, ERR_INPUT,
-                       "the Hessian is not positive definite, not with damping up to %g and a "
-                       "tenth of its largest diagonal element added",
-                       s->a->result->damp);
+    if (gptq_factor(s->a, s->diagonal, factor_h, s, e) < 0)
+        return -1;
     double *column = s->h; /* has been used up */
     triangle_inverse(s->work, n, column);
 #pragma omp parallel for schedule(static)
@@ -177,16 +153,6 @@ static uint8_t code_of(const struct solver *s, struct grid g, float x, float *va
     return s->book.code[at];
 }
 
-/* Group whose grid place c takes: by place, or by its own column. */
-static int64_t group_at(const struct solver *s, int64_t c)
-{
-    if (s->one_group)
-        return 0;
-    if (s->a->static_groups || s->a->order == GPTQ_GROUP_AWARE)
-        return s->perm[c] / s->a->group_size;
-    return c / s->a->group_size;
-}
-
 /* ---- the loop ---- */
 
 static void start_row(const struct solver *s, int64_t row, struct rows *r)
@@ -215,7 +181,7 @@ static void settle_block(const struct solver *s, struct rows *r, int64_t first, 
 
     memcpy(r->block, r->w + first, (size_t)n * sizeof *r->block);
     for (int64_t i = 0; i < n; i++) {
-        int64_t c = first + i, group = group_at(s, c), own = s->perm[c];
+        int64_t c = first + i, group = s->group[c], own = s->perm[c];
         const float *u = s->u + c * s->n + first;
         float w = r->block[i], q;
 
@@ -340,69 +306,44 @@ static int make_g_idx(struct backend *b, const struct solver *s, struct err *e)
 {
     void *p;
 
-    if (s->a->order != GPTQ_DESC_ACT || s->a->static_groups || s->one_group)
+    if (!gptq_scatters_groups(s->a))
         return 0;
     if (backend_alloc(b, MEM_WEIGHTS, (size_t)s->n * sizeof *s->out->g_idx, &p, e) < 0)
         return err_in(e, "the order of groups");
     s->out->g_idx = p;
     for (int64_t c = 0; c < s->n; c++)
-        s->out->g_idx[s->perm[c]] = (int32_t)(c / s->a->group_size);
+        s->out->g_idx[s->perm[c]] = s->group[c];
     return 0;
 }
 
-static void sum_up(const struct solver *s)
+static int check_weights(const struct gptq_args *a, struct err *e)
 {
-    struct gptq_result *r = s->a->result;
-    double n = (double)s->a->n_rows * (double)s->out->n_out;
-
-    for (int64_t row = 0; row < s->out->n_out; row++) {
-        r->loss += s->losses[row];
-        r->output_mse += s->errors[row] / n;
-        r->output_ms += s->squares[row] / n;
-    }
-}
-
-static int check_weights(const struct tensor *w, enum dtype source, struct err *e)
-{
-    float most = source == DTYPE_F16 ? 65520.0f : INFINITY;
+    const struct tensor *w = a->w;
+    float limit = gptq_limit(a);
 
     for (int64_t row = 0; row < w->n_rows; row++)
-        if (!(quantize_absmax(w, row * w->n_cols, w->n_cols) < most))
-            return err_set(e, ERR_INPUT,
-                           "row %lld holds what is no number; only finite weights can be quantized",
-                           (long long)row);
+        if (!(quantize_absmax(w, row * w->n_cols, w->n_cols) < limit))
+            return gptq_check_row(row, e);
     return 0;
 }
 
 static int solve(struct backend *b, struct solver *s, struct err *e)
 {
-    if (check_weights(s->a->w, s->a->source, e) < 0 || read_h(s, e) < 0)
+    if (check_weights(s->a, e) < 0 || read_h(s, e) < 0)
         return -1;
     gptq_order_of(s->a->order, s->diagonal, s->n, s->a->group_size, s->perm);
+    gptq_groups_of(s->a, s->perm, s->group);
     if (make_u(s, e) < 0 || make_g_idx(b, s, e) < 0)
         return -1;
     settle(s);
     pack_scales(s->scales, s->out);
-    sum_up(s);
+    gptq_sum_up(s->a, s->losses, s->errors, s->squares);
     return 0;
-}
-
-static struct quantize_args form_of(const struct gptq_args *a)
-{
-    return (struct quantize_args){
-        .rule = a->table == TABLE_NONE ? QUANTIZE_GRID_GPTQ : QUANTIZE_TABLE,
-        .bits = a->bits,
-        .group_size = a->group_size,
-        .sym = a->sym,
-        .double_quant = a->double_quant,
-        .scale_dtype = a->scale_dtype,
-        .table = a->table,
-    };
 }
 
 int cpu_gptq_columns(struct backend *b, const struct gptq_args *a, struct err *e)
 {
-    const struct quantize_args form = form_of(a);
+    const struct quantize_args form = gptq_form(a);
     int64_t n = a->w->n_cols, n_out = a->w->n_rows;
     size_t square_bytes = (size_t)(n * n) * sizeof(double);
     struct weight w;
@@ -423,7 +364,8 @@ int cpu_gptq_columns(struct backend *b, const struct gptq_args *a, struct err *e
     s.u = (float *)(s.work + n * n);
     s.diagonal = mem_array((size_t)n, sizeof *s.diagonal);
     s.dead = mem_array((size_t)n, sizeof *s.dead);
-    s.perm = mem_array((size_t)n, sizeof *s.perm);
+    s.perm = mem_array((size_t)(2 * n), sizeof *s.perm);
+    s.group = s.perm + n;
     s.scales = mem_array((size_t)w.n_groups, sizeof *s.scales);
     s.losses = mem_array((size_t)(3 * n_out), sizeof *s.losses);
     s.errors = s.losses + n_out;
