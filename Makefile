@@ -130,10 +130,11 @@ install: llq_sweep                      ## into $(DESTDIR)$(PREFIX)
 
 # Programs that need a device.  They are built anywhere with nvcc; gpu-bundle puts them, what they
 # load and the reference vectors into one folder that runs on a GPU host without our packages.
-GPU_TOO   := $(patsubst %,$(BUILD)/gpu/%,test_choice test_forward_golden test_generate)# of the CPU's tests
+GPU_TOO   := $(patsubst %,$(BUILD)/gpu/%,test_choice test_forward_golden test_generate \
+             test_gptq test_gptq_golden)# of the CPU's tests
 GPU_TESTS := $(patsubst tests/gpu/%.c,$(BUILD)/gpu/%,$(wildcard tests/gpu/*.c)) \
              $(GPU_TOO)
-GPU_BENCHES := $(addprefix $(BUILD)/gpu/,bench_points bench_decode bench_gemm bench_linear bench_load \
+GPU_BENCHES := $(addprefix $(BUILD)/gpu/,bench_points bench_decode bench_gemm bench_gptq bench_linear bench_load \
                bench_quantize bench_share make_model)
 GPU_PROGRAMS = $(GPU_TESTS) $(GPU_BENCHES) $(BUILD)/gpu/llq_sweep
 # What any Linux and the MPI of the other machine bring themselves.
@@ -152,7 +153,7 @@ gpu-bundle: $(GPU_PROGRAMS)             ## the same for another machine, and llq
 	@cp $(wildcard analysis/*.py) build/gpu/analysis
 	@ldd $(GPU_PROGRAMS) | awk '$$3 ~ /^\// && $$1 !~ /$(GPU_THERE)/ { print $$3 }' \
 	    | sort -u | xargs -r -I{} cp -L {} build/gpu/lib
-	@cp -r $(GPU_GOLDEN)/bnb_*.safetensors $(GPU_GOLDEN)/quantizer-vectors.json $(dir $(wildcard $(GPU_GOLDEN)/*/config.json)) build/gpu/golden
+	@cp -r $(wildcard $(addprefix $(GPU_GOLDEN)/,bnb_*.safetensors gptq* quantizer-vectors.json)) $(dir $(wildcard $(GPU_GOLDEN)/*/config.json)) build/gpu/golden
 	@du -sh build/gpu
 
 gpu-compare: $(addprefix $(BUILD)/gpu/,bench_points make_model) ## speed beside transformers (and bitsandbytes) on this GPU

@@ -216,8 +216,8 @@ const struct backend_ops backend_cuda = {
     .send = cuda_send,
     .share = &cuda_share,
     .quantizes = NULL, /* all */
-    .gram = NULL,
-    .gptq_columns = NULL,
+    .gram = cuda_gram,
+    .gptq_columns = cuda_gptq_columns,
     .awq = &cuda_awq,
 };
 }

@@ -165,6 +165,8 @@ int cuda_send(struct backend *b, void *to, void *staged, size_t n_bytes, struct 
 extern const struct share_ops cuda_share;
 int cuda_decode(struct backend *b, struct decode_args *a, struct err *e);
 int cuda_compare(struct backend *b, const struct compare_args *a, struct err *e);
+int cuda_gram(struct backend *b, const struct gram_args *a, struct err *e);
+int cuda_gptq_columns(struct backend *b, const struct gptq_args *a, struct err *e);
 int cuda_alloc(struct backend *b, size_t n_bytes, void **out, struct err *e);
 void cuda_free(struct backend *b, void *p);
 void cuda_trim(struct backend *b);
