@@ -68,12 +68,14 @@ __global__ static void gptq_diagonal(const float *h, int64_t n, float *out)
 /* J H J in the order of settling, damped; behind it a diagonal of ones. */
 __global__ static void __launch_bounds__(256)
     gptq_arrange(const __grid_constant__ struct gptq_job a, const float *h, double factor,
-                 const double *diagonal, double added, double *out)
+                 const double *diagonal, double added, double *out, double *least)
 {
     const int64_t i = blockIdx.x;
     const bool there = i < a.n;
     const int64_t row = there ? a.perm[a.n - 1 - i] : 0;
 
+    if (threadIdx.x == 0)
+        least[i] = there ? GPTQ_LEAST_PIVOT * (diagonal[row] + added) : 0.0;
     for (int64_t j = threadIdx.x; j <= i; j += 256) {
         double x = j == i ? 1.0 : 0.0;
 
@@ -103,8 +105,9 @@ static int factor_h(void *context, double added, struct err *e)
     struct cuda_state *s = k->s;
     int failed = 0;
 
-    gptq_arrange<<<(unsigned)k->job.ld, 256, 0, s->stream>>>(
-        k->job, (const float *)k->a->h->data, k->a->factor, k->of_diagonal, added, k->h.a);
+    gptq_arrange<<<(unsigned)k->job.ld, 256, 0, s->stream>>>(k->job, (const float *)k->a->h->data,
+                                                             k->a->factor, k->of_diagonal, added,
+                                                             k->h.a, k->h.least);
     CUDA_LAUNCHED(s, "gptq_arrange");
     if (cuda_cholesky(s, &k->h, e) < 0)
         return -1;
@@ -345,16 +348,8 @@ static int pack(struct solver *k, struct err *e)
     if (w->zero_form == ZERO_U8 && w->form == WEIGHT_AFFINE)
         CUDA_TRY(cudaMemcpyAsync(w->zeros, job->zeros, (size_t)w->n_groups,
                                  cudaMemcpyDeviceToDevice, s->stream));
-    if (w->scale_form == SCALE_U8) {
-        struct nest_batch again = {};
-
-        again.n_parts = 1;
-        again.part[0].scales = job->scales;
-        again.part[0].n = w->n_groups;
-        again.part[0].codes = (uint8_t *)w->scales;
-        again.part[0].scales2 = (float *)w->scales2;
-        return cuda_nest(s, &again, SCALE_U8, e);
-    }
+    if (w->scale_form == SCALE_U8)
+        return cuda_nest_one(s, job->scales, NULL, w, NULL, e);
     gptq_store_scales<<<blocks_for(s, w->n_groups, 256), 256, 0, s->stream>>>(
         job->scales, w->n_groups, w->scale_form == SCALE_F16 ? DTYPE_F16 : DTYPE_F32, w->scales);
     CUDA_LAUNCHED(s, "gptq_store_scales");
@@ -382,6 +377,7 @@ static size_t place_all(struct solver *k, char *room)
 
     k->h.a = (double *)take(room, &used, ld * ld * sizeof(double));
     k->h.inverse = (double *)take(room, &used, ld * ld * sizeof(double));
+    k->h.least = (double *)take(room, &used, ld * sizeof(double));
     k->h.failed = (int *)take(room, &used, sizeof(int));
     k->u = (float *)take(room, &used, ld * ld * sizeof(float));
     job->settled = (float *)take(room, &used, n_rows * ld * sizeof(float));

@@ -13,22 +13,14 @@
  *
  * fp32, and rows that are no whole vectors: one chain of fused multiply-adds in fp64 an element;
  * products of fp32 are exact there, so these are the CPU's bits.  */
-#include "wide.cuh"
+#include "gram.cuh"
 
-#define COLS      128 /* of h, both ways */
-#define STEP      32  /* rows of x */
+#define STEP      32 /* rows of x */
 #define N_STAGES  4
 #define N_THREADS 128
-#define VECTORS   (COLS / 8)       /* of a row of a tile */
+#define VECTORS   (GRAM_COLS / 8)  /* of a row of a tile */
 #define SIDE      (STEP * VECTORS) /* vectors of one operand of a stage */
 #define MEMORY    (N_STAGES * 2 * SIDE * 16)
-
-struct gram_job {
-    const void *x;
-    float *h;
-    int64_t n_rows, n_cols;
-    bool fresh;
-};
 
 /* ---- 16 bits ---- */
 
@@ -53,7 +45,7 @@ __device__ static void load_step(const struct gram_job &a, struct half_place p, 
 
 #pragma unroll
     for (int side = 0; side < 2; side++) {
-        const int64_t col = (int64_t)(side ? p.major : p.minor) * COLS + v * 8;
+        const int64_t col = (int64_t)(side ? p.major : p.minor) * GRAM_COLS + v * 8;
 
 #pragma unroll
         for (int i = 0; i < STEP; i += N_THREADS / VECTORS) {
@@ -115,40 +107,6 @@ __device__ static void multiply_step(const uint4 *tile, int warp_m, int warp_n, 
     }
 }
 
-/* 16 rows of 32 columns: a lane has pairs of columns of row `row` and, 8 below, of another.  All of
- * h is read before anything is written.  Of a tile on the diagonal the upper half counts. */
-__device__ static void end_rows(const struct gram_job &a, int64_t row, int64_t col,
-                                const float (*c)[4])
-{
-    float *upper = a.h + row * a.n_cols + col, *lower = a.h + col * a.n_cols + row;
-    float2 old[4][2] = {};
-
-#pragma unroll
-    for (int j = 0; j < 4; j++)
-#pragma unroll
-        for (int half = 0; half < 2; half++)
-            if (!a.fresh && row + 8 * half <= col + 8 * j + 1 && col + 8 * j < a.n_cols)
-                old[j][half] = *(const float2 *)(upper + 8 * half * a.n_cols + 8 * j);
-#pragma unroll
-    for (int j = 0; j < 4; j++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int64_t m = row + 8 * half, n = col + 8 * j;
-            const float x = old[j][half].x + c[j][2 * half];
-            const float y = old[j][half].y + c[j][2 * half + 1];
-
-            if (n >= a.n_cols || m > n + 1)
-                continue;
-            if (m <= n) {
-                *(float2 *)(upper + 8 * half * a.n_cols + 8 * j) = make_float2(x, y);
-                lower[8 * j * a.n_cols + 8 * half] = x;
-            } else {
-                upper[8 * half * a.n_cols + 8 * j + 1] = y;
-            }
-            lower[(8 * j + 1) * a.n_cols + 8 * half] = y;
-        }
-}
-
 template <bool BF16>
 __global__ static void __launch_bounds__(N_THREADS, 2)
     gram_mma(const __grid_constant__ struct gram_job a)
@@ -176,16 +134,17 @@ __global__ static void __launch_bounds__(N_THREADS, 2)
     }
 #pragma unroll
     for (int i = 0; i < 8; i++)
-        end_rows(a, (int64_t)p.minor * COLS + 64 * warp_m + 16 * (i / 2) + threadIdx.x % 32 / 4,
-                 (int64_t)p.major * COLS + 64 * warp_n + 32 * (i % 2) + threadIdx.x % 4 * 2,
-                 &c[i / 2][i % 2 * 4]);
+        gram_end_rows(
+            a, (int64_t)p.minor * GRAM_COLS + 64 * warp_m + 16 * (i / 2) + threadIdx.x % 32 / 4,
+            (int64_t)p.major * GRAM_COLS + 64 * warp_n + 32 * (i % 2) + threadIdx.x % 4 * 2,
+            *(float(*)[4][4]) & c[i / 2][i % 2 * 4]);
 }
 
 static int start_mma(struct cuda_state *s, const struct gram_job *job, enum dtype t, struct err *e)
 {
     void (*const kernel)(const struct gram_job) =
         t == DTYPE_BF16 ? gram_mma<true> : gram_mma<false>;
-    const int64_t n = ceil_div(job->n_cols, COLS);
+    const int64_t n = ceil_div(job->n_cols, GRAM_COLS);
 
     CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, MEMORY));
     kernel<<<(unsigned)(n * (n + 1) / 2), N_THREADS, MEMORY, s->stream>>>(*job);

@@ -1,5 +1,5 @@
-/* wide.cuh - products in fp64 on tensor cores (mma.m8n8k4, from sm_80 on): 128 x 128 sums a block,
- * each one chain over k in an order that the shape fixes.
+/* wide.cuh - products in fp64 on tensor cores (from sm_80 on): 128 x 128 sums a block, each one
+ * chain over k in an order that the shape and the architecture fix.
  *
  * 256 threads; slices of 16 k go round a ring in shared memory.  A warp makes 64 x 32 sums from 12
  * loads and 32 products a 4 k; rows in shared memory are padded so that a half-warp's loads meet
@@ -91,6 +91,23 @@ __device__ inline void wide_mma(double (&c)[2], double a, double b)
                  : "d"(a), "d"(b));
 }
 
+/* 16 rows and 8 k. */
+__device__ inline void wide_mma_16(double (&c)[2], double (&d)[2], const double (&a)[4],
+                                   const double (&b)[2])
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f64.f64.f64.f64 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+d"(c[0]), "+d"(c[1]), "+d"(d[0]), "+d"(d[1])
+                 : "d"(a[0]), "d"(a[1]), "d"(a[2]), "d"(a[3]), "d"(b[0]), "d"(b[1]));
+#else
+    wide_mma(c, a[0], b[0]);
+    wide_mma(d, a[1], b[0]);
+    wide_mma(c, a[2], b[1]);
+    wide_mma(d, a[3], b[1]);
+#endif
+}
+
 template <bool B_OF_K> __device__ inline void wide_multiply(const double *slice, wide_sums &c)
 {
     const int lane = threadIdx.x % 32, k = lane % 4;
@@ -99,20 +116,25 @@ template <bool B_OF_K> __device__ inline void wide_multiply(const double *slice,
     const double *b = slice + WIDE_SIDE + (B_OF_K ? k * WIDE_LD_N + n : n * WIDE_LD_K + k);
 
 #pragma unroll
-    for (int at = 0; at < WIDE_SLICE; at += 4) {
-        double left[8], right[4];
+    for (int at = 0; at < WIDE_SLICE; at += 8) {
+        double left[4][4], right[4][2];
 
 #pragma unroll
-        for (int i = 0; i < 8; i++)
-            left[i] = a[8 * i * WIDE_LD_K + at];
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+            for (int h = 0; h < 4; h++)
+                left[i][h] = a[(16 * i + h % 2 * 8) * WIDE_LD_K + at + h / 2 * 4];
 #pragma unroll
         for (int j = 0; j < 4; j++)
-            right[j] = b[B_OF_K ? at * WIDE_LD_N + 8 * j : 8 * j * WIDE_LD_K + at];
 #pragma unroll
-        for (int i = 0; i < 8; i++)
+            for (int h = 0; h < 2; h++)
+                right[j][h] =
+                    b[B_OF_K ? (at + 4 * h) * WIDE_LD_N + 8 * j : 8 * j * WIDE_LD_K + at + 4 * h];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
 #pragma unroll
             for (int j = 0; j < 4; j++)
-                wide_mma(c[i][j], left[i], right[j]);
+                wide_mma_16(c[2 * i][j], c[2 * i + 1][j], left[i], right[j]);
     }
 }
 
@@ -149,7 +171,8 @@ struct cholesky {
     double *a;       /* its lower half: replaced by M, lower triangular, with M M^T = a; what is
                         above the diagonal is working memory */
     double *inverse; /* M^-1: its lower half; tiles on the diagonal are whole */
-    int *failed;     /* 1: a pivot is not above 0; a and inverse are then half done */
+    double *least;   /* [n]: no pivot may be as small */
+    int *failed;     /* 1: one is, or a NaN; a and inverse are then half done */
     int64_t n;
 };
 

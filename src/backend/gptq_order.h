@@ -20,6 +20,10 @@ void gptq_groups_of(const struct gptq_args *a, const int32_t *perm, int32_t *gro
 /* Are there groups that do not lie together in a row as it is stored? */
 bool gptq_scatters_groups(const struct gptq_args *a);
 
+/* A pivot that is no larger than this part of its diagonal element is what rounding has left of a
+ * matrix that is not positive definite: H itself has 24 bits. */
+#define GPTQ_LEAST_PIVOT 0x1p-44
+
 /* Factorises H with `added` on its diagonal: 1; it is not positive definite: 0; -1: failed. */
 typedef int gptq_factor_fn(void *context, double added, struct err *e);
 /* By growing additions until one does; a->result says which. */

@@ -1,7 +1,10 @@
 /* cholesky.c - see cholesky.h. */
 #include "cpu/cholesky.h"
 
+#include "base/memory.h"
+
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define BLOCK 64
@@ -17,7 +20,7 @@ static double dot(const double *a, const double *b, int64_t n)
 }
 
 /* Rows first .. end-1 of the columns first .. end-1, which earlier blocks have been taken from. */
-static bool factor_corner(double *a, int64_t n, int64_t first, int64_t end)
+static bool factor_corner(double *a, int64_t n, int64_t first, int64_t end, const double *least)
 {
     for (int64_t i = first; i < end; i++) {
         double *row = a + i * n;
@@ -25,19 +28,19 @@ static bool factor_corner(double *a, int64_t n, int64_t first, int64_t end)
         for (int64_t j = first; j < i; j++)
             row[j] = (row[j] - dot(row + first, a + j * n + first, j - first)) / a[j * n + j];
         double pivot = row[i] - dot(row + first, row + first, i - first);
-        if (!(pivot > 0.0) || !isfinite(pivot))
+        if (!(pivot > least[i]) || !isfinite(pivot))
             return false;
         row[i] = sqrt(pivot);
     }
     return true;
 }
 
-bool cholesky(double *a, int64_t n)
+static bool factor(double *a, int64_t n, const double *least)
 {
     for (int64_t first = 0; first < n; first += BLOCK) {
         int64_t end = first + BLOCK < n ? first + BLOCK : n;
 
-        if (!factor_corner(a, n, first, end))
+        if (!factor_corner(a, n, first, end, least))
             return false;
 #pragma omp parallel
         {
@@ -56,6 +59,17 @@ bool cholesky(double *a, int64_t n)
         }
     }
     return true;
+}
+
+bool cholesky(double *a, int64_t n, double least)
+{
+    double *of_row = mem_array((size_t)n, sizeof *of_row);
+
+    for (int64_t i = 0; i < n; i++)
+        of_row[i] = least * a[i * n + i];
+    bool done = factor(a, n, of_row);
+    free(of_row);
+    return done;
 }
 
 void triangle_inverse(const double *m, int64_t n, double *column)

@@ -6,8 +6,8 @@
 #include <stdint.h>
 
 /* a [n, n], its lower half: replaced by M, lower triangular, with M M^T = a.  False where a pivot
- * is not above 0 (or NaN): a is then half done. */
-bool cholesky(double *a, int64_t n);
+ * is not above `least` times its diagonal element (or NaN): a is then half done. */
+bool cholesky(double *a, int64_t n, double least);
 
 /* m: lower triangular.  column [n, n]: row j receives column j of m^-1 (elements j .. n-1; the
  * rest 0). */

@@ -97,7 +97,7 @@ static int factor_h(void *context, double added, struct err *e)
 
     (void)e;
     arrange_h(s, added);
-    return cholesky(s->work, s->n);
+    return cholesky(s->work, s->n, GPTQ_LEAST_PIVOT);
 }
 
 static int make_u(struct solver *s, struct err *e)
