@@ -302,7 +302,7 @@ static int launch_layer(const struct decode_step *d, const struct decode_layer *
     struct decode_attention attention = attention_of(d, l);
 
     o.x_eights = attention.eights = cuda_linear_decode_eights(d->s, &o);
-    if (cuda_linear_decode_eights(d->s, &gate_up))
+    if (cuda_linear_decode_leaves_image(d->s, &gate_up))
         gate_up.y_eights = down.x_eights = cuda_linear_decode_eights(d->s, &down);
     if (cuda_linear_decode(d->s, &qkv, e) < 0 || cuda_attention_decode(d->s, &attention, e) < 0 ||
         cuda_linear_decode(d->s, &o, e) < 0 || cuda_linear_decode(d->s, &gate_up, e) < 0)

@@ -4,6 +4,7 @@
 #define FEW_ROWS     8
 #define FEW_BYTES    (110 << 10) /* of shared memory a block, so that two fit (sm_80: one) */
 #define SLOTS_BYTES  (16 << 10)  /* of them for sums */
+#define HEAD_BYTES   (120 << 10) /* of a block of the head, which is alone */
 #define BLOCKS_OF_SM 2
 #define MANY_PASSES  (DECODE_THREADS / 32) /* of a block: one a warp */
 #define MANY_STAGES  4
@@ -218,6 +219,33 @@ static void plan_few(const struct cuda_state *s, const struct decode_linear *a, 
                       (size_t)p->n_slots * slot + x_bytes(a);
 }
 
+/* A head of 16 bits is one long read: a block a multiprocessor with deep rings.  False: not such a
+ * head, or x has no room beside them. */
+static bool plan_head(const struct cuda_state *s, const struct decode_linear *a, struct plan *p)
+{
+    static const int depths[] = { HEAD_DEEP, HEAD_MIDDLE, HEAD_SHALLOW };
+    const size_t pass = (size_t)a->n_rows * K_PARTS * PASS_ROWS * 4;
+    const size_t rest = HEAD_BESTS * sizeof(struct decode_best) + x_bytes(a);
+
+    if (a->epilogue != DECODE_ARGMAX || a->w[0]->form != WEIGHT_PLAIN || a->n_rows > FEW_ROWS ||
+        a->w[0]->n_out % PASS_ROWS)
+        return false;
+    p->kind = DECODE_HEAD;
+    p->n_passes = passes_of(a, 2);
+    p->n_blocks = p->n_passes < s->n_multiprocessors ? p->n_passes : s->n_multiprocessors;
+    p->n_slots = (int)ceil_div(p->n_passes, p->n_blocks);
+    if ((size_t)p->n_slots * pass > SLOTS_BYTES)
+        p->n_slots = (int)(SLOTS_BYTES / pass);
+    for (int i = 0; i < 3; i++) {
+        p->n_stages = depths[i];
+        p->shared_bytes =
+            rest + (size_t)p->n_slots * pass + (size_t)(K_PARTS * p->n_stages * HEAD_PIECE);
+        if (p->shared_bytes <= HEAD_BYTES)
+            return true;
+    }
+    return false;
+}
+
 static void plan_many(const struct decode_linear *a, struct plan *p)
 {
     const int n_tiles = tiles_of(a->n_rows);
@@ -279,6 +307,10 @@ static struct plan plan_of(const struct cuda_state *s, const struct decode_linea
 
     memset(&p, 0, sizeof p);
     p.n_slots = p.n_split = p.n_streams = 1;
+    if (plan_head(s, a, &p)) {
+        p.kernel = kernel_of(a, p.kind);
+        return p;
+    }
     plan_few(s, a, &p);
     if (a->w[0]->form != WEIGHT_INT8 && (a->n_rows > FEW_ROWS || p.shared_bytes > FEW_BYTES)) {
         if (s->overlaps)
@@ -303,6 +335,17 @@ int cuda_linear_decode_eights(struct cuda_state *s, const struct decode_linear *
     if (a->model != a->compute || !cuda_linear_decode_fits(a) || !is_wide(plan_of(s, a).kind))
         return 0;
     return tiles_of(a->n_rows);
+}
+
+static bool leaves_image(const struct decode_linear *a, enum decode_kind kind)
+{
+    return a->epilogue == DECODE_SWIGLU && a->w[0]->form != WEIGHT_INT8 &&
+           (is_wide(kind) || !is_many(kind));
+}
+
+bool cuda_linear_decode_leaves_image(struct cuda_state *s, const struct decode_linear *a)
+{
+    return cuda_linear_decode_fits(a) && leaves_image(a, plan_of(s, a).kind);
 }
 
 int cuda_linear_decode_blocks(struct cuda_state *s, const struct decode_linear *a)
@@ -531,15 +574,16 @@ static int multiply(struct cuda_state *s, const struct decode_linear *a, struct 
     struct decode_job job = job_of(s, a, &p);
     void *args[] = { &job };
 
-    if ((a->x_eights || a->y_eights) && !is_wide(p.kind))
+    if ((a->x_eights && !is_wide(p.kind)) || (a->y_eights && !leaves_image(a, p.kind)))
         return err_set(e, ERR_INPUT, "no kernel for an image of %lld rows", (long long)a->n_rows);
     if (needs_prepare(a, p.kind) && prepare(s, a, &p, &job, e) < 0)
         return -1;
     return launch(s, p.kernel, p.n_blocks, p.n_streams * DECODE_THREADS, p.n_split, p.shared_bytes,
                   args,
-                  is_wide(p.kind)   ? "decode_wide"
-                  : is_many(p.kind) ? "decode_many"
-                                    : "decode_few",
+                  is_wide(p.kind)         ? "decode_wide"
+                  : is_many(p.kind)       ? "decode_many"
+                  : p.kind == DECODE_HEAD ? "decode_head"
+                                          : "decode_few",
                   e);
 }
 

@@ -63,9 +63,10 @@ extern "C" {
 bool cuda_linear_decode_fits(const struct decode_linear *a);
 /* Of working memory; may be 0. */
 size_t cuda_linear_decode_room(const struct decode_linear *a);
-/* Of rows, if x can be an image: neither normed nor converted then.  Only such launches take an
- * image, or make one; else 0. */
+/* Of rows, if x can be an image: neither normed nor converted then; else 0. */
 int cuda_linear_decode_eights(struct cuda_state *s, const struct decode_linear *a);
+/* Whether SwiGLU can be made one. */
+bool cuda_linear_decode_leaves_image(struct cuda_state *s, const struct decode_linear *a);
 /* Of the grid: how many candidates a row has after ARGMAX. */
 int cuda_linear_decode_blocks(struct cuda_state *s, const struct decode_linear *a);
 /* On s->stream; may be captured. */

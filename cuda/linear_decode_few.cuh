@@ -153,7 +153,7 @@ __device__ inline void finish_slots(const struct decode_job &a, const float *sum
         }
         float gate = biased(a, p, o.col, sum);
         float up = biased(a, a.part[1], o.col, sum_of_parts<SIDES>(sums + o.sums + UNIT_ROWS));
-        store_value(a.model, p.y, element_at(p, o.row, o.col), swiglu_value(a.model, gate, up));
+        store_value(a.model, p.y, swiglu_at(a, p, o.row, o.col), swiglu_value(a.model, gate, up));
     }
 }
 

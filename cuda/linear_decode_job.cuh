@@ -25,10 +25,11 @@ struct decode_job {
     bool pair;        /* units of parts 0 and 1 side by side; else two of one part */
     bool even;        /* one part, or a pair, and no odd unit: passes are the same way apart */
     int n_rows, n_in, n_passes;
-    int n_slots;             /* few: of sums, in shared memory */
-    int n_split;             /* wide: blocks that share K, a cluster; 1 or K_PARTS */
-    int n_streams, n_stages; /* wide: warps that share rows of W; chunks of x that each has */
-    int n_staged; /* wide: groups of a row whose scales are in shared memory from the beginning */
+    int n_slots;   /* few: of sums, in shared memory */
+    int n_split;   /* wide: blocks that share K, a cluster; 1 or K_PARTS */
+    int n_streams; /* wide: warps that share rows of W */
+    int n_stages;  /* wide: chunks of x that each has; head: pieces of W that a warp has */
+    int n_staged;  /* wide: groups of a row whose scales are in shared memory from the beginning */
     int64_t unit_bytes;
     int n_groups, group_shift; /* of a row; chunk >> shift where a group is chunks */
     int groups_log;            /* of 2: groups in a chunk */
@@ -577,10 +578,18 @@ __device__ inline void store_output(const struct decode_job &a, const struct dec
 
 /* ---- on the host ---- */
 
+#define PASS_ROWS    (2 * UNIT_ROWS)
+#define HEAD_DEEP    6 /* pieces that a warp of the head has on their way: a->n_stages */
+#define HEAD_MIDDLE  4
+#define HEAD_SHALLOW 2
+#define HEAD_PIECE   (PASS_ROWS * 128) /* bytes */
+#define HEAD_BESTS   (DECODE_THREADS / 16 * 8)
+
 enum decode_kind {
     DECODE_FEW,       /* up to 8 rows of x, two units of W a pass, pass after pass */
     DECODE_FEW_SHORT, /* few and short rows of W: all decoded before x is there */
     DECODE_FEW_LONG,  /* few rows of W, but long: one unit a pass, twice the blocks */
+    DECODE_HEAD,      /* up to 8 rows of x, the best of all rows of W, which are 16 bits */
     DECODE_16,        /* up to 16 rows of x */
     DECODE_32,
     DECODE_64,

@@ -13,7 +13,6 @@
 
 #define MANY_WARPS  (DECODE_THREADS / 32)
 #define MANY_STAGES 4
-#define PASS_ROWS   (2 * UNIT_ROWS)
 #define MANY_LD     (CHUNK_COLS + X_PAD) /* halves */
 
 /* Sums of a warp. */

@@ -429,7 +429,7 @@ static void check_image(const struct fused *f, const struct tensor *x)
     struct decode_linear a = fused_args(f, DECODE_STORE, 1, x);
     struct tensor rows = device_result(f->t, x->n_rows, f->w[0].n_out);
     struct tensor got = device_result(f->t, x->n_rows, f->w[0].n_out);
-    const int eights = cuda_linear_decode_eights(gpu.state, &a);
+    int eights = cuda_linear_decode_eights(gpu.state, &a);
 
     CHECK(!eights || f->t == f->compute, "an image of %lld rows of another type",
           (long long)x->n_rows);
@@ -459,8 +459,9 @@ static void check_image(const struct fused *f, const struct tensor *x)
         device_free(got.data);
     }
     a = fused_args(f, DECODE_SWIGLU, 2, x);
-    if (f->w[0].n_out % 128 || !cuda_linear_decode_eights(gpu.state, &a))
+    if (f->w[0].n_out % 128 || !cuda_linear_decode_leaves_image(gpu.state, &a))
         return;
+    eights = x->n_rows <= 16 ? 2 : x->n_rows <= 32 ? 4 : 8;
     rows = device_result(f->t, x->n_rows, f->w[0].n_out);
     got = device_result(f->t, 8 * eights, f->w[0].n_out);
     a.y[0] = rows.data;
