@@ -2,8 +2,6 @@
 #include "gemm_sm90.cuh"
 #include "gemm_wish.cuh"
 
-#include <cudaTypedefs.h>
-
 extern "C" {
 struct gemm_wish gemm_wish = GEMM_NO_WISH;
 }
@@ -85,7 +83,7 @@ static struct gemm_kernel choose_kernel(const struct cuda_state *s, const struct
 
 /* ---- maps for the copy engine ---- */
 
-static int encoder(PFN_cuTensorMapEncodeTiled_v12000 *out, struct err *e)
+int gemm_sm90_encoder(PFN_cuTensorMapEncodeTiled_v12000 *out, struct err *e)
 {
     static PFN_cuTensorMapEncodeTiled_v12000 found; /* every thread finds the same */
     enum cudaDriverEntryPointQueryResult answer;
@@ -113,7 +111,7 @@ int gemm_map(const struct gemm_args *a, const void *data, int64_t ld, int64_t n_
     const cuuint32_t box[2] = { (cuuint32_t)step, (cuuint32_t)box_rows }, every[2] = { 1, 1 };
     PFN_cuTensorMapEncodeTiled_v12000 encode = NULL;
 
-    if (encoder(&encode, e) < 0)
+    if (gemm_sm90_encoder(&encode, e) < 0)
         return -1;
     CUresult rc = encode(out, types[a->operand], 2, (void *)data, size, stride, box, every,
                          CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,

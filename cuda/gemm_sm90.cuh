@@ -18,6 +18,7 @@
 #include "wgmma.cuh"
 
 #include <cuda.h>
+#include <cudaTypedefs.h>
 
 #define STEP_BYTES 128
 
@@ -719,6 +720,9 @@ static struct gemm_kernel gemm_16bit_kernel(enum gemm_end end, bool split, int i
            : i == 5 ? gemm_kernel_of<OP, 1, 64, GEMM_STORE>()
                     : gemm_kernel{};
 }
+
+/* What makes maps for the copy engine, of the driver. */
+int gemm_sm90_encoder(PFN_cuTensorMapEncodeTiled_v12000 *out, struct err *e);
 
 struct gemm_kernel gemm_f16_kernel(enum gemm_end end, bool split, int i);
 struct gemm_kernel gemm_bf16_kernel(enum gemm_end end, bool split, int i);

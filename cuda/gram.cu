@@ -9,10 +9,12 @@
  * sqrt(h_ii h_jj) of the CPU after two calls of 4096 rows, which is what the cut bits add up to.
  * Sums of calls are added to h in fp32 on both.  A block makes 128 x 128 elements
  * at or above the diagonal and writes them to both halves; x lies in shared memory as it does
- * outside, and both operands are turned on their way to the registers (ldmatrix.trans).
+ * outside, and both operands are turned on their way to the registers (ldmatrix.trans); Hopper has
+ * a kernel of its own, gram_sm90.cu, with the same chains.
  *
  * fp32, and rows that are no whole vectors: one chain of fused multiply-adds in fp64 an element;
  * products of fp32 are exact there, so these are the CPU's bits.  */
+#include "gemm.cuh"
 #include "gram.cuh"
 
 #define STEP      32 /* rows of x */
@@ -218,7 +220,8 @@ extern "C" int cuda_gram(struct backend *b, const struct gram_args *a, struct er
                        (long long)a->n_rows, (long long)job.n_cols, (long long)a->h->n_rows,
                        (long long)a->h->n_cols);
     if (dtype_is_16bit(a->x->dtype) && job.n_cols % 8 == 0 && (uintptr_t)job.x % 16 == 0)
-        return start_mma(s, &job, a->x->dtype, e);
+        return job.n_rows && gemm_sm90_runs(s) ? cuda_gram_sm90(s, &job, a->x->dtype, e)
+                                               : start_mma(s, &job, a->x->dtype, e);
     const int64_t n = ceil_div(job.n_cols, WIDE_COLS);
     gram_wide<<<(unsigned)(n * (n + 1) / 2), 256, 0, s->stream>>>(job, a->x->dtype);
     CUDA_LAUNCHED(s, "gram_wide");

@@ -12,22 +12,26 @@ struct gram_job {
     bool fresh;
 };
 
-/* 16 rows of 32 columns: a lane has pairs of columns of row `row` and, 8 below, of another.  All of
- * h is read before anything is written.  Of a tile on the diagonal the upper half counts. */
+/* 16-bit rows that are whole vectors, at least one, on Hopper. */
+int cuda_gram_sm90(struct cuda_state *s, const struct gram_job *job, enum dtype t, struct err *e);
+
+/* 16 rows of 8 N columns: a lane has pairs of columns of row `row` and, 8 below, of another.  All
+ * of h is read before anything is written.  Of a tile on the diagonal the upper half counts. */
+template <int N>
 __device__ inline void gram_end_rows(const struct gram_job &a, int64_t row, int64_t col,
-                                     const float (&c)[4][4])
+                                     const float (&c)[N][4])
 {
     float *upper = a.h + row * a.n_cols + col, *lower = a.h + col * a.n_cols + row;
-    float2 old[4][2] = {};
+    float2 old[N][2] = {};
 
 #pragma unroll
-    for (int j = 0; j < 4; j++)
+    for (int j = 0; j < N; j++)
 #pragma unroll
         for (int half = 0; half < 2; half++)
             if (!a.fresh && row + 8 * half <= col + 8 * j + 1 && col + 8 * j < a.n_cols)
                 old[j][half] = *(const float2 *)(upper + 8 * half * a.n_cols + 8 * j);
 #pragma unroll
-    for (int j = 0; j < 4; j++)
+    for (int j = 0; j < N; j++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int64_t m = row + 8 * half, n = col + 8 * j;

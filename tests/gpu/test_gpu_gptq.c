@@ -11,8 +11,8 @@
 
 static const struct {
     int64_t n_rows, n_cols;
-} grams[] = { { 1, 8 },     { 2, 3 },     { 33, 64 },    { 100, 257 },
-              { 300, 136 }, { 517, 200 }, { 2048, 320 }, { 4096, 128 } };
+} grams[] = { { 1, 8 },     { 2, 3 },      { 33, 64 },    { 100, 257 }, { 300, 136 },
+              { 517, 200 }, { 2048, 320 }, { 4096, 128 }, { 700, 776 } };
 #define N_GRAMS (sizeof grams / sizeof *grams)
 
 /* h of one engine, once afresh and once more on top; the rows behind n_rows are not looked at. */
