@@ -18,6 +18,7 @@ struct gemm_wish {
 extern "C" {
 #endif
 extern struct gemm_wish gemm_wish;
+extern int gram_wish; /* 1: x^T x as on devices before Hopper */
 #ifdef __cplusplus
 }
 #endif

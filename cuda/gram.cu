@@ -15,7 +15,12 @@
  * fp32, and rows that are no whole vectors: one chain of fused multiply-adds in fp64 an element;
  * products of fp32 are exact there, so these are the CPU's bits.  */
 #include "gemm.cuh"
+#include "gemm_wish.cuh"
 #include "gram.cuh"
+
+extern "C" {
+int gram_wish;
+}
 
 #define STEP      32 /* rows of x */
 #define N_STAGES  4
@@ -220,8 +225,9 @@ extern "C" int cuda_gram(struct backend *b, const struct gram_args *a, struct er
                        (long long)a->n_rows, (long long)job.n_cols, (long long)a->h->n_rows,
                        (long long)a->h->n_cols);
     if (dtype_is_16bit(a->x->dtype) && job.n_cols % 8 == 0 && (uintptr_t)job.x % 16 == 0)
-        return job.n_rows && gemm_sm90_runs(s) ? cuda_gram_sm90(s, &job, a->x->dtype, e)
-                                               : start_mma(s, &job, a->x->dtype, e);
+        return job.n_rows && !gram_wish && gemm_sm90_runs(s)
+                   ? cuda_gram_sm90(s, &job, a->x->dtype, e)
+                   : start_mma(s, &job, a->x->dtype, e);
     const int64_t n = ceil_div(job.n_cols, WIDE_COLS);
     gram_wide<<<(unsigned)(n * (n + 1) / 2), 256, 0, s->stream>>>(job, a->x->dtype);
     CUDA_LAUNCHED(s, "gram_wide");

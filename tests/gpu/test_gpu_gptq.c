@@ -3,7 +3,9 @@
  * with the CPU's words.  (test_gptq and test_gptq_golden run on the GPU, too.) */
 #include "twin.h"
 
+#include "../../cuda/gemm_wish.cuh"
 #include "base/memory.h"
+#include "quant/quant.h"
 
 #include <string.h>
 
@@ -76,6 +78,12 @@ static void sums_of_squares(void **state)
                 check_same("x^T x", &got, &want);
             else
                 largest = fmax(largest, check_gram(&got, &want, n_rows));
+            free_tensor(&again);
+            gram_wish = 1;
+            again = device_gram(&x, n_rows);
+            gram_wish = 0;
+            if (model_dtypes[t] != DTYPE_F32)
+                check_gram(&again, &want, n_rows);
             free_tensor(&again);
             free_tensor(&got);
             free_tensor(&want);
@@ -410,6 +418,176 @@ static void activations_that_are_no_numbers(void **state)
     free_tensor(&w);
 }
 
+/* ---- a whole model ---- */
+
+#define VOCAB 97
+
+static const struct config small = { .family = FAMILY_LLAMA,
+                                     .vocab_size = VOCAB,
+                                     .hidden_size = 128,
+                                     .intermediate_size = 320,
+                                     .n_layers = 2,
+                                     .n_heads = 4,
+                                     .n_kv_heads = 2,
+                                     .head_dim = 32,
+                                     .max_position = 512,
+                                     .rms_norm_eps = 1e-5,
+                                     .rope = { .theta = 10000, .partial_rotary_factor = 1 },
+                                     .stored_dtype = DTYPE_BF16,
+                                     .tied = true };
+
+/* Of the same seed the same numbers, whatever the engine; row_of_nan: of the embedding, -1: none.
+ */
+static struct tensor model_tensor(struct backend *b, int64_t n_rows, int64_t n_cols, float scale,
+                                  int64_t row_of_nan)
+{
+    struct tensor t = random_tensor(DTYPE_BF16, n_rows, n_cols, scale), out;
+    struct err e = ERR_INIT;
+
+    if (row_of_nan >= 0)
+        set_element(&t, row_of_nan, 7, NAN);
+    CHECK_OK(tensor_alloc(b, MEM_BASE, DTYPE_BF16, n_rows, n_cols, &out, &e), e);
+    CHECK_OK(b->ops->upload(b, out.data, t.data, tensor_bytes(&t), &e), e);
+    free_tensor(&t);
+    return out;
+}
+
+static struct model small_model(struct backend *b, uint64_t first_draw, int64_t row_of_nan)
+{
+    struct model m = { .config = small,
+                       .backend = b,
+                       .dtype = DTYPE_BF16,
+                       .compute = DTYPE_BF16,
+                       .owns_embed = true,
+                       .owns_norms = true };
+
+    drawn = first_draw;
+    m.layers = mem_array((size_t)small.n_layers, sizeof *m.layers);
+    m.embed = model_tensor(b, VOCAB, small.hidden_size, 1, row_of_nan);
+    m.norm = model_tensor(b, 1, small.hidden_size, 1, -1);
+    m.head = weight_of_tensor(&m.embed);
+    for (int64_t i = 0; i < small.n_layers; i++) {
+        m.layers[i].input_norm = model_tensor(b, 1, small.hidden_size, 1, -1);
+        m.layers[i].post_norm = model_tensor(b, 1, small.hidden_size, 1, -1);
+        for (int l = 0; l < N_LINEARS; l++) {
+            int64_t n_out, n_in;
+
+            config_linear_shape(&small, l, &n_out, &n_in);
+            struct tensor w = model_tensor(b, n_out, n_in, 0.1f, -1);
+            m.layers[i].linear[l] = weight_of_tensor(&w);
+            m.layers[i].linear[l].owned = true;
+        }
+    }
+    return m;
+}
+
+static struct quant_calibration small_ids(void)
+{
+    enum { N_SEQS = 40, MOST = 60 };
+    int32_t ids[N_SEQS * MOST], lengths[N_SEQS];
+    struct quant_calibration out;
+    struct err e = ERR_INIT;
+    size_t n = 0;
+
+    for (int i = 0; i < N_SEQS; i++) {
+        lengths[i] = 20 + (int)(draw() * (MOST - 20));
+        for (int k = 0; k < lengths[i]; k++)
+            ids[n++] = (int32_t)(draw() * (VOCAB - 1)); /* the last one never */
+    }
+    CHECK_OK(quant_calibration_make(&out, ids, n, lengths, N_SEQS, &e), e);
+    return out;
+}
+
+static struct quant_spec small_spec(const struct quant_calibration *ids, bool true_sequential)
+{
+    return (struct quant_spec){ .method = "gptq",
+                                .bits = 4,
+                                .group_size = 64,
+                                .quant_type = "int",
+                                .sym = true,
+                                .compute = DTYPE_BF16,
+                                .scale_dtype = DTYPE_F16,
+                                .calibration = ids,
+                                .gptq = { .desc_act = true,
+                                          .true_sequential = true_sequential,
+                                          .damp = 0.05,
+                                          .damp_step = 0.01 },
+                                .n_skip = 1,
+                                .skip = { "lm_head" } };
+}
+
+static void check_same_models(const struct model *a, const struct model *b)
+{
+    for (int64_t i = 0; i < small.n_layers; i++)
+        for (int l = 0; l < N_LINEARS; l++) {
+            const struct weight *x = &a->layers[i].linear[l], *y = &b->layers[i].linear[l];
+            void *parts[4] = { part_down(x->codes, weight_codes_bytes(x)),
+                               part_down(y->codes, weight_codes_bytes(y)),
+                               part_down(x->scales, weight_scales_bytes(x)),
+                               part_down(y->scales, weight_scales_bytes(y)) };
+
+            CHECK(!memcmp(parts[0], parts[1], weight_codes_bytes(x)) &&
+                      !memcmp(parts[2], parts[3], weight_scales_bytes(x)),
+                  "linear %d of layer %lld: the same bytes each time", l, (long long)i);
+            for (int k = 0; k < 4; k++)
+                backend_free(cpu, parts[k]);
+        }
+}
+
+/* Activations of the two engines differ by roundings, so errors are compared, not codes. */
+static void a_model_as_on_the_cpu(void **state)
+{
+    const uint64_t first_draw = drawn;
+    struct model on[2] = { small_model(&gpu, first_draw, -1), small_model(cpu, first_draw, -1) };
+    struct quant_calibration ids = small_ids();
+    struct err e = ERR_INIT;
+
+    (void)state;
+    for (int sequential = 0; sequential < 2; sequential++) {
+        const struct quant_spec s = small_spec(&ids, sequential);
+        struct quant_report reports[3];
+        struct model packed[3];
+
+        for (int i = 0; i < 3; i++)
+            CHECK_OK(quantize_model(&on[i == 2], &s, DTYPE_BF16, &packed[i], &reports[i], &e), e);
+        CHECK(!reports[0].on_host, "the device does all of it");
+        check_same_models(&packed[0], &packed[1]);
+        for (int i = 0; i < reports[0].n_modules; i++) {
+            const struct quant_solved *got = &reports[0].modules[i].solved;
+            const struct quant_solved *want = &reports[2].modules[i].solved;
+
+            CHECK(got->there && got->damp == want->damp &&
+                      check_near(got->output_error, want->output_error, 0.05 * want->output_error),
+                  "%s: output error %g, on the CPU %g", reports[0].modules[i].name,
+                  got->output_error, want->output_error);
+        }
+        for (int i = 0; i < 3; i++) {
+            model_release(&packed[i]);
+            quant_report_release(&reports[i]);
+        }
+    }
+    quant_calibration_release(&ids);
+    model_release(&on[0]);
+    model_release(&on[1]);
+}
+
+static void a_module_with_activations_that_are_no_numbers(void **state)
+{
+    struct model base = small_model(&gpu, drawn, 11), packed;
+    struct quant_calibration ids = small_ids();
+    const struct quant_spec s = small_spec(&ids, true);
+    struct quant_report report;
+    struct err e = ERR_INIT;
+
+    (void)state;
+    CHECK(quantize_model(&base, &s, DTYPE_BF16, &packed, &report, &e) < 0 && e.code == ERR_INPUT &&
+              strstr(e.text, "are not finite") &&
+              strstr(e.text, "in model.layers.0.self_attn.q_proj"),
+          "\"%s\" names the module", e.text);
+    quant_calibration_release(&ids);
+    model_release(&base);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -418,6 +596,8 @@ int main(void)
         cmocka_unit_test(wide_ones),
         cmocka_unit_test(what_is_refused),
         cmocka_unit_test(activations_that_are_no_numbers),
+        cmocka_unit_test(a_model_as_on_the_cpu),
+        cmocka_unit_test(a_module_with_activations_that_are_no_numbers),
     };
 
     return open_device() ? cmocka_run_group_tests(tests, open_twins, close_twins) : 1;
