@@ -29,7 +29,7 @@ __global__ static void __launch_bounds__(ROW_THREADS)
         const struct row_range r = range_of_group(m, row, group, shared);
 
         if (group < m.per_row && !(threadIdx.x & (m.team - 1)))
-            out[row * m.per_row + group] = r.absmax + 1e-6f;
+            out[row * m.per_row + group] = absmax_of(r) + 1e-6f;
     }
 }
 
@@ -213,22 +213,21 @@ __global__ static void __launch_bounds__(ROW_THREADS)
     round_scaled(const __grid_constant__ struct round_job a)
 {
     __shared__ float shared[ROW_THREADS];
-    const auto least = [](float x, float y) { return fminf(x, y); };
-    const auto most = [](float x, float y) { return fmaxf(x, y); };
     const struct row_matrix &m = a.m;
     const int64_t row = blockIdx.x;
 
     for (int first = 0; first < m.per_row; first += ROW_THREADS / m.team) {
         const int group = first + threadIdx.x / m.team;
         const int begin = group * m.group_size, end = begin + m.group_size;
-        struct row_range r = { INFINITY, -INFINITY, 0.0f };
+        struct row_range r = NO_RANGE;
         float x[8], s[8];
 
         if (group < m.per_row)
-            for (int col = begin + 8 * (threadIdx.x & (m.team - 1)); col < end; col += 8 * m.team)
-                add_to_range(r, x, load_scaled(a, row, col, end, x, s));
-        r.least = of_team(r.least, m.team, shared, least);
-        r.greatest = of_team(r.greatest, m.team, shared, most);
+            for (int col = begin + 8 * (threadIdx.x & (m.team - 1)); col < end; col += 8 * m.team) {
+                const int n = load_scaled(a, row, col, end, x, s);
+                add_to_range<true>(r, x, n);
+            }
+        add_teams_range<true>(r, m.team, shared);
         if (group < m.per_row)
             round_group(a, row, begin, end,
                         grid_of(QUANTIZE_GRID_AWQ, a.bits, a.sym, r.least, r.greatest));

@@ -8,9 +8,10 @@
  *   3. a thread takes a group and the first of the ranges with the least error.
  *
  * Operations: 10 T multiply-adds a weight, whatever the groups: for Llama-3.2-1B and 512 tokens
- * 4.6 * 10^12 in all, 0.15 s of an H200's fp32 units (no tensor core: the errors of near ranges
- * differ in the fourth digit).  Making D costs 20 operations for every 128 multiply-adds.  Bytes: a
- * block reads its part of x from the L2, 256 kB for 8.4 million multiply-adds.
+ * 4.6 * 10^12 in all, 0.15 s of an H200's fp32 units, of which half is reached (no tensor core: the
+ * errors of near ranges differ in the fourth digit).  Making D costs 20 operations for every 128
+ * multiply-adds.  Bytes: a block reads its part of x from the L2, 256 kB for 8.4 million
+ * multiply-adds.
  *
  * The order of every sum is fixed by T and the group size. */
 #include "awq.cuh"

@@ -140,6 +140,15 @@ __device__ inline float input_value(const struct quantize_job &a, int64_t i)
     return a.rule == QUANTIZE_INT8_ROW ? round_value(DTYPE_F16, x) : x;
 }
 
+/* Correctly rounded x / d where nothing overflows; r: 1 / d, correctly rounded (Markstein 1990). */
+__device__ inline float quotient(float x, float d, float r)
+{
+    float q = x * r;
+
+    q = fmaf(fmaf(-q, d, x), r, q);
+    return fmaf(fmaf(-q, d, x), r, q);
+}
+
 __device__ inline float clamp_value(float x, float low, float high)
 {
     return x < low ? low : x > high ? high : x;

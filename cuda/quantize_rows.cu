@@ -34,23 +34,22 @@ struct rows_job {
 
 /* ---- the largest magnitude of the matrix ---- */
 
+template <enum row_kind KIND>
 __global__ static void __launch_bounds__(ROW_THREADS)
     find_absmax(const __grid_constant__ struct row_matrix m, unsigned *out)
 {
     __shared__ float shared[ROW_THREADS];
-    struct row_range r = { 0.0f, 0.0f, 0.0f };
+    struct row_range r = NO_RANGE;
     float x[8];
 
     for (int64_t row = blockIdx.x; row < m.n_out; row += gridDim.x)
         for (int col = 8 * threadIdx.x; col < m.n_in; col += 8 * ROW_THREADS) {
-            const int n = load_eight(m, row, col, m.n_in, x);
-            add_to_range(r, x, n);
+            const int n = load_eight<KIND>(m, row, col, m.n_in, x);
+            add_to_range<false>(r, x, n);
         }
-    const float most =
-        of_team(r.absmax, ROW_THREADS, shared, [](float a, float b) { return fmaxf(a, b); });
-    /* Magnitudes order like their bits. */
+    add_teams_range<false>(r, ROW_THREADS, shared);
     if (threadIdx.x == 0)
-        atomicMax(out, __float_as_uint(most));
+        atomicMax(out, __float_as_uint(absmax_of(r)));
 }
 
 /* ---- scales ---- */
@@ -90,12 +89,14 @@ template <enum quantize_rule RULE>
 __device__ static bool store_scale(const struct rows_job &a, int64_t group,
                                    const struct row_range &r)
 {
+    const float most = absmax_of(r);
+
     if (RULE == QUANTIZE_MXFP4 || RULE == QUANTIZE_NVFP4) {
         a.scale_bytes[group] =
-            RULE == QUANTIZE_MXFP4 ? mxfp4_scale(r.absmax) : nvfp4_scale(r.absmax, matrix_scale(a));
+            RULE == QUANTIZE_MXFP4 ? mxfp4_scale(most) : nvfp4_scale(most, matrix_scale(a));
         return true;
     }
-    struct grid g = { RULE == QUANTIZE_E4M3 ? r.absmax / E4M3_MAX : r.absmax, 0 };
+    struct grid g = { RULE == QUANTIZE_E4M3 ? most / E4M3_MAX : most, 0 };
     if (RULE == QUANTIZE_GRID_GPTQ)
         g = grid_of(a.rule, a.bits, a.sym, r.least, r.greatest);
     const float scale = stored_scale(a, g.scale);
@@ -107,23 +108,22 @@ __device__ static bool store_scale(const struct rows_job &a, int64_t group,
 
 /* ---- codes ---- */
 
-/* Between two values the threshold is their middle; a tie goes to the even code. */
+/* To the nearest value, a tie to the even code: from 1 on a code is an exponent and one bit of the
+ * mantissa; below it is a whole number of halves. */
 __device__ static unsigned e2m1_code(float x)
 {
-    const float size = fabsf(x);
-    unsigned code = size > 0.25f;
+    const float size = fabsf(x), halves = 6291456.0f; /* 1.5 * 2^22: its last bit is a half */
+    const unsigned bits = __float_as_uint(size);
+    const unsigned above = (bits + 0x1FFFFFu + (bits >> 22 & 1)) >> 22;
+    const unsigned below = __float_as_uint(size + halves) - __float_as_uint(halves);
+    const unsigned code = size < 1.0f ? below : min(above - 252u, 7u);
 
-    code += size >= 0.75f;
-    code += size > 1.25f;
-    code += size >= 1.75f;
-    code += size > 2.5f;
-    code += size >= 3.5f;
-    code += size > 5.0f;
     return code | (__float_as_uint(x) >> 31) << 3;
 }
 
 template <enum quantize_rule RULE> struct coder {
     float scale, zero; /* e2m1: what x is multiplied with */
+    float r;           /* 1 / scale, correctly rounded; 0: beyond all measure */
     float high;        /* grids: the largest code */
     const float *threshold;
     uint64_t table;
@@ -132,13 +132,14 @@ template <enum quantize_rule RULE> struct coder {
     {
         if (RULE == QUANTIZE_MXFP4 || RULE == QUANTIZE_NVFP4)
             return e2m1_code(x * scale);
-        if (RULE == QUANTIZE_GRID_GPTQ && !(scale > 0.0f))
-            return (unsigned)zero;
-        const float y = x / scale;
-        if (RULE == QUANTIZE_GRID_GPTQ)
-            return (unsigned)(rintf(clamp_value(y, -zero, high - zero)) + zero);
+        if (RULE == QUANTIZE_GRID_GPTQ) {
+            if (!(scale > 0.0f))
+                return (unsigned)zero;
+            return (unsigned)(rintf(clamp_value(x / scale, -zero, high - zero)) + zero);
+        }
+        const float y = copysignf(r == 0.0f ? x / scale : quotient(x, scale, r), x); /* -0 stays */
         if (RULE == QUANTIZE_E4M3)
-            return __nv_cvt_float_to_fp8(clamp_value(y, -E4M3_MAX, E4M3_MAX), __NV_SATFINITE,
+            return __nv_cvt_float_to_fp8(fminf(fmaxf(y, -E4M3_MAX), E4M3_MAX), __NV_SATFINITE,
                                          __NV_E4M3);
         int below = 0;
 #pragma unroll
@@ -152,7 +153,7 @@ template <enum quantize_rule RULE>
 __device__ static struct coder<RULE> coder_of(const struct rows_job &a, const float *threshold,
                                               int64_t group) {
     struct coder<RULE> c = {
-        1.0f, 0.0f, 0.0f, threshold, a.table
+        1.0f, 0.0f, 0.0f, 0.0f, threshold, a.table
     };
 
     if (RULE == QUANTIZE_MXFP4) {
@@ -165,15 +166,21 @@ __device__ static struct coder<RULE> coder_of(const struct rows_job &a, const fl
         c.scale = scale > 0.0f || RULE == QUANTIZE_GRID_GPTQ ? scale : 1.0f;
         c.zero = (float)(a.zeros ? a.zeros[group] : a.zero_constant);
         c.high = (float)((1 << a.bits) - 1);
+        if (c.scale > 0x1p-60f && c.scale < 0x1p60f)
+            c.r = __frcp_rn(c.scale);
     }
     return c;
 }
 
 /* RULE: GRID_GPTQ stands for all grids. */
-template <enum quantize_rule RULE>
+template <enum quantize_rule RULE, enum row_kind KIND>
 __global__ static void __launch_bounds__(ROW_THREADS)
     quantize_rows(const __grid_constant__ struct rows_job a)
 {
+    constexpr bool SIGNED = RULE == QUANTIZE_GRID_GPTQ;
+    constexpr int BITS = RULE == QUANTIZE_MXFP4 || RULE == QUANTIZE_NVFP4 ? 4
+                         : RULE == QUANTIZE_E4M3                          ? 8
+                                                                          : 0;
     __shared__ float shared[ROW_THREADS], threshold[16];
     const struct row_matrix &m = a.m;
     const int64_t row = blockIdx.x;
@@ -184,26 +191,27 @@ __global__ static void __launch_bounds__(ROW_THREADS)
     for (int first = 0; first < m.per_row && !a.whole; first += n_teams) {
         const int group = first + own;
         const int64_t at = row * m.per_row + group;
-        const struct row_range r = range_of_group(m, row, group, shared);
+        const struct row_range r = range_of_group<KIND, SIGNED>(m, row, group, shared);
 
         if (group >= m.per_row || threadIdx.x & (m.team - 1))
             continue;
         const bool stored = store_scale<RULE>(a, at, r);
-        if (!stored || !(r.absmax < INFINITY))
+        if (!stored || !(absmax_of(r) < INFINITY))
             atomicMin(&a.answer->quantized.refused_from,
                       (unsigned long long)(row * m.n_in + group * m.group_size));
     }
     if (a.absmax && row == 0 && threadIdx.x == 0) {
-        const struct row_range all = { 0.0f, 0.0f, __uint_as_float(*a.absmax) };
+        const struct row_range all = { 0.0f, 0.0f, *a.absmax };
 
-        if (a.whole && !(store_scale<RULE>(a, 0, all) && all.absmax < INFINITY))
+        if (a.whole && !(store_scale<RULE>(a, 0, all) && absmax_of(all) < INFINITY))
             a.answer->quantized.refused_from = 0;
         if (RULE == QUANTIZE_NVFP4)
             a.answer->quantized.offset = matrix_scale(a);
     }
     __syncthreads();
-    store_row(m, row, a.bits, a.codes + row * a.row_bytes, a.row_bytes,
-              [&](int group) { return coder_of<RULE>(a, threshold, row * m.per_row + group); });
+    store_row<KIND, BITS>(m, row, a.bits, a.codes + row * a.row_bytes, a.row_bytes, [&](int group) {
+        return coder_of<RULE>(a, threshold, row * m.per_row + group);
+    });
 }
 
 /* ---- entry ---- */
@@ -221,8 +229,12 @@ struct row_matrix cuda_row_matrix(const struct quantize_args *a)
                             .group_size = (int)size,
                             .per_row = (int)(w->n_cols / size),
                             .team = 1,
-                            .eights = (uintptr_t)w->data % 16 == 0 && w->n_cols % 8 == 0 &&
-                                      size % 8 == 0 };
+                            .eights =
+                                (uintptr_t)w->data % 16 == 0 && w->n_cols % 8 == 0 && size % 8 == 0,
+                            .kind = ROW_ANY };
+
+    if (m.eights && !rounds && dtype_is_16bit(w->dtype))
+        m.kind = w->dtype == DTYPE_F16 ? ROW_F16 : ROW_BF16;
 
     while (m.team < ROW_THREADS && 8 * m.team < m.group_size)
         m.team *= 2;
@@ -238,33 +250,39 @@ int cuda_row_scales(struct cuda_state *s, const struct weight *w, struct row_sca
     return cuda_scratch(s, SCRATCH_SCALES, (size_t)w->n_groups * sizeof(float), &out->at, e);
 }
 
+/* The kernel of a matrix. */
+#define OF_KIND(m, kernel, ...)                                           \
+    ((m).kind == ROW_F16    ? kernel<__VA_ARGS__ __VA_OPT__(, ) ROW_F16>  \
+     : (m).kind == ROW_BF16 ? kernel<__VA_ARGS__ __VA_OPT__(, ) ROW_BF16> \
+                            : kernel<__VA_ARGS__ __VA_OPT__(, ) ROW_ANY>)
+
 static int start_absmax(struct cuda_state *s, struct rows_job *job, struct err *e)
 {
+    const unsigned n_blocks = blocks_for(s, job->m.n_out * ROW_THREADS, ROW_THREADS);
     void *room;
 
     if (cuda_scratch(s, SCRATCH_ROWS, sizeof(unsigned), &room, e) < 0)
         return -1;
     CUDA_TRY(cudaMemsetAsync(room, 0, sizeof(unsigned), s->stream));
-    find_absmax<<<blocks_for(s, job->m.n_out * ROW_THREADS, ROW_THREADS), ROW_THREADS, 0,
-                  s->stream>>>(job->m, (unsigned *)room);
+    OF_KIND(job->m, find_absmax)<<<n_blocks, ROW_THREADS, 0, s->stream>>>(job->m, (unsigned *)room);
     CUDA_LAUNCHED(s, "find_absmax");
     job->absmax = (const unsigned *)room;
     return 0;
 }
 
-static void (*kernel_of(enum quantize_rule rule))(struct rows_job)
+static void (*kernel_of(const struct rows_job *job))(struct rows_job)
 {
-    switch (rule) {
+    switch (job->rule) {
     case QUANTIZE_TABLE:
-        return quantize_rows<QUANTIZE_TABLE>;
+        return OF_KIND(job->m, quantize_rows, QUANTIZE_TABLE);
     case QUANTIZE_MXFP4:
-        return quantize_rows<QUANTIZE_MXFP4>;
+        return OF_KIND(job->m, quantize_rows, QUANTIZE_MXFP4);
     case QUANTIZE_NVFP4:
-        return quantize_rows<QUANTIZE_NVFP4>;
+        return OF_KIND(job->m, quantize_rows, QUANTIZE_NVFP4);
     case QUANTIZE_E4M3:
-        return quantize_rows<QUANTIZE_E4M3>;
+        return OF_KIND(job->m, quantize_rows, QUANTIZE_E4M3);
     default:
-        return quantize_rows<QUANTIZE_GRID_GPTQ>;
+        return OF_KIND(job->m, quantize_rows, QUANTIZE_GRID_GPTQ);
     }
 }
 
@@ -296,7 +314,7 @@ int cuda_quantize_rows(struct cuda_state *s, const struct quantize_args *a, cons
     if (cuda_row_scales(s, w, &job.scales, e) < 0 ||
         ((job.whole || a->rule == QUANTIZE_NVFP4) && start_absmax(s, &job, e) < 0))
         return -1;
-    kernel_of(a->rule)<<<(unsigned)w->n_out, ROW_THREADS, 0, s->stream>>>(job);
+    kernel_of(&job)<<<(unsigned)w->n_out, ROW_THREADS, 0, s->stream>>>(job);
     CUDA_LAUNCHED(s, "quantize_rows");
     return w->scale_form == SCALE_U8
                ? cuda_nest_one(s, (const float *)job.scales.at, NULL, w, answer, e)

@@ -6,6 +6,10 @@
 
 #define ROW_THREADS 256
 
+/* What kernels are compiled for: aligned words of one 16-bit type that is not rounded first, or all
+ * else. */
+enum row_kind { ROW_ANY, ROW_F16, ROW_BF16 };
+
 struct row_matrix {
     enum dtype x_t, source; /* rounded to source as they are read; F32: not */
     const void *x;          /* [n_out, n_in] */
@@ -13,6 +17,7 @@ struct row_matrix {
     int n_in, group_size, per_row; /* per_row: groups */
     int team;                      /* threads of a group: a power of two */
     bool eights;                   /* eight weights of a group are aligned words */
+    enum row_kind kind;
 };
 
 struct row_matrix cuda_row_matrix(const struct quantize_args *a);
@@ -46,12 +51,16 @@ __device__ inline void widen_pairs(enum dtype t, uint4 v, float (&x)[8])
 }
 
 /* Columns col .. col + 7 of a row, those from end on as 0; how many there are. */
-__device__ inline int load_eight(const struct row_matrix &m, int64_t row, int col, int end,
-                                 float (&x)[8])
+template <enum row_kind KIND = ROW_ANY>
+__device__ int load_eight(const struct row_matrix &m, int64_t row, int col, int end, float (&x)[8])
 {
     const int64_t at = row * m.n_in + col;
     const int n = end - col < 8 ? end - col : 8;
 
+    if (KIND != ROW_ANY) {
+        widen_pairs(KIND == ROW_F16 ? DTYPE_F16 : DTYPE_BF16, ((const uint4 *)m.x)[at / 8], x);
+        return 8;
+    }
     if (m.eights && m.x_t == DTYPE_F32) {
         const float4 a = ((const float4 *)m.x)[at / 4], b = ((const float4 *)m.x)[at / 4 + 1];
         x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w;
@@ -93,40 +102,64 @@ template <typename T, typename Add> __device__ T of_team(T x, int team, T *share
 }
 
 struct row_range {
-    float least, greatest, absmax; /* absmax: infinity when a weight is not finite */
+    float least, greatest; /* where they were asked for */
+    unsigned size;         /* bits of the largest magnitude, which order like it; above infinity's
+                              where a weight is a NaN */
 };
 
-__device__ inline void add_to_range(struct row_range &r, const float (&x)[8], int n)
+#define NO_RANGE               \
+    {                          \
+        INFINITY, -INFINITY, 0 \
+    }
+
+/* Infinity when a weight is not finite. */
+__device__ inline float absmax_of(const struct row_range &r)
+{
+    return r.size < 0x7F800000u ? __uint_as_float(r.size) : INFINITY;
+}
+
+template <bool SIGNED> __device__ void add_to_range(struct row_range &r, const float (&x)[8], int n)
 {
 #pragma unroll
     for (int i = 0; i < 8; i++)
         if (i < n) {
-            const float size = fabsf(x[i]);
-
-            r.least = x[i] < r.least ? x[i] : r.least;
-            r.greatest = x[i] > r.greatest ? x[i] : r.greatest;
-            r.absmax = !(size < INFINITY) ? INFINITY : size > r.absmax ? size : r.absmax;
+            r.size = max(r.size, __float_as_uint(x[i]) & 0x7FFFFFFFu);
+            if (SIGNED) {
+                r.least = fminf(r.least, x[i]);
+                r.greatest = fmaxf(r.greatest, x[i]);
+            }
         }
 }
 
-/* Of the group that a thread's team has; the whole block calls it. */
-__device__ inline struct row_range range_of_group(const struct row_matrix &m, int64_t row,
-                                                  int group, float *shared)
+/* What those of a team come to. */
+template <bool SIGNED> __device__ void add_teams_range(struct row_range &r, int team, float *shared)
 {
-    struct row_range r = { INFINITY, -INFINITY, 0.0f };
+    const auto least = [](float a, float b) { return fminf(a, b); };
+    const auto most = [](float a, float b) { return fmaxf(a, b); };
+    const auto larger = [](unsigned a, unsigned b) { return max(a, b); };
+
+    r.size = of_team(r.size, team, (unsigned *)shared, larger);
+    if (SIGNED) {
+        r.least = of_team(r.least, team, shared, least);
+        r.greatest = of_team(r.greatest, team, shared, most);
+    }
+}
+
+/* Of the group that a thread's team has; the whole block calls it. */
+template <enum row_kind KIND = ROW_ANY, bool SIGNED = true>
+__device__ struct row_range range_of_group(const struct row_matrix &m, int64_t row, int group,
+                                           float *shared)
+{
+    struct row_range r = NO_RANGE;
     const int begin = group * m.group_size, end = begin + m.group_size;
     float x[8];
 
     if (group < m.per_row)
         for (int col = begin + 8 * (threadIdx.x & (m.team - 1)); col < end; col += 8 * m.team) {
-            const int n = load_eight(m, row, col, end, x);
-            add_to_range(r, x, n);
+            const int n = load_eight<KIND>(m, row, col, end, x);
+            add_to_range<SIGNED>(r, x, n);
         }
-    const auto least = [](float a, float b) { return fminf(a, b); };
-    const auto most = [](float a, float b) { return fmaxf(a, b); };
-    r.least = of_team(r.least, m.team, shared, least);
-    r.greatest = of_team(r.greatest, m.team, shared, most);
-    r.absmax = of_team(r.absmax, m.team, shared, most);
+    add_teams_range<SIGNED>(r, m.team, shared);
     return r;
 }
 
@@ -146,25 +179,25 @@ __device__ inline void store_field(uint8_t *to, int bits, uint64_t field, int n_
     }
 }
 
-/* The codes of a row.  coder_of(group of the row) says what stands for a weight. */
-template <typename Coders>
-__device__ void store_row(const struct row_matrix &m, int64_t row, int bits, uint8_t *codes,
+/* The codes of a row.  coder_of(group of the row) says what stands for a weight.  BITS 0: any. */
+template <enum row_kind KIND, int BITS, typename Coders>
+__device__ void store_row(const struct row_matrix &m, int64_t row, int any_bits, uint8_t *codes,
                           int row_bytes, Coders coder_of)
 {
-    const int n_eights = (m.n_in + 7) / 8;
+    const int n_eights = (m.n_in + 7) / 8, bits = BITS ? BITS : any_bits;
 
     for (int j = threadIdx.x; j < n_eights; j += ROW_THREADS) {
         const int col = 8 * j;
         float x[8];
-        const int n = load_eight(m, row, col, m.n_in, x);
-        int group = col / m.group_size, end = (group + 1) * m.group_size;
+        const int n = load_eight<KIND>(m, row, col, m.n_in, x);
+        int group = (int)((unsigned)col / (unsigned)m.group_size), end = (group + 1) * m.group_size;
         auto coder = coder_of(group);
         uint64_t field = 0;
 
 #pragma unroll
         for (int i = 0; i < 8; i++)
             if (i < n) {
-                if (!m.eights && col + i >= end) {
+                if (KIND == ROW_ANY && col + i >= end) {
                     coder = coder_of(++group);
                     end += m.group_size;
                 }

@@ -241,15 +241,6 @@ __device__ static uint32_t fp4_word(const struct eight &v, float r, uint32_t tab
            __byte_perm(a.fp4_low << 4, a.fp4_high << 4, n[1] - MAGIC_WORD);
 }
 
-/* Correctly rounded x / d where nothing overflows; r: 1 / d, correctly rounded. */
-__device__ static float quotient(float x, float d, float r)
-{
-    float q = x * r;
-
-    q = fmaf(fmaf(-q, d, x), r, q);
-    return fmaf(fmaf(-q, d, x), r, q);
-}
-
 /* One code: y rounded to a whole number of the grid. */
 __device__ static uint32_t grid_code(float y, int zero, float low, float high)
 {

@@ -8,13 +8,15 @@
  * 16-bit input; "of it": putting weights into the order that the device multiplies from, where that
  * takes a pass of its own; "errors": the rest of quantize_model(), which measures them; "freed":
  * the job's model given back.  A method that looks at text is run when it is named, on 128 x 512
- * random ids (on the CPU 2 x 128), REPEATS times.  On a GPU the ceiling is a device-to-device copy
+ * random ids (on the CPU 2 x 128), REPEATS times; the steps of AWQ's searches on one matrix follow.
+ * On a GPU the ceiling is a device-to-device copy
  * of 1 GB, bytes read and written, timed in the same run. */
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/rng.h"
 #include "quant/quant.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -337,6 +339,116 @@ static int calibrate(const struct model *base, const struct quant_spec *method,
     return 0;
 }
 
+/* ---- the steps of AWQ's searches ---- */
+
+#define STEP_OUT  8192
+#define STEP_IN   2048
+#define STEP_ROWS 16384
+#define CLIP_ROWS 512
+
+struct steps {
+    struct backend *b;
+    struct tensor w, rounded, x, y, few, s, sums;
+};
+
+enum { SIZES, ROUND, ERRORS, CLIP, N_STEPS };
+
+static int take_step(struct steps *k, int step, struct err *e)
+{
+    int32_t segments[STEP_ROWS / 512 + 1];
+    const struct awq_form form = { 4, 128, true };
+    const struct awq_ops *ops = k->b->ops->awq;
+
+    for (int i = 0; i <= STEP_ROWS / 512; i++)
+        segments[i] = 512 * i;
+    switch (step) {
+    case SIZES:
+        return ops->sizes(
+            k->b, &(struct awq_sizes_args){ &k->x, { STEP_ROWS / 512, segments }, 0, k->sums.data },
+            e);
+    case ROUND:
+        return ops->round(k->b, &(struct awq_round_args){ &k->w, k->s.data, form, &k->rounded }, e);
+    case ERRORS:
+        return ops->errors(k->b, &(struct awq_errors_args){ &k->x, &k->y, STEP_ROWS, k->sums.data },
+                           e);
+    default:
+        return ops->clip(
+            k->b, &(struct awq_clip_args){ &k->w, &k->few, CLIP_ROWS, form, k->sums.data }, e);
+    }
+}
+
+static int make_steps(struct steps *k, struct err *e)
+{
+    static const struct {
+        size_t at;
+        enum dtype t;
+        int64_t n_rows, n_cols;
+    } tensors[] = {
+        { offsetof(struct steps, w), DTYPE_F32, STEP_OUT, STEP_IN },
+        { offsetof(struct steps, rounded), DTYPE_F16, STEP_OUT, STEP_IN },
+        { offsetof(struct steps, x), DTYPE_F16, STEP_ROWS, STEP_IN },
+        { offsetof(struct steps, y), DTYPE_F16, STEP_ROWS, STEP_IN },
+        { offsetof(struct steps, few), DTYPE_F32, CLIP_ROWS, STEP_IN },
+        { offsetof(struct steps, s), DTYPE_F32, 1, STEP_IN },
+        { offsetof(struct steps, sums), DTYPE_F64, 1, (int64_t)STEP_OUT * STEP_IN / 128 },
+    };
+    float *values = mem_array((size_t)STEP_ROWS * STEP_IN, sizeof *values);
+    int rc = 0;
+
+    for (int64_t i = 0; i < (int64_t)STEP_ROWS * STEP_IN; i++)
+        values[i] = (float)rng_real(3, RNG_WEIGHTS, (uint64_t)i) - 0.49f;
+    for (size_t i = 0; i < sizeof tensors / sizeof *tensors && rc == 0; i++) {
+        struct tensor *t = (struct tensor *)((char *)k + tensors[i].at);
+        const int64_t n = tensors[i].n_rows * tensors[i].n_cols;
+
+        rc = tensor_alloc(k->b, MEM_SCRATCH, tensors[i].t, tensors[i].n_rows, tensors[i].n_cols, t,
+                          e);
+        if (rc < 0 || tensors[i].t == DTYPE_F64)
+            continue;
+        void *stored = mem_array((size_t)n, dtype_bytes(tensors[i].t));
+        dtype_from_f32(tensors[i].t, values, stored, n);
+        rc = k->b->ops->upload(k->b, t->data, stored, tensor_bytes(t), e);
+        free(stored);
+    }
+    free(values);
+    return rc;
+}
+
+static int bench_steps(struct backend *b, int n_repeats, struct err *e)
+{
+    static const char *const names[N_STEPS] = { "sizes of 16384 x 2048", "round 8192 x 2048 in 128",
+                                                "errors of 16384 x 2048",
+                                                "ranges of 8192 x 2048, 512 rows" };
+    static const double n_bytes[N_STEPS] = { 2.0 * STEP_ROWS * STEP_IN, 6.0 * STEP_OUT * STEP_IN,
+                                             4.0 * STEP_ROWS * STEP_IN, 0 };
+    struct steps k = { .b = b };
+    int rc = make_steps(&k, e);
+
+    for (int step = 0; step < N_STEPS && rc == 0; step++) {
+        double start = 0;
+
+        for (int i = -1; i < n_repeats && rc == 0; i++) {
+            if (i == 0 && (rc = b->ops->sync(b, e)) == 0)
+                start = clock_seconds();
+            if (rc == 0)
+                rc = take_step(&k, step, e);
+        }
+        if (rc < 0 || (rc = b->ops->sync(b, e)) < 0)
+            break;
+        const double seconds = (clock_seconds() - start) / n_repeats;
+        if (n_bytes[step] > 0)
+            printf("%-34s %10.3f ms, %.0f GB/s\n", names[step], 1e3 * seconds,
+                   1e-9 * n_bytes[step] / seconds);
+        else
+            printf("%-34s %10.3f ms, %.1f fp32 TFLOP/s\n", names[step], 1e3 * seconds,
+                   2e-12 * 10 * CLIP_ROWS * STEP_OUT * STEP_IN / seconds);
+    }
+    struct tensor *const all[] = { &k.w, &k.rounded, &k.x, &k.y, &k.few, &k.s, &k.sums };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        tensor_free(b, all[i]);
+    return rc;
+}
+
 static int bench_calibrated(const struct model *base, const char *method, int n_repeats,
                             struct err *e)
 {
@@ -352,7 +464,8 @@ static int bench_calibrated(const struct model *base, const char *method, int n_
         for (int i = 0; i < n_repeats && rc == 0 && !strcmp(calibrated[k].method, method); i++)
             rc = calibrate(base, &calibrated[k], &ids, e);
     quant_calibration_release(&ids);
-    return rc;
+    return rc == 0 && !cpu && !strcmp(method, "awq") ? bench_steps(base->backend, n_repeats, e)
+                                                     : rc;
 }
 
 int main(int argc, char **argv)

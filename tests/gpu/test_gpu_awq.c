@@ -270,15 +270,18 @@ static void check_same_bytes(const struct model *a, const struct model *b)
 static void check_like_the_cpu(const struct quant_report *got, const struct quant_report *want)
 {
     double off = 0;
-    int n = 0;
+    int n = 0, n_same = 0;
 
     CHECK(!got->on_host && got->n_modules == want->n_modules, "on the device");
     for (int i = 0; i < want->n_modules; i++) {
         const struct quant_module *x = &got->modules[i], *y = &want->modules[i];
 
         CHECK(isnan(x->solved.ratio) == isnan(y->solved.ratio), "%s is scaled by both", y->name);
-        CHECK(fabs(x->relative_error / y->relative_error - 1) < 0.05, "%s: error %g, on the CPU %g",
-              y->name, x->relative_error, y->relative_error);
+        /* Other scales leave other errors of weights. */
+        bool same = isnan(y->solved.ratio) || x->solved.ratio == y->solved.ratio;
+        CHECK(!same || fabs(x->relative_error / y->relative_error - 1) < 0.05,
+              "%s: error %g, on the CPU %g", y->name, x->relative_error, y->relative_error);
+        n_same += same;
         if (isnan(y->solved.ratio))
             continue;
         for (int r = 0; r < QUANT_RATIOS; r++, n++) {
@@ -292,8 +295,9 @@ static void check_like_the_cpu(const struct quant_report *got, const struct quan
         CHECK(mine <= best * 1.05, "%s: ratio %g loses %g, %g %g", y->name, x->solved.ratio, mine,
               y->solved.ratio, best);
     }
-    printf("losses of ratios: %.2g %% beside the CPU's on average\n", 100 * off / n);
-    CHECK(off / n < 0.01, "losses are %g off on average", off / n);
+    printf("%d of %d with the CPU's ratio; losses %.2g %% beside the CPU's on average\n", n_same,
+           want->n_modules, 100 * off / n);
+    CHECK(n_same > want->n_modules / 2 && off / n < 0.01, "losses are %g off on average", off / n);
 }
 
 static void the_demo_model(void **state)
