@@ -166,6 +166,15 @@ static int cuda_download(struct backend *b, void *to, const void *from, size_t n
     return cuda_wait(s, e);
 }
 
+static int cuda_copy(struct backend *b, void *to, const void *from, size_t n_bytes, struct err *e)
+{
+    struct cuda_state *s = cuda_state_of(b);
+
+    if (n_bytes)
+        CUDA_TRY(cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyDeviceToDevice, s->stream));
+    return 0;
+}
+
 static int cuda_sync(struct backend *b, struct err *e)
 {
     return cuda_wait(cuda_state_here(b), e);
@@ -184,6 +193,7 @@ const struct backend_ops backend_cuda = {
     .upload = cuda_upload,
     .download = cuda_download,
     .sync = cuda_sync,
+    .copy = cuda_copy,
     .embed = cuda_embed,
     .norm = cuda_norm,
     .linear = cuda_linear,

@@ -54,7 +54,9 @@ static int print(FILE *to, const struct prepared *p, const char *backend, bool v
     for (int j = 0; j < p->sweep.n_jobs; j++)
         if (p->sweep.jobs[j].cost_s > longest)
             longest = p->sweep.jobs[j].cost_s;
-    double wall = total / n_ranks > longest ? total / n_ranks : longest;
+    const int n_parts = p->sweep.tensor_parallel, n_groups = n_ranks / n_parts;
+    double at_once = total / (n_groups > 0 ? n_groups : 1);
+    double wall = at_once > longest ? at_once : longest;
     fprintf(
         to,
         "%d job%s, about %.0f s of work, %.0f s on %d rank%s; seconds within a factor of a few, "
@@ -62,6 +64,9 @@ static int print(FILE *to, const struct prepared *p, const char *backend, bool v
         p->sweep.n_jobs, p->sweep.n_jobs == 1 ? "" : "s", total, wall, n_ranks,
         n_ranks == 1 ? "" : "s",
         strcmp(backend, "cuda") == 0 ? "a data-centre GPU" : "this machine's cores");
+    if (n_parts > 1)
+        fprintf(to, "memory is that of each of the %d ranks that share a job%s\n", n_parts,
+                n_ranks < n_parts ? "; there are fewer here" : "");
     if (longest > p->sweep.job_timeout_s)
         fprintf(
             to,

@@ -36,7 +36,8 @@ void prepared_release(struct prepared *p)
 
 int prepare_check_cell(const struct experiment *x, void *context, struct err *e)
 {
-    const struct config *c = context;
+    const struct cell_context *known = context;
+    const struct config *c = known ? known->config : NULL;
     struct quant_spec spec;
 
     if (spec_of_experiment(x, &spec, e) < 0 || quant_spec_check(&spec, 0, e) < 0)
@@ -44,8 +45,29 @@ int prepare_check_cell(const struct experiment *x, void *context, struct err *e)
     for (int l = 0; c && l < N_LINEARS; l++) {
         int64_t n_out, n_in;
         config_linear_shape(c, (enum linear_name)l, &n_out, &n_in);
-        if (quant_spec_check(&spec, n_in, e) < 0)
+        if (quant_spec_check(&spec, n_in, e) < 0 ||
+            (known->n_parts > 1 && quant_check_parts(&spec, n_out, n_in, known->n_parts, e) < 0))
             return -1;
+    }
+    return 0;
+}
+
+/* Can the devices share this model? */
+static int check_parts(const struct prepared *p, const struct prepare_options *o, struct err *e)
+{
+    const int n = p->sweep.tensor_parallel;
+
+    if (n == 1)
+        return 0;
+    if (o->share_gpu)
+        return err_set(e, ERR_USAGE,
+                       "%s: model.tensor_parallel = %d wants a GPU for each rank; --share-gpu lets "
+                       "ranks share one",
+                       p->sweep.path, n);
+    if (config_check_split(&p->config, n, e) < 0) {
+        struct err why = *e;
+        return err_set(e, ERR_USAGE, "%s: model.tensor_parallel = %d: %.*s", p->sweep.path, n,
+                       ERR_TEXT_MAX / 2, why.text);
     }
     return 0;
 }
@@ -307,16 +329,18 @@ int prepare_cost(const struct prepared *p, const char *backend, const struct job
 
     node_cores(node_local_size(), &cores);
     bool gpu = strcmp(backend, "cuda") == 0;
+    const int n_parts = p->sweep.tensor_parallel;
     struct cost_input in = {
+        /* of one device */
         .device = gpu ? cost_gpu() : cost_cpu(cores.n_threads),
-        .n_linear_parameters = config_n_linear_parameters(&p->config),
+        .n_linear_parameters = config_n_linear_parameters(&p->config) / n_parts,
         .n_head_parameters = config_n_embedding(&p->config),
         .kv_bytes_per_token =
-            config_kv_bytes_per_token(&p->config, quant_model_dtype(&spec, source)),
-        .base_bytes =
-            config_n_parameters(&p->config) * (int64_t)dtype_bytes(p->config.stored_dtype),
+            config_kv_bytes_per_token(&p->config, quant_model_dtype(&spec, source)) / n_parts,
+        .base_bytes = config_n_parameters(&p->config) *
+                      (int64_t)dtype_bytes(p->config.stored_dtype) / n_parts,
         .quantized = strcmp(spec.method, "none") != 0,
-        .model_bytes = sizes->model_bytes,
+        .model_bytes = sizes->model_bytes / n_parts,
         .calibration_flops =
             looks ? calibration_flops(&p->config, &spec, calibration_tokens(&plan)) : 0,
         .quality = j->quality,
@@ -350,7 +374,7 @@ static int64_t added_bytes(const struct prepared *p, const struct job *j,
     if (strcmp(j->experiment->method, "none") == 0)
         return 0;
     return (int64_t)(sizes->bits_per_weight_linear / 8 *
-                     (double)config_n_linear_parameters(&p->config));
+                     (double)config_n_linear_parameters(&p->config) / p->sweep.tensor_parallel);
 }
 
 static int price_jobs(struct prepared *p, const char *backend, struct err *e)
@@ -420,10 +444,14 @@ int prepare(const struct prepare_options *o, struct prepared *out, struct err *e
 {
     struct prepared *p = out;
 
+    struct cell_context known = { .config = &p->config };
+
     *p = (struct prepared)PREPARED_INIT;
     if (sweep_read(o->sweep_path, &o->overrides, &p->sweep, e) < 0 ||
-        find_model(p, o->shapes_suffice, e) < 0 ||
-        sweep_expand(&p->sweep, &o->overrides, prepare_check_cell, &p->config, e) < 0 ||
+        find_model(p, o->shapes_suffice, e) < 0 || check_parts(p, o, e) < 0)
+        return -1;
+    known.n_parts = p->sweep.tensor_parallel;
+    if (sweep_expand(&p->sweep, &o->overrides, prepare_check_cell, &known, e) < 0 ||
         check_benchmark(p, e) < 0)
         return -1;
     p->data = js_new_object();

@@ -49,7 +49,11 @@ void prepared_release(struct prepared *p);
 int prepare_tokenizer(const struct prepare_options *o, struct tokenizer **out,
                       struct profile *profile, struct err *e);
 
-/* cell_check for sweep_expand(): context is a struct config, or NULL where shapes are not known. */
+/* cell_check for sweep_expand(): context says what is known of the model. */
+struct cell_context {
+    const struct config *config; /* NULL: shapes are not known */
+    int n_parts;                 /* that the model is cut into; 0 or 1: it is not */
+};
 int prepare_check_cell(const struct experiment *x, void *context, struct err *e);
 
 /* What one job takes: seconds for the order of jobs, bytes for --dry-run. */

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "cli.h"
+#include "record/runs.h"
 #include "record/provenance.h"
 #include "record/store_h5.h"
 #include "record/summary.h"
@@ -262,9 +263,7 @@ double results_device_seconds(const struct results *r)
     double s = 0;
 
     for (int i = 0; i < r->n_jobs; i++) {
-        double total = js_real(js_get(js_get(r->record[i], "seconds"), "total"));
-        if (isfinite(total))
-            s += total;
+        s += run_device_seconds(r->record[i]);
     }
     return s;
 }

@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #define MIB 1048576.0
@@ -25,6 +26,7 @@
 #define TURN_WAIT_S 300.0
 
 struct runner {
+    struct engine_site site;
     struct setup setup;
     struct backend backend;
     struct model base;
@@ -32,6 +34,8 @@ struct runner {
     struct profile profile;
     struct device_facts facts;
     enum dtype source;
+    struct split split;   /* of a job, among the ranks that share it */
+    uint64_t id, *joined; /* of this engine; [split.n] of those of the group it is in, or NULL */
     int batch_size;
     bool shuffle;
     double idle_watt;          /* of the device; NaN: not measured yet */
@@ -49,8 +53,16 @@ struct runner *runner_new(void)
     return r;
 }
 
+static void leave_group(struct runner *r)
+{
+    backend_leave(&r->backend);
+    free(r->joined);
+    r->joined = NULL;
+}
+
 static void runner_clear(struct runner *r)
 {
+    leave_group(r);
     model_release(&r->base);
     tokenizer_close(r->tokenizer);
     backend_close(&r->backend);
@@ -72,7 +84,7 @@ static int load(struct runner *r, const struct engine_site *site, const char *fo
                 bool share_gpu, struct err *e)
 {
     struct sharing sharing = SHARING_INIT;
-    struct load_way way = { .fill = sharing_fill, .context = &sharing };
+    struct load_way way = { .split = r->split, .fill = sharing_fill, .context = &sharing };
     struct load_facts facts;
     struct bytes threads = BYTES_INIT;
     int64_t n_bytes;
@@ -83,7 +95,8 @@ static int load(struct runner *r, const struct engine_site *site, const char *fo
         js_int_or(r->setup.settings, "base_bytes", 0, &n_bytes, e) < 0 ||
         js_want_text(r->setup.settings, "model_sha256", &sha256, e) < 0 ||
         js_want_text(r->setup.settings, "model_stamp", &stamp, e) < 0 ||
-        sharing_begin(&sharing, site, &r->backend, n_bytes, share_gpu, e) < 0 ||
+        sharing_begin(&sharing, site, &r->backend, r->split.n > 1 ? 0 : n_bytes, share_gpu, e) <
+            0 ||
         tokenizer_open(&r->tokenizer, folder, e) < 0 ||
         weights_load_by(&r->backend, folder, &way, &r->base, &facts, e) < 0 ||
         checkpoint_check(folder, stamp, sha256, e) < 0)
@@ -121,21 +134,27 @@ int runner_setup(void *runner, const struct engine_site *site, const void *setup
     struct runner *r = runner;
     const char *folder, *backend, *source;
     char why[256] = "";
-    int64_t batch_size;
+    int64_t batch_size, n_parts;
     bool share_gpu;
 
     runner_clear(r);
+    r->site = *site;
     if (setup_open(&r->setup, setup, n_bytes, e) < 0)
         return -1;
     const struct js *s = r->setup.settings;
     if (js_want_text(s, "folder", &folder, e) < 0 || js_want_text(s, "backend", &backend, e) < 0 ||
         js_want_text(s, "model.source_dtype", &source, e) < 0 ||
         js_int_or(s, "run.batch_size", 0, &batch_size, e) < 0 ||
+        js_int_or(s, "model.tensor_parallel", 1, &n_parts, e) < 0 ||
         js_bool_or(s, "shuffle", false, &r->shuffle, e) < 0 ||
         js_bool_or(s, "share_gpu", false, &share_gpu, e) < 0 ||
         profile_from_js(js_get(s, "profile"), &r->profile, e) < 0)
         return err_in(e, "the setup");
     r->batch_size = (int)batch_size;
+    if (n_parts > 1)
+        r->split = (struct split){ site->local_rank % (int)n_parts, (int)n_parts };
+    if (getrandom(&r->id, sizeof r->id, 0) != sizeof r->id)
+        return err_set(e, ERR_IO, "getrandom failed");
     r->source = source_of_name(source);
     const double start = clock_seconds();
     int device = site->local_rank % backend_n_devices(backend);
@@ -148,10 +167,81 @@ int runner_setup(void *runner, const struct engine_site *site, const void *setup
         return -1;
     fault_in_setup(site->local_rank);
     take_place(r, site);
-    turn_open(&r->turn, r->facts.id);
+    /* Ranks that share a job on the host's own device do not wait for each other. */
+    if (r->split.index == 0 || *r->facts.id)
+        turn_open(&r->turn, r->facts.id);
     int rc = load(r, site, folder, share_gpu, e);
     r->set_up_s = clock_seconds() - start;
     return rc;
+}
+
+/* ---- the ranks that share a job ---- */
+
+/* group_seat.swap: by way of the ranks.  What each tells begins with its place. */
+static int swap(void *context, const void *mine, size_t n_bytes, void *all, struct err *e)
+{
+    const struct runner *r = context;
+    struct bytes told = BYTES_INIT, heard = BYTES_INIT;
+    const int32_t place = r->split.index;
+    const char *bytes;
+    size_t n, at = 0;
+    int rank, n_heard = 0;
+
+    bytes_add(&told, &place, sizeof place);
+    bytes_add(&told, mine, n_bytes);
+    int rc = engine_tell(&r->site, told.data, told.n, &heard, e);
+    while (rc == 0 && engine_heard(&heard, &at, &rank, &bytes, &n)) {
+        int32_t from = -1;
+        if (n == sizeof from + n_bytes)
+            memcpy(&from, bytes, sizeof from);
+        if (from < 0 || from >= r->split.n) {
+            rc = err_set(e, ERR_IO, "rank %d tells %zu bytes, %zu are expected", rank, n,
+                         sizeof from + n_bytes);
+            break;
+        }
+        memcpy((char *)all + (size_t)from * n_bytes, bytes + sizeof from, n_bytes);
+        n_heard++;
+    }
+    if (rc == 0 && n_heard != r->split.n)
+        rc = err_set(e, ERR_IO, "%d of %d ranks of the group answer", n_heard, r->split.n);
+    bytes_release(&told);
+    bytes_release(&heard);
+    return rc;
+}
+
+/* Before each job: is everybody still who the group was made of?  Each tells who it is and whether
+ * it has left the group since. */
+static int join_group(struct runner *r, struct err *e)
+{
+    const size_t n = (size_t)r->split.n;
+    const struct group_seat seat = { r->split.index, r->split.n, swap, r };
+    struct {
+        uint64_t id, joined; /* joined: 0 or 1 */
+    } own = { r->id, r->joined != NULL }, all[n];
+
+    if (swap(r, &own, sizeof own, all, e) < 0)
+        return -1;
+    bool same = true;
+    for (size_t i = 0; i < n; i++)
+        same = same && all[i].joined && r->joined && all[i].id == r->joined[i];
+    /* Who was replaced has joined nothing, so all come to the same result. */
+    if (same)
+        return 0;
+    leave_group(r);
+    if (backend_join(&r->backend, &seat, e) < 0)
+        return -1;
+    r->joined = mem_array(n, sizeof *r->joined);
+    for (size_t i = 0; i < n; i++)
+        r->joined[i] = all[i].id;
+    return 0;
+}
+
+/* The others shall not wait for what this rank cannot give; the next job joins again. */
+static void give_up(struct runner *r, const struct err *why)
+{
+    if (r->joined)
+        r->backend.ops->group->give_up(&r->backend, why);
+    leave_group(r);
 }
 
 /* ---- one job ---- */
@@ -498,11 +588,19 @@ static bool stage(struct run *run, const char *name,
     return false;
 }
 
+static int stage_group(struct run *run, const void *unused, struct err *e)
+{
+    (void)unused;
+    return join_group(run->r, e);
+}
+
 static void run_stages(struct run *run, struct err *e)
 {
     const struct js *settings = run->r->setup.settings;
     const struct js *wanted = js_get(settings, "tasks"), *benchmark = js_get(settings, "benchmark");
 
+    if (run->r->split.n > 1)
+        stage(run, "group", stage_group, NULL, e);
     stage(run, "quantize", stage_quantize, NULL, e);
     for (int i = 0; tasks[i] && run->job.quality && !run->broken; i++)
         if (js_get(wanted, tasks[i]->name))
@@ -555,6 +653,8 @@ int runner_run(void *runner, const void *job, size_t n_bytes, struct bytes *reco
         js_set_text(run.record, "driver", run.r->facts.driver);
     if (run.r->shared_by[0])
         js_set_text(run.record, "shared_by", run.r->shared_by);
+    if (run.r->split.n > 1)
+        js_set_int(run.record, "tensor_parallel", run.r->split.n);
     mem_account_reset_peak(&run.r->backend);
     run.r->backend.notes[0] = 0;
     turn_work(&run.r->turn, true);
@@ -564,6 +664,8 @@ int runner_run(void *runner, const void *job, size_t n_bytes, struct bytes *reco
     model_release(&run.model);
     if (!why.code) /* what failed behind the last wait */
         run.r->backend.ops->sync(&run.r->backend, &why);
+    if (why.code && run.r->split.n > 1)
+        give_up(run.r, &why);
     turn_work(&run.r->turn, false);
     run.end_s = clock_seconds();
 
@@ -579,7 +681,8 @@ int runner_run(void *runner, const void *job, size_t n_bytes, struct bytes *reco
     }
     size_t n = 0;
     char *line = js_write(run.record, &n);
-    bytes_add(record, line, n);
+    if (run.r->split.index == 0) /* the others' say the same */
+        bytes_add(record, line, n);
     free(line);
     log_times(&run, start, run.end_s - staged);
     js_release(run.record);

@@ -294,6 +294,8 @@ static int on_lost(void *context, int job, int rank, const char *text, struct er
     fail(r, job, record, text);
     js_set_text(record, "error_code", err_code_name(ERR_DEVICE));
     js_set_text(record, "error_stage", "process");
+    if (r->prepared.sweep.tensor_parallel > 1)
+        js_set_int(record, "tensor_parallel", r->prepared.sweep.tensor_parallel);
     js_set_text(record, "finished", clock_date(date));
     js_set_real(seconds, "total", clock_seconds() - r->progress.since_s[rank]);
     js_set(record, "seconds", seconds);
@@ -446,6 +448,7 @@ int run_sweep(const struct run_options *o, struct link *link, struct engine *eng
                                     .time_limit_s = o->cli->time_limit_s,
                                     .fail_fast = o->cli->fail_fast,
                                     .crash_limit = 2,
+                                    .group_size = r.prepared.sweep.tensor_parallel,
                                     .silent_s = run_silent_s(),
                                     .log = r.output.log,
                                     .stop = o->stop };

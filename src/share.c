@@ -243,6 +243,8 @@ int sharing_begin(struct sharing *s, const struct engine_site *site, struct back
         stop_talking(s);
         return -1;
     }
+    if (n_bytes == 0) /* each has its own part */
+        s->n = 0;
     if (s->n >= 2 && !is_worth_it(n_bytes)) {
         log_info("each rank of this node reads the weights from the file: %.3f GB are too few to "
                  "join the GPUs for",

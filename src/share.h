@@ -31,8 +31,8 @@ struct sharing {
  * the environment: any number is shared. */
 #define SHARE_BYTES_MIN ((int64_t)1 << 30)
 
-/* Finds who shares n_bytes and begins to join them.  Fails where another rank has taken this device
- * (unless share_device) and where the rank is gone. */
+/* Finds who shares n_bytes (0: nobody, but devices are looked at) and begins to join them.  Fails
+ * where another rank has taken this device (unless share_device) and where the rank is gone. */
 int sharing_begin(struct sharing *s, const struct engine_site *site, struct backend *b,
                   int64_t n_bytes, bool share_device, struct err *e);
 /* load_way.fill, with the sharing as its context. */

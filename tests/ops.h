@@ -6,7 +6,7 @@
 
 #include "backend/backend.h"
 #include "base/rng.h"
-#include "cpu/kernels.h"
+#include "cpu/cpu.h"
 
 #include <omp.h>
 #include <string.h>

@@ -443,7 +443,7 @@ static void exponential(void **state)
 
     (void)state;
     for (int i = 0; i < N_ISAS; i++)
-        k[i] = isas[i].ops ? isas[i].state : isas[0].state;
+        k[i] = cpu_kernels_of(isas[i].ops ? &isas[i] : &isas[0]);
     for (double base = -110; base <= 0; base += 0.0371) {
         float x[ATTENTION_BLOCK], y[N_ISAS][ATTENTION_BLOCK];
 

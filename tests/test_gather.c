@@ -126,11 +126,28 @@ static void bytes_that_are_no_answer(void **state)
     bytes_release(&b);
 }
 
+static void who_begins_again_tells_anew(void **state)
+{
+    (void)state;
+    begin("aa");
+    tell(0, "old");
+    gather_forget(&g, 0);
+    tell(1, "one");
+    answers("", "");
+    tell(0, "new");
+    gather_forget(&g, 1);
+    answers("0", "0:new 1:one");
+    gather_release(&g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(everyone_hears_everyone),   cmocka_unit_test(nodes_are_apart),
-        cmocka_unit_test(nobody_waits_for_who_left), cmocka_unit_test(one_rank),
+        cmocka_unit_test(who_begins_again_tells_anew),
+        cmocka_unit_test(everyone_hears_everyone),
+        cmocka_unit_test(nodes_are_apart),
+        cmocka_unit_test(nobody_waits_for_who_left),
+        cmocka_unit_test(one_rank),
         cmocka_unit_test(bytes_that_are_no_answer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -121,6 +121,8 @@ static void the_key_changes_with_what_decides_the_result(void **state)
         { "experiment.r.compute_dtype=bf16", true, true },
         { "experiment.r.skip_modules=[\"lm_head\"]", true, true },
         { "model.source_dtype=fp16", true, true },
+        { "model.tensor_parallel=2", true, true },
+        { "model.tensor_parallel=1", false, false }, /* results of before have the same key */
         { "tasks.profile=lm-eval-0.4.9", true, true },
         { "tasks.coqa.limit=5", true, true },
         { "tasks.perplexity.window=512", true, true },

@@ -54,7 +54,8 @@ int backend_n_devices(const char *name)
 static void check_table(const struct backend_ops *o)
 {
     assert(o->name && o->open && o->close && o->facts && o->alloc && o->free);
-    assert(o->upload && o->download && o->sync && o->embed && o->norm && o->linear && o->rope);
+    assert(o->upload && o->download && o->sync && o->copy && o->embed && o->norm && o->linear &&
+           o->rope);
     assert(o->attention && o->add && o->swiglu && o->gather && o->argmax && o->nll && o->convert);
     assert(o->quantize && o->dequantize);
     assert(!o->stage == !o->send);
@@ -126,6 +127,61 @@ void backend_note(struct backend *b, const char *sentence)
 
     if (!is_noted(b->notes, sentence))
         snprintf(b->notes + n, room, "%s%s", n ? "; " : "", sentence);
+}
+
+/* ---- groups ---- */
+
+#define MEMBERS_MAX 64
+
+int backend_join(struct backend *b, const struct group_seat *seat, struct err *e)
+{
+    if (!b->ops->group)
+        return err_set(e, ERR_USAGE, "devices of \"%s\" cannot work on one job together",
+                       b->ops->name);
+    if (seat->n < 2 || seat->n > MEMBERS_MAX)
+        return err_set(e, ERR_USAGE, "a group of %d", seat->n);
+    backend_leave(b);
+    if (b->ops->group->join(b, seat, e) < 0) {
+        b->ops->group->leave(b);
+        return err_in(e, "joining a group of %d", seat->n);
+    }
+    b->member = seat->index;
+    b->n_members = seat->n;
+    return 0;
+}
+
+void backend_leave(struct backend *b)
+{
+    if (b->n_members)
+        b->ops->group->leave(b);
+    b->member = b->n_members = 0;
+}
+
+int backend_free_bytes(struct backend *b, int64_t *out, struct err *e)
+{
+    struct device_facts facts;
+    int64_t all[MEMBERS_MAX];
+
+    if (b->ops->facts(b, &facts, e) < 0)
+        return -1;
+    *out = facts.free_bytes;
+    if (!b->n_members)
+        return 0;
+    if (b->ops->group->tell(b, *out, all, e) < 0)
+        return -1;
+    for (int i = 0; i < b->n_members; i++)
+        *out = all[i] < *out ? all[i] : *out;
+    return 0;
+}
+
+bool backend_first_says(struct backend *b, bool own)
+{
+    struct err ignored = ERR_INIT;
+    int64_t all[MEMBERS_MAX];
+
+    if (!b->n_members)
+        return own;
+    return b->ops->group->tell(b, own, all, &ignored) == 0 && all[0];
 }
 
 /* ---- live allocations: address -> size and tag, open addressing ---- */
@@ -203,6 +259,7 @@ void backend_close(struct backend *b)
 
     if (!b->ops)
         return;
+    backend_leave(b);
     b->ops->close(b);
     if (s)
         free(s->at);

@@ -330,7 +330,7 @@ struct compare_args {
 /* Greedy decoding of several sequences, whole steps at a time: embedding, layers, head, argmax,
  * and the new id into the next step, with the rounding points of the operations above. */
 struct decode_layer {
-    const struct weight *linear; /* [7]: q, k, v, o, gate, up, down */
+    const struct weight *linear; /* [7]: q, k, v, o, gate, up, down; or each one's part */
     const struct tensor *bias;   /* [7]; data NULL: none */
     const struct tensor *input_norm, *post_norm;
     struct tensor *k_cache, *v_cache;
@@ -345,8 +345,9 @@ struct decode_args {
     const struct tensor *cos_table, *sin_table; /* as in rope_args; row = position */
     enum dtype compute;                         /* of packed weights */
     float eps;
-    int n_heads, n_kv_heads, head_dim, n_rotated;
-    int64_t capacity; /* of a slot */
+    int n_parts; /* the linears are this member's parts of so many */
+    int n_heads, n_kv_heads, head_dim, n_rotated; /* heads: of the part */
+    int64_t capacity;                             /* of a slot */
     int n_seqs;
     const int32_t *slot, *position, *ids; /* host, [n_seqs]: place of the first id that is fed */
     const int32_t *forbidden;             /* device, [n_forbidden] */
@@ -393,6 +394,35 @@ struct share_ops {
     void (*leave)(struct backend *b); /* after each of the above, failed or not */
 };
 
+/* ---- devices that work on one job together ---- */
+
+/* Where a member stands in its group: member 0 .. n - 1, each a process with a device of its own.
+ */
+struct group_seat {
+    int index, n;
+    /* Brings n_bytes of each member to all of them: all [n * n_bytes], in the order of members. */
+    int (*swap)(void *context, const void *mine, size_t n_bytes, void *all, struct err *e);
+    void *context;
+};
+
+struct collect_args {
+    /* out = the parts of members 0, 1, ... side by side: bits are copied, nothing is computed. */
+    const struct tensor *part; /* [T, N / n] */
+    struct tensor *out;        /* [T, N] of the same dtype; not where `part` is */
+    int64_t n_rows;
+};
+
+/* All members make the same calls with the same shapes in the same order. */
+struct group_ops {
+    int (*join)(struct backend *b, const struct group_seat *seat, struct err *e);
+    void (*leave)(struct backend *b); /* also never joined, also twice */
+    int (*collect)(struct backend *b, const struct collect_args *a, struct err *e);
+    /* A number of each member to all of them: all [n].  Waits for them. */
+    int (*tell)(struct backend *b, int64_t mine, int64_t *all, struct err *e);
+    /* This member gives up, why: who waits for it now or later fails, too. */
+    void (*give_up)(struct backend *b, const struct err *why);
+};
+
 #define STAGE_BYTES ((size_t)2 << 20)
 #define MARKS_MAX   4
 
@@ -410,6 +440,8 @@ struct backend_ops {
     int (*upload)(struct backend *b, void *to, const void *from, size_t n_bytes, struct err *e);
     int (*download)(struct backend *b, void *to, const void *from, size_t n_bytes, struct err *e);
     int (*sync)(struct backend *b, struct err *e);
+    /* On the device; the two do not overlap. */
+    int (*copy)(struct backend *b, void *to, const void *from, size_t n_bytes, struct err *e);
 
     int (*embed)(struct backend *b, const struct embed_args *a, struct err *e);
     int (*norm)(struct backend *b, const struct norm_args *a, struct err *e);
@@ -471,11 +503,15 @@ struct backend_ops {
     int (*gptq_columns)(struct backend *b, const struct gptq_args *a, struct err *e);
     /* NULL: there is no AWQ on this backend. */
     const struct awq_ops *awq;
+    /* NULL: devices cannot work on one job together. */
+    const struct group_ops *group;
 };
 
 struct backend {
     const struct backend_ops *ops;
     void *state; /* the backend's own */
+    /* The group that was joined; n_members 0: none. */
+    int member, n_members;
     struct mem_account mem;
     /* Sizes of live allocations, for the account: the backend room's own. */
     void *sizes;
@@ -499,6 +535,15 @@ int backend_n_devices(const char *name);
 
 /* Adds a sentence to the notes, once; whoever writes a record empties them before. */
 void backend_note(struct backend *b, const char *sentence);
+
+/* Joins the seat's group, or leaves it.  While joined, what members decide by a clock or by what
+ * memory is free they decide alike: */
+int backend_join(struct backend *b, const struct group_seat *seat, struct err *e);
+void backend_leave(struct backend *b); /* also where none was joined */
+/* Bytes that are free on every member. */
+int backend_free_bytes(struct backend *b, int64_t *out, struct err *e);
+/* What member 0 thinks; false where the group is broken, as the next call of it will tell. */
+bool backend_first_says(struct backend *b, bool own);
 
 /* Tagged allocation; ERR_MEMORY names what was asked for and what is free. */
 int backend_alloc(struct backend *b, enum mem_tag tag, size_t n_bytes, void **out, struct err *e);

@@ -192,9 +192,9 @@ static int warm_up(const struct model *m, struct buffers *b, const struct bench_
     double spent = 0, *x = NULL;
     int n = 0, rc = 0;
 
-    while (
-        n < o->warmup || spent < o->warmup_seconds ||
-        (!has_settled(x, n) && n < PATIENCE * o->warmup && spent < PATIENCE * o->warmup_seconds)) {
+    while (backend_first_says(m->backend, n < o->warmup || spent < o->warmup_seconds ||
+                                              (!has_settled(x, n) && n < PATIENCE * o->warmup &&
+                                               spent < PATIENCE * o->warmup_seconds))) {
         struct point_time t;
         rc = measure(m, b, o, p, &t, e);
         if (rc < 0)
@@ -285,7 +285,8 @@ static int measure_all(const struct model *m, struct buffers *b, const struct be
         bool going[THROUGHPUT + 1];
         more = false;
         for (int kind = PREFILL; kind <= THROUGHPUT; kind++)
-            going[kind] = !kind_is_done(points, n, (enum point_kind)kind, o);
+            going[kind] =
+                backend_first_says(m->backend, !kind_is_done(points, n, (enum point_kind)kind, o));
         for (int i = 0; i < n; i++) {
             struct point_time t;
             if (!going[points[i].kind])
@@ -564,9 +565,11 @@ int bench_run(const struct model *m, const struct bench_options *o, struct js *o
 
     if (bench_check(&m->config, o, e) < 0)
         return -1;
-    bool energy = o->energy && !isnan(energy_now(b));
+    bool energy = o->energy && !b->n_members && !isnan(energy_now(b));
     double idle = energy ? idle_of(b, o) : NAN;
-    if (o->energy && !energy && b->ops->health)
+    if (o->energy && b->n_members && b->ops->health)
+        backend_note(b, "energy: not measured where devices share a job");
+    else if (o->energy && !energy && b->ops->health)
         backend_note(b, "energy: not told by this device");
     n = point_list(o, points);
     if (memory_of_largest(m, o, points, n, out, e) < 0 ||

@@ -13,9 +13,10 @@ static struct work pass(const struct model *m, double batch, double n_rows, doub
     double weights = (double)footprint_model_bytes(m) -
                      (footprint_is_tied(m) ? 0 : (double)footprint_embedding_bytes(m));
     double pairs = n_rows * before + n_rows * (n_rows + 1) / 2; /* of a query and a key */
-    double width = (double)c->n_heads * c->head_dim;
-    double linears = (double)config_n_linear_parameters(c), head = (double)config_n_embedding(c);
-    double cached = (double)config_kv_bytes_per_token(c, m->dtype);
+    double width = (double)model_part(m, c->n_heads) * c->head_dim;
+    double linears = (double)model_part(m, config_n_linear_parameters(c));
+    double head = (double)config_n_embedding(c);
+    double cached = (double)model_part(m, config_kv_bytes_per_token(c, m->dtype));
 
     return (struct work){ .bytes = weights + batch * (before + n_rows) * cached,
                           .flops = 2 * batch * (n_rows * linears + head) +

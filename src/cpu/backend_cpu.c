@@ -3,6 +3,8 @@
  * Calls finish before they return, so sync() has nothing to wait for.  */
 #include "cpu/cpu.h"
 
+#include "base/memory.h"
+
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,14 +14,21 @@
 
 static int cpu_open(struct backend *b, int device, struct err *e)
 {
+    const struct cpu_kernels *kernels = cpu_kernels_choose(e);
+    struct cpu_state *s;
+
     (void)device;
-    b->state = (void *)cpu_kernels_choose(e);
-    return b->state ? 0 : -1;
+    if (!kernels)
+        return -1;
+    b->state = s = mem_alloc(sizeof *s);
+    s->kernels = kernels;
+    return 0;
 }
 
 static void cpu_close(struct backend *b)
 {
-    (void)b;
+    free(b->state);
+    b->state = NULL;
 }
 
 static int cpu_facts(struct backend *b, struct device_facts *out, struct err *e)
@@ -90,6 +99,7 @@ const struct backend_ops backend_cpu = {
     .upload = copy,
     .download = copy,
     .sync = cpu_sync,
+    .copy = copy,
     .embed = cpu_embed,
     .embed_packed = cpu_embed_packed,
     .norm = cpu_norm,
@@ -107,4 +117,5 @@ const struct backend_ops backend_cpu = {
     .gram = cpu_gram,
     .gptq_columns = cpu_gptq_columns,
     .awq = &cpu_awq,
+    .group = &cpu_group,
 };

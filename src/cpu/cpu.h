@@ -9,11 +9,19 @@
 #include "backend/backend.h"
 #include "cpu/kernels.h"
 
-/* The inner loops chosen when the backend was opened. */
+struct meeting;
+
+struct cpu_state {
+    const struct cpu_kernels *kernels; /* the inner loops chosen when the backend was opened */
+    struct meeting *meeting;           /* with the other members of a group; NULL: none */
+};
+
 static inline const struct cpu_kernels *cpu_kernels_of(const struct backend *b)
 {
-    return b->state;
+    return ((const struct cpu_state *)b->state)->kernels;
 }
+
+extern const struct group_ops cpu_group;
 
 int cpu_embed(struct backend *b, const struct embed_args *a, struct err *e);
 int cpu_embed_packed(struct backend *b, const struct embed_packed_args *a, struct err *e);

@@ -59,12 +59,11 @@ static int32_t inputs_of(const struct choice_request *q)
 /* Ranks share a host and take little; a device is ours. */
 static int64_t room_for(const struct model *m)
 {
-    struct device_facts facts = { 0 };
     struct err e = ERR_INIT;
+    int64_t n_bytes;
 
-    if (m->backend->ops->decode && m->backend->ops->facts(m->backend, &facts, &e) == 0 &&
-        facts.free_bytes > 0)
-        return facts.free_bytes / DEVICE_PART;
+    if (m->backend->ops->decode && backend_free_bytes(m->backend, &n_bytes, &e) == 0 && n_bytes > 0)
+        return n_bytes / DEVICE_PART;
     return profile_batch_bytes(m);
 }
 

@@ -57,12 +57,12 @@ int profile_encode(const struct profile *p, const struct tokenizer *t, const str
 
 int64_t profile_batch_bytes(const struct model *m)
 {
-    struct device_facts facts = { 0 };
     struct err e = ERR_INIT;
+    int64_t n_bytes;
 
-    if (m->backend->ops->facts(m->backend, &facts, &e) < 0 || facts.free_bytes <= 0)
+    if (backend_free_bytes(m->backend, &n_bytes, &e) < 0 || n_bytes <= 0)
         return BATCH_BYTES_MAX / 4; /* a device that does not say: little */
-    int64_t part = facts.free_bytes / 8;
+    int64_t part = n_bytes / 8;
     return part < BATCH_BYTES_MAX ? part : BATCH_BYTES_MAX;
 }
 

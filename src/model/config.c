@@ -367,6 +367,25 @@ void config_linear_module(const struct config *c, int64_t layer, enum linear_nam
     snprintf(out, room, "model.layers.%lld.%s", (long long)layer, names[l]);
 }
 
+int config_check_split(const struct config *c, int n, struct err *e)
+{
+    const struct {
+        const char *what;
+        int64_t n;
+    } parts[] = {
+        { "query heads", c->n_heads },
+        { "key and value heads", c->n_kv_heads },
+        { "columns of the model", c->hidden_size },
+        { "columns of the MLP", c->intermediate_size },
+    };
+
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (parts[i].n % n != 0)
+            return err_set(e, ERR_USAGE, "%d devices cannot share the model's %lld %s evenly", n,
+                           (long long)parts[i].n, parts[i].what);
+    return 0;
+}
+
 int64_t config_n_linear_parameters(const struct config *c)
 {
     int64_t sum = 0;

@@ -5,6 +5,10 @@
  *   x = x + o(attention(q))
  *   u = norm(x);  x = x + down(silu(gate(u)) * up(u))
  *
+ * Of a model in parts each device has some heads and some outputs of each linear: attention's
+ * output, o's, the MLP's and down's are brought together from all of them, everything else they do
+ * alike.
+ *
  * Rows of a sequence see its slot of the cache and nothing else; no operation looks at other
  * rows, but for LLM.int8, which is told where sequences begin.  */
 #include "model/forward_parts.h"
@@ -20,7 +24,7 @@
 
 struct sizes {
     int64_t head_rows;
-    size_t x, side, pool, last, logits, nll, numbers, next;
+    size_t x, side, pool, part, last, logits, nll, numbers, next;
 };
 
 static size_t whole(size_t n_bytes)
@@ -46,6 +50,9 @@ static struct sizes sizes_of(const struct model *m, int64_t max_rows, int max_se
     const int64_t key = (int64_t)c->n_kv_heads * c->head_dim;
     size_t attention = rows_bytes(m, max_rows, wide) + 2 * rows_bytes(m, max_rows, key);
     size_t mlp = 2 * rows_bytes(m, max_rows, c->intermediate_size);
+    if (m->split.n > 1)
+        mlp = 2 * rows_bytes(m, max_rows, model_part(m, c->intermediate_size)) +
+              rows_bytes(m, max_rows, c->intermediate_size);
     int64_t rows = HEAD_BYTES / (c->vocab_size * (int64_t)sizeof(float));
 
     rows = rows < 8 ? 8 : rows > HEAD_ROWS_MAX ? HEAD_ROWS_MAX : rows;
@@ -55,6 +62,7 @@ static struct sizes sizes_of(const struct model *m, int64_t max_rows, int max_se
         .x = (size_t)(max_rows * c->hidden_size) * dtype_bytes(m->dtype),
         .side = rows_bytes(m, max_rows, wide),
         .pool = attention > mlp ? attention : mlp,
+        .part = m->split.n > 1 ? rows_bytes(m, max_rows, model_part(m, wide)) : 0,
         .last = (size_t)(rows * c->hidden_size) * dtype_bytes(m->dtype),
         .logits = (size_t)(rows * c->vocab_size) * sizeof(float),
         .nll = (size_t)max_rows * sizeof(float),
@@ -67,7 +75,7 @@ size_t forward_bytes(const struct model *m, int64_t max_rows, int max_seqs)
 {
     struct sizes s = sizes_of(m, max_rows, max_seqs);
 
-    return s.x + s.side + s.pool + s.last + s.logits + s.nll + s.numbers + s.next +
+    return s.x + s.side + s.pool + s.part + s.last + s.logits + s.nll + s.numbers + s.next +
            rope_part_bytes(m, max_rows);
 }
 
@@ -89,6 +97,7 @@ int forward_open(struct forward **out, const struct model *m, int64_t max_rows, 
         tensor_alloc(b, MEM_SCRATCH, DTYPE_F32, s.head_rows, c->vocab_size, &f->logits, e) < 0 ||
         backend_alloc(b, MEM_SCRATCH, s.side, &f->side, e) < 0 ||
         backend_alloc(b, MEM_SCRATCH, s.pool, &f->pool, e) < 0 ||
+        (s.part && backend_alloc(b, MEM_SCRATCH, s.part, &f->part, e) < 0) ||
         backend_alloc(b, MEM_SCRATCH, s.nll, (void **)&f->nll, e) < 0 ||
         backend_alloc(b, MEM_SCRATCH, s.numbers, (void **)&f->numbers, e) < 0 ||
         backend_alloc(b, MEM_SCRATCH, s.next, (void **)&f->next, e) < 0 ||
@@ -105,7 +114,7 @@ void forward_close(struct forward *f)
     if (!f)
         return;
     struct backend *b = f->model->backend;
-    void *parts[] = { f->side, f->pool, f->nll, f->numbers, f->next, f->forbidden };
+    void *parts[] = { f->side, f->pool, f->part, f->nll, f->numbers, f->next, f->forbidden };
 
     tensor_free(b, &f->x);
     tensor_free(b, &f->last);
@@ -201,6 +210,31 @@ static int linear_add(const struct pass *p, const struct layer *layer, enum line
     return b->ops->add(b, &add, e);
 }
 
+/* What the devices have parts of, together. */
+static int collect(const struct pass *p, const struct tensor *part, struct tensor *out,
+                   struct err *e)
+{
+    struct backend *b = p->f->model->backend;
+    const struct collect_args a = { .part = part, .out = out, .n_rows = p->n_rows };
+
+    return b->ops->group->collect(b, &a, e);
+}
+
+/* The residual stream takes a product of which each device has some columns; room: for all. */
+static int linear_add_parts(const struct pass *p, const struct layer *layer, enum linear_name l,
+                            const struct tensor *x, struct tensor *room, struct err *e)
+{
+    struct forward *f = p->f;
+    struct backend *b = f->model->backend;
+    struct tensor part = view(p, f->part, layer->linear[l].n_out);
+    const struct linear_args a = product(p, layer, l, x, &part);
+    const struct add_args add = { .x = &f->x, .y = room, .n_rows = p->n_rows };
+
+    if (b->ops->linear(b, &a, e) < 0 || collect(p, &part, room, e) < 0)
+        return -1;
+    return b->ops->add(b, &add, e);
+}
+
 /* gate receives silu(gate(u)) * up(u). */
 static int linear_swiglu(const struct pass *p, const struct layer *layer, const struct tensor *u,
                          struct tensor *gate, struct tensor *up, struct err *e)
@@ -238,8 +272,8 @@ static int rope_and_attention(const struct pass *p, int64_t i, struct tensor *q,
         .v_cache = &p->cache->v[i],
         .n_rows = p->n_rows,
         .capacity = p->cache->capacity,
-        .n_heads = c->n_heads,
-        .n_kv_heads = c->n_kv_heads,
+        .n_heads = (int)model_part(f->model, c->n_heads),
+        .n_kv_heads = (int)model_part(f->model, c->n_kv_heads),
         .head_dim = c->head_dim,
         .n_rotated = (int)(c->head_dim * c->rope.partial_rotary_factor),
     };
@@ -254,8 +288,8 @@ static int rope_and_attention(const struct pass *p, int64_t i, struct tensor *q,
         .capacity = p->cache->capacity,
         .window = i >= c->window_first_layer ? c->sliding_window : 0,
         .max_position = p->max_position,
-        .n_heads = c->n_heads,
-        .n_kv_heads = c->n_kv_heads,
+        .n_heads = (int)model_part(f->model, c->n_heads),
+        .n_kv_heads = (int)model_part(f->model, c->n_kv_heads),
         .head_dim = c->head_dim,
         .phase = p->phase,
         .segments = p->segments,
@@ -264,6 +298,41 @@ static int rope_and_attention(const struct pass *p, int64_t i, struct tensor *q,
     if (b->ops->rope(b, &rope, e) < 0)
         return -1;
     return b->ops->attention(b, &attention, e);
+}
+
+/* The same of a part. */
+static int run_layer_part(const struct pass *p, int64_t i, struct err *e)
+{
+    const struct model *m = p->f->model;
+    const struct config *c = &m->config;
+    const struct layer *layer = &m->layers[i];
+    const int64_t query = (int64_t)c->n_heads * c->head_dim, own = model_part(m, query);
+    const int64_t key = model_part(m, c->n_kv_heads) * c->head_dim;
+    const int64_t wide = c->intermediate_size, own_wide = model_part(m, wide);
+    char *pool = p->f->pool;
+    char *k_at = pool + rows_bytes(m, p->f->max_rows, own);
+    char *v_at = k_at + rows_bytes(m, p->f->max_rows, key);
+    char *up_at = pool + rows_bytes(m, p->f->max_rows, own_wide);
+    char *h_at = up_at + rows_bytes(m, p->f->max_rows, own_wide);
+
+    struct tensor u = view(p, p->f->side, c->hidden_size);
+    struct tensor q = view(p, pool, own), k = view(p, k_at, key), v = view(p, v_at, key);
+    struct tensor part = view(p, p->f->part, own), attended = view(p, p->f->side, query);
+    struct tensor o = view(p, pool, c->hidden_size);
+    struct tensor gate = view(p, pool, own_wide), up = view(p, up_at, own_wide);
+    struct tensor h = view(p, h_at, wide);
+    const struct linear_args qkv[3] = { product(p, layer, LINEAR_Q, &u, &q),
+                                        product(p, layer, LINEAR_K, &u, &k),
+                                        product(p, layer, LINEAR_V, &u, &v) };
+
+    if (norm(p, &layer->input_norm, &u, e) < 0 || linear_many(p, qkv, 3, e) < 0 ||
+        rope_and_attention(p, i, &q, &k, &v, &part, e) < 0 || collect(p, &part, &attended, e) < 0 ||
+        linear_add_parts(p, layer, LINEAR_O, &attended, &o, e) < 0)
+        return -1;
+    if (norm(p, &layer->post_norm, &u, e) < 0 || linear_swiglu(p, layer, &u, &gate, &up, e) < 0 ||
+        collect(p, &gate, &h, e) < 0)
+        return -1;
+    return linear_add_parts(p, layer, LINEAR_DOWN, &h, &u, e);
 }
 
 static int run_layer(const struct pass *p, int64_t i, struct err *e)
@@ -382,7 +451,7 @@ int forward_run(struct forward *f, struct kv_cache *c, const struct batch *batch
         model_embed(f->model, f->numbers, p.n_rows, &f->x, e) < 0)
         return err_in(e, "a forward pass");
     for (int64_t i = 0; i < f->model->config.n_layers; i++)
-        if (run_layer(&p, i, e) < 0)
+        if ((f->model->split.n > 1 ? run_layer_part : run_layer)(&p, i, e) < 0)
             return err_in(e, "layer %lld", (long long)i);
     if (head_run(f, batch, p.n_rows, want, forbidden, n_forbidden, out, e) < 0)
         return -1;

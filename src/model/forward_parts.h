@@ -8,7 +8,10 @@
  *
  *   pool   q | k | v                then   gate | up
  *          (o_proj's output in q's place)
- *   side   normed rows, then attention's output, then down_proj's output  */
+ *   side   normed rows, then attention's output, then down_proj's output
+ *
+ * Where the model is a part of one, what an operation gives is that part, in `part`, until the
+ * parts are brought together; the pool holds gate | up | the whole of their product.  */
 #define HEAD_ROWS_MAX 256 /* rows of logits at a time, at most */
 
 struct forward {
@@ -18,7 +21,7 @@ struct forward {
     int64_t head_rows; /* rows of logits at a time */
 
     struct tensor x;           /* [R, D]: the residual stream */
-    void *side, *pool;         /* device */
+    void *side, *pool, *part;  /* device; part: NULL where the model is whole */
     struct tensor last;        /* [head_rows, D] */
     struct tensor logits;      /* fp32 [head_rows, V] */
     float *nll;                /* device, [R] */

@@ -117,14 +117,14 @@ static int measure_prompts(struct generation *g, struct err *e)
 static int choose_batch_size(struct generation *g, struct err *e)
 {
     struct backend *b = g->model->backend;
-    struct device_facts facts;
+    int64_t n_bytes;
 
     g->batch_size = g->o->batch_size;
     if (!g->batch_size) {
-        if (b->ops->facts(b, &facts, e) < 0)
+        if (backend_free_bytes(b, &n_bytes, e) < 0)
             return -1;
         size_t one = kv_cache_bytes(g->model, 1, g->capacity);
-        int64_t fit = facts.free_bytes / MEMORY_PART / (int64_t)(one ? one : 1);
+        int64_t fit = n_bytes / MEMORY_PART / (int64_t)(one ? one : 1);
         g->batch_size = (int)most(1, least(fit, BATCH_MAX));
     }
     g->batch_size = (int)least(g->batch_size, g->n_prompts);

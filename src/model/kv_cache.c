@@ -8,7 +8,7 @@
 size_t kv_cache_bytes(const struct model *m, int n_slots, int64_t capacity)
 {
     const struct config *c = &m->config;
-    size_t row = (size_t)c->n_kv_heads * (size_t)c->head_dim * dtype_bytes(m->dtype);
+    size_t row = (size_t)model_part(m, c->n_kv_heads) * (size_t)c->head_dim * dtype_bytes(m->dtype);
 
     return 2 * (size_t)c->n_layers * (size_t)n_slots * (size_t)capacity * row;
 }
@@ -16,7 +16,7 @@ size_t kv_cache_bytes(const struct model *m, int n_slots, int64_t capacity)
 int kv_cache_open(struct kv_cache *c, const struct model *m, int n_slots, int64_t capacity,
                   struct err *e)
 {
-    const int64_t n_cols = (int64_t)m->config.n_kv_heads * m->config.head_dim;
+    const int64_t n_cols = model_part(m, m->config.n_kv_heads) * m->config.head_dim;
 
     *c = (struct kv_cache){
         .n_slots = n_slots,

@@ -110,14 +110,14 @@ static struct piece *cut(const struct load_item *items, size_t n, int64_t piece_
     int64_t count = 0;
 
     for (size_t i = 0; i < n; i++)
-        count += (items[i].from->tensor->n_bytes + piece_bytes - 1) / piece_bytes;
+        count += (items[i].n_bytes + piece_bytes - 1) / piece_bytes;
     list = mem_array((size_t)count, sizeof *list);
     *n_pieces = 0;
     for (size_t i = 0; i < n; i++) {
-        int64_t total = items[i].from->tensor->n_bytes;
+        int64_t total = items[i].n_bytes;
         for (int64_t at = 0; at < total; at += piece_bytes)
             list[(*n_pieces)++] =
-                (struct piece){ &items[i], at,
+                (struct piece){ &items[i], items[i].first_byte + at,
                                 total - at < piece_bytes ? total - at : piece_bytes };
     }
     return list;
@@ -162,7 +162,7 @@ static int read_piece(const struct piece *p, void *to, struct err *e)
 /* own: memory of this thread, for devices that lend none. */
 static int load_piece(struct backend *b, const struct piece *p, void *own, struct err *e)
 {
-    char *to = (char *)p->item->to + p->first_byte;
+    char *to = (char *)p->item->to + (p->first_byte - p->item->first_byte);
     struct err ignored = ERR_INIT;
     void *staged = NULL;
 

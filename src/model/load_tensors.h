@@ -8,7 +8,8 @@
 
 struct load_item {
     const struct checkpoint_tensor *from;
-    void *to; /* device memory of from->tensor->n_bytes */
+    int64_t first_byte, n_bytes; /* of the tensor: all of it, or some rows */
+    void *to;                    /* device memory of n_bytes */
 };
 
 /* ERR_INPUT names the first element, in the order of items, that is not finite. */

@@ -12,11 +12,20 @@ struct layer {
     struct tensor post_norm;         /* [1, D] */
 };
 
+/* Which part of a model this is: every linear of the layers is cut by its outputs into n equal
+ * parts, of which this one is held, with its heads' keys and values; the rest is whole.  What the
+ * linears give is brought together before anything else looks at it, so each number is computed as
+ * it is without parts.  n of 0 or 1: the whole. */
+struct split {
+    int index, n;
+};
+
 /* A model ready to run.  The base model (weights_load) holds every tensor in its stored dtype
  * (or rounded to the source dtype); a job's model (quantize_model) holds packed linears, and
  * everything else in the model dtype, borrowed from the base where the dtype is the same. */
 struct model {
-    struct config config;
+    struct config config; /* of the whole model */
+    struct split split;
     struct backend *backend;
     enum dtype dtype;           /* of activations, norms, residual, cache */
     enum dtype compute;         /* what linears multiply in */
@@ -32,6 +41,12 @@ struct model {
     {              \
         0          \
     }
+
+/* Of n heads or outputs: how many this part has. */
+static inline int64_t model_part(const struct model *m, int64_t n)
+{
+    return m->split.n > 1 ? n / m->split.n : n;
+}
 
 void model_release(struct model *m); /* zero state and twice are fine */
 /* Rows of the embedding, plain or packed: ids on the device, out [>= n_rows, D] of the model dtype.
@@ -63,6 +78,7 @@ struct load_parts {
 
 /* How weights may come, where not simply from the file. */
 struct load_way {
+    struct split split; /* which part is loaded */
     /* Beside the weights this much must fit, or nothing is loaded. */
     int64_t least_job_bytes;
     /* Fills the parts; read(reading) does so from the file.  NULL: that is what is done. */
@@ -75,12 +91,13 @@ int weights_load_by(struct backend *b, const char *folder, const struct load_way
 
 /* ---- one forward pass ---- */
 
-/* Keys and values of n_slots sequences, `capacity` tokens each.  Lifetime: the job. */
+/* Keys and values of n_slots sequences, `capacity` tokens each, of the heads that a part has.
+ * Lifetime: the job. */
 struct kv_cache {
     int n_slots;
     int64_t capacity;
     int32_t *length;      /* host, [n_slots]: tokens in each slot */
-    struct tensor *k, *v; /* [L] of [n_slots * capacity, G*E] */
+    struct tensor *k, *v; /* [L] of [n_slots * capacity, G*E]; G: of this part */
     int64_t n_layers;
     int32_t *counted; /* device, [capacity]: 0, 1, 2, ...; made by the first copy */
     struct backend *backend;

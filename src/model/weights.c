@@ -85,12 +85,30 @@ static struct tensor *tensor_of(struct model *m, const struct tensor_spec *s)
     return NULL; /* a weight */
 }
 
+/* Linears and their biases are held in part. */
+static int64_t held_rows(const struct model *m, const struct tensor_spec *s)
+{
+    bool cut = s->part == PART_LINEAR || s->part == PART_BIAS;
+
+    return cut ? model_part(m, s->shape[0]) : s->shape[0];
+}
+
+/* The bytes of the file that are this part's. */
+static void take_part(const struct model *m, const struct tensor_spec *s, struct load_item *item)
+{
+    const int64_t row_bytes = item->from->tensor->n_bytes / s->shape[0];
+    const int64_t n = held_rows(m, s);
+
+    item->n_bytes = n * row_bytes;
+    item->first_byte = n < s->shape[0] ? m->split.index * item->n_bytes : 0;
+}
+
 static int make_room(struct model *m, const struct tensor_spec *s, enum dtype t, void **to,
                      struct err *e)
 {
     struct tensor *tensor = tensor_of(m, s);
-    int64_t n_rows = s->n_dims == 2 ? s->shape[0] : 1;
-    int64_t n_cols = s->n_dims == 2 ? s->shape[1] : s->shape[0];
+    int64_t n_rows = s->n_dims == 2 ? held_rows(m, s) : 1;
+    int64_t n_cols = s->n_dims == 2 ? s->shape[1] : held_rows(m, s);
 
     if (tensor) {
         if (tensor_alloc(m->backend, MEM_BASE, t, n_rows, n_cols, tensor, e) < 0)
@@ -186,7 +204,7 @@ static enum dtype main_dtype(const struct load_item *items, size_t n)
 }
 
 /* Every tensor of the list is judged before the first byte is read. */
-static int match(const struct checkpoint *from, const struct config *c,
+static int match(const struct checkpoint *from, const struct model *m,
                  const struct tensor_spec *list, size_t n, struct load_item *items,
                  int64_t *n_bytes, struct err *e)
 {
@@ -199,9 +217,10 @@ static int match(const struct checkpoint *from, const struct config *c,
         if (check_tensor(items[i].from, &list[i], e) < 0)
             goto out;
         used[items[i].from - from->tensor] = true;
-        *n_bytes += items[i].from->tensor->n_bytes;
+        take_part(m, &list[i], &items[i]);
+        *n_bytes += items[i].n_bytes;
     }
-    warn_of_extra_tensors(c, from, used);
+    warn_of_extra_tensors(&m->config, from, used);
     rc = 0;
 out:
     free(used);
@@ -262,7 +281,7 @@ static int fill(struct backend *b, const struct load_item *items, size_t n,
     size_t *n_bytes = mem_array(n, sizeof *n_bytes);
     for (size_t i = 0; i < n; i++) {
         at[i] = items[i].to;
-        n_bytes[i] = (size_t)items[i].from->tensor->n_bytes;
+        n_bytes[i] = (size_t)items[i].n_bytes;
     }
     struct load_parts parts = { at, n_bytes, n };
     int rc = way->fill(way->context, &parts, read_all, &reading, e);
@@ -279,7 +298,7 @@ static int load(const struct checkpoint *from, const struct load_way *way, struc
     struct load_item *items = mem_array(n, sizeof *items);
     int rc = -1;
 
-    if (match(from, &m->config, list, n, items, n_bytes, e) < 0 ||
+    if (match(from, m, list, n, items, n_bytes, e) < 0 ||
         check_room(m->backend, *n_bytes, way->least_job_bytes, e) < 0)
         goto out;
     for (size_t i = 0; i < n; i++)
@@ -307,8 +326,10 @@ int weights_load_by(struct backend *b, const char *folder, const struct load_way
     int rc = -1;
 
     *out = (struct model){ .backend = b, .owns_embed = true, .owns_norms = true };
-    if (config_read(folder, &out->config, e) < 0)
+    if (config_read(folder, &out->config, e) < 0 ||
+        (way->split.n > 1 && config_check_split(&out->config, way->split.n, e) < 0))
         goto out;
+    out->split = way->split;
     out->layers = mem_array((size_t)out->config.n_layers, sizeof *out->layers);
     if (out->config.repetition_penalty != 1)
         log_warn("generation_config.json asks for a repetition penalty of %g, which is not applied",

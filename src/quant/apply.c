@@ -78,7 +78,7 @@ int quant_run_args(struct backend *b, const struct quant_spec *s, const struct t
 
     struct quantize_args a = quantizer_find(s->method)->args(s, w->n_rows, w->n_cols);
     a.w = w;
-    a.arranged = true;
+    a.arranged = !s->in_parts;
     a.out = out;
     return quant_quantize(b, &a, e);
 }

@@ -640,8 +640,13 @@ static int run_model(const struct model *base, const struct quant_spec *s, struc
         return err_set(e, ERR_USAGE, "the %s backend has none of AWQ's searches", k.b->ops->name);
     if (calibration_run_open(&k.run, out, s->calibration, e) == 0) {
         rc = make_room(&k, e);
-        for (int64_t i = 0; rc == 0 && i < base->config.n_layers; i++)
-            rc = quantize_layer(&k, i, e);
+        for (int64_t i = 0; rc == 0 && i < base->config.n_layers; i++) {
+            rc = quant_layer_begin(s, i, e);
+            if (rc == 0)
+                rc = quantize_layer(&k, i, e);
+            if (rc == 0)
+                rc = quant_layer_end(s, i, e);
+        }
     }
     if (rc < 0) {
         struct err ignored = ERR_INIT;

@@ -79,12 +79,11 @@ static int choose_rows(struct calibration_run *c, struct err *e)
     const struct config *f = &c->m->config;
     int64_t columns = side_width(f) + pool_width(f) + larger(f->intermediate_size, f->hidden_size) +
                       2 * key_width(f);
-    struct device_facts facts = { 0 };
+    int64_t n_bytes;
 
-    if (c->b->ops->facts(c->b, &facts, e) < 0)
+    if (backend_free_bytes(c->b, &n_bytes, e) < 0)
         return -1;
-    int64_t fit =
-        facts.free_bytes / MEMORY_PART / (columns * (int64_t)dtype_bytes(c->m->dtype) + 16);
+    int64_t fit = n_bytes / MEMORY_PART / (columns * (int64_t)dtype_bytes(c->m->dtype) + 16);
     fit = fit < ROWS_MOST ? fit : ROWS_MOST;
     c->max_rows = larger(fit, c->longest);
     c->max_rows = c->max_rows < c->n_tokens ? c->max_rows : c->n_tokens;

@@ -261,8 +261,13 @@ static int run_model(const struct model *base, const struct quant_spec *s, struc
     *on_host = g.solves != g.b;
     if (open_memory(&g, e) == 0) {
         rc = 0;
-        for (int64_t i = 0; rc == 0 && i < base->config.n_layers; i++)
-            rc = solve_layer(&g, i, e);
+        for (int64_t i = 0; rc == 0 && i < base->config.n_layers; i++) {
+            rc = quant_layer_begin(s, i, e);
+            if (rc == 0)
+                rc = solve_layer(&g, i, e);
+            if (rc == 0)
+                rc = quant_layer_end(s, i, e);
+        }
     }
     tensor_free(&g.host, &g.rows);
     tensor_free(g.sums, &g.h);

@@ -38,6 +38,26 @@ int64_t quant_type_group_of(const char *quant_type);
 /* TABLE_NONE where the type is no code table. */
 enum code_table quant_type_table(const char *quant_type);
 
+/* ---- models in parts ---- */
+
+/* The whole of a matrix of which each member of the group has some rows, in scratch; each of them
+ * calls it. */
+int quant_whole(struct backend *b, const struct tensor *part, struct tensor *out, struct err *e);
+/* The part of a packed weight (canonical order), copied; refused where n parts cannot be cut. */
+int quant_cut(struct backend *b, const struct weight *w, struct split s, struct weight *out,
+              struct err *e);
+int quant_check_cut(const struct weight *w, int n, struct err *e);
+
+static inline int quant_layer_begin(const struct quant_spec *s, int64_t layer, struct err *e)
+{
+    return s->layers ? s->layers->begin(s->layers->context, layer, e) : 0;
+}
+
+static inline int quant_layer_end(const struct quant_spec *s, int64_t layer, struct err *e)
+{
+    return s->layers ? s->layers->end(s->layers->context, layer, e) : 0;
+}
+
 /* The method does not quantize: its weights are plain, in the compute dtype. */
 bool quant_is_plain(const struct quant_spec *s);
 

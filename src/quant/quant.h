@@ -20,6 +20,14 @@ int quant_calibration_make(struct quant_calibration *out, const int32_t *ids, si
                            const int32_t *lengths, size_t n_seqs, struct err *e);
 void quant_calibration_release(struct quant_calibration *c); /* zero state is fine */
 
+/* How a method that runs the model on text gets at the layers of a model in parts: between begin
+ * and end a layer's linears and biases are whole, in the models that the method is given. */
+struct quant_layers {
+    int (*begin)(void *context, int64_t layer, struct err *e);
+    int (*end)(void *context, int64_t layer, struct err *e);
+    void *context;
+};
+
 /* What a job asks for, resolved (no defaults left). */
 struct quant_spec {
     char method[16]; /* "none", "bnb_8bit", "bnb_4bit", "rtn", "hqq" */
@@ -43,7 +51,9 @@ struct quant_spec {
     char grid[16]; /* rtn with "int": "absmax", "gptq", "awq" */
     double outlier_threshold;
     enum dtype source; /* one weight's values are rounded to it first (quantize_args.source); set by
-                          quantize_model() */
+                          quantize_model(), as are the next two */
+    bool in_parts;     /* what is packed will be cut: in the canonical order */
+    const struct quant_layers *layers; /* NULL: they are whole at all times */
     int n_skip;
     char skip[8][64]; /* module names left plain: a name matches a whole dotted part or suffix,
                          e.g. "lm_head", "down_proj", "model.layers.0.mlp.gate_proj" */
@@ -107,6 +117,10 @@ const struct quantizer *quantizer_find(const char *name);
 /* Does the method allow these settings for a matrix of n_in inputs?  The message says what is
  * allowed ("gptq allows 2, 3, 4, 8"). n_in 0: not known. */
 int quant_spec_check(const struct quant_spec *s, int64_t n_in, struct err *e);
+
+/* Can a packed matrix of this shape be cut by its outputs into n parts? */
+int quant_check_parts(const struct quant_spec *s, int64_t n_out, int64_t n_in, int n,
+                      struct err *e);
 
 /* source: what weights are rounded to before quantization; DTYPE_OTHER: as stored.
  * The model dtype: source if that is 16 bit, else compute. */

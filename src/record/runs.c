@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "sweep/method.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -170,4 +171,12 @@ bool runs_seed_matters(const struct sweep *s, const struct experiment *x, const 
     const char *subset = js_text(js_get(js_find(s->tasks, task), "subset"));
 
     return !m || !m->data_free || (subset && !strcmp(subset, "random"));
+}
+
+double run_device_seconds(const struct js *record)
+{
+    const struct js *devices = js_get(record, "tensor_parallel");
+    double total = js_real(js_get(js_get(record, "seconds"), "total"));
+
+    return isfinite(total) ? total * (devices ? (double)js_int(devices) : 1) : 0;
 }

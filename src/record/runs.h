@@ -42,6 +42,9 @@ void runs_release(struct run_list *l);
 
 const struct runs *runs_find(const struct run_list *l, const char *experiment); /* NULL: none */
 
+/* Of all devices that worked on it; 0 where the record does not say how long. */
+double run_device_seconds(const struct js *record);
+
 /* Can a seed change this task's scores: through calibration, or through the items it draws? */
 bool runs_seed_matters(const struct sweep *s, const struct experiment *x, const char *task);
 

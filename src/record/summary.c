@@ -184,9 +184,7 @@ static double device_seconds(const struct runs *r)
     double sum = 0;
 
     for (int i = 0; i < r->n; i++) {
-        double total = js_real(js_get(js_get(r->all[i].record, "seconds"), "total"));
-        if (isfinite(total))
-            sum += total;
+        sum += run_device_seconds(r->all[i].record);
     }
     return sum;
 }

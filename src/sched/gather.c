@@ -85,6 +85,15 @@ void gather_left(struct gather *g, int rank)
     end_round(g, rank);
 }
 
+void gather_forget(struct gather *g, int rank)
+{
+    struct gather_rank *r = &g->ranks[rank];
+
+    r->waits = false;
+    bytes_release(&r->told);
+    bytes_release(&r->answer);
+}
+
 int gather_answer(struct gather *g, struct bytes *out)
 {
     for (int i = 0; i < g->n; i++)

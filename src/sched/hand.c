@@ -9,7 +9,7 @@ enum { SETUPS_LOST_MAX = 2 };
 
 static void watch(struct hand *h, double timeout_s)
 {
-    h->timed_out = false;
+    h->timed_out = h->dropped = false;
     h->kill_at_ns = timeout_s > 0 ? clock_ns() + (int64_t)(timeout_s * 1e9) : 0;
 }
 
@@ -25,6 +25,14 @@ int hand_give(struct hand *h, int64_t job, const void *bytes, size_t n_bytes, st
     h->job = job;
     watch(h, h->job_timeout_s);
     return engine_give(h->engine, (int)job, bytes, n_bytes, e);
+}
+
+void hand_drop(struct hand *h, int64_t job)
+{
+    if (h->job != job || h->timed_out)
+        return;
+    h->dropped = true;
+    engine_kill(h->engine);
 }
 
 static int restart(struct hand *h, struct err *e)
@@ -54,6 +62,10 @@ static int replaced(struct hand *h, struct engine_event *ev, struct hand_news *n
     }
     if (timed_out && (worked || !was_ready))
         say_timeout(h, worked, &ev->bytes);
+    if (h->dropped && worked) {
+        bytes_release(&ev->bytes);
+        bytes_text(&ev->bytes, "ended because another engine of its group was lost");
+    }
     if (!worked && !was_ready && ++h->n_setups_lost >= SETUPS_LOST_MAX) {
         h->kill_at_ns = 0;
         *news = (struct hand_news){ MSG_FAILED, ERR_DEVICE, ev->bytes };

@@ -11,7 +11,7 @@ struct hand {
     double job_timeout_s;   /* 0: none */
     double setup_timeout_s; /* 0: none */
     int64_t kill_at_ns;     /* of what it does now; 0: never */
-    bool timed_out;
+    bool timed_out, dropped;
     bool told;         /* it was given its setup */
     int64_t job;       /* it was given; -1: none */
     int n_setups_lost; /* one after the other */
@@ -35,5 +35,8 @@ struct hand_news {
 
 void hand_setup(struct hand *h, const void *setup, size_t n_bytes);
 int hand_give(struct hand *h, int64_t job, const void *bytes, size_t n_bytes, struct err *e);
+/* Ends its engine where it works on this job: another one that the job needs was lost.  MSG_LOST
+ * follows. */
+void hand_drop(struct hand *h, int64_t job);
 /* Never blocks; news->bytes is owned by the caller. */
 int hand_poll(struct hand *h, struct hand_news *news, struct err *e);

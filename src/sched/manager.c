@@ -1,7 +1,13 @@
-/* manager.c - rank 0: hands out jobs, longest first, to every rank and to itself. */
+/* manager.c - rank 0: hands out jobs, longest first, to every rank and to itself.
+ *
+ * A job goes to a group of ranks, of one or of several: each of them gets it, the first one's
+ * record counts, and the group is free when all have answered.  Where one loses its engine, the
+ * others give theirs up: the job is lost once, and the group begins again.  In the queue a group
+ * goes by its first rank. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "sched/gather.h"
+#include "sched/groups.h"
 #include "sched/hand.h"
 #include "sched/queue.h"
 #include "sched/sched.h"
@@ -33,18 +39,18 @@ struct manager {
     struct worker *workers; /* [n_workers], by rank */
     int n_workers;
     int64_t next_overdue_ns;
-    struct gather gather;
+    struct gather gather, inside; /* talk of a host while it sets up; of groups while they work */
+    struct groups groups;
     bool ready; /* our own engine is set up: model and data are good */
 };
 
-static int give(struct manager *m, int worker, int job, struct err *e)
+static int give_one(struct manager *m, int worker, int job, struct err *e)
 {
     const struct sched_job *j = &m->jobs[job];
 
     m->workers[worker].state = WORKER_BUSY;
     m->workers[worker].job = job;
-    if (m->listener->started)
-        m->listener->started(m->listener->context, job, worker);
+    gather_forget(&m->inside, worker);
     if (worker == 0)
         return hand_give(&m->hand, job, j->text, j->n_bytes, e);
     struct bytes text = BYTES_INIT;
@@ -52,6 +58,28 @@ static int give(struct manager *m, int worker, int job, struct err *e)
     int rc = link_send(m->link, worker, MSG_JOB, text.data, text.n, e);
     bytes_release(&text);
     return rc;
+}
+
+/* To each of the group that begins with this rank. */
+static int give(struct manager *m, int first, int job, struct err *e)
+{
+    int rc = 0;
+
+    if (m->listener->started)
+        m->listener->started(m->listener->context, job, first);
+    for (int i = 0; rc == 0 && i < m->groups.size; i++)
+        rc = give_one(m, groups_member(&m->groups, first, i), job, e);
+    return rc;
+}
+
+/* Does a group begin with this rank, and have all of it nothing to do? */
+static bool is_free(const struct manager *m, int worker)
+{
+    bool all = groups_first(&m->groups, worker) == worker;
+
+    for (int i = 0; all && i < m->groups.size; i++)
+        all = m->workers[groups_member(&m->groups, worker, i)].state == WORKER_IDLE;
+    return all;
 }
 
 /* For a worker that has nothing to do: a job that another should have finished long ago. */
@@ -77,7 +105,7 @@ static int hand_out(struct manager *m, struct err *e)
     if (look_for_overdue)
         m->next_overdue_ns = clock_ns() + OVERDUE_EVERY_NS;
     for (int w = 0; w < m->n_workers; w++) {
-        if (m->workers[w].state != WORKER_IDLE)
+        if (!is_free(m, w))
             continue;
         int job = queue_next(&m->queue, w, clock_ns());
         if (job < 0 && look_for_overdue)
@@ -104,6 +132,8 @@ static int finished(struct manager *m, int worker, int64_t job, const char *reco
         return err_set(e, ERR_IO, "rank %d answers for job %lld, which is none", worker,
                        (long long)job);
     m->workers[worker].state = WORKER_IDLE;
+    if (groups_first(&m->groups, worker) != worker)
+        return 0;
     /* Another was faster. */
     if (!queue_wants(&m->queue, (int)job))
         return 0;
@@ -115,22 +145,46 @@ static int finished(struct manager *m, int worker, int64_t job, const char *reco
     return 0;
 }
 
+/* The others of a group have nobody to work with. */
+static int drop_others(struct manager *m, int worker, int job, struct err *e)
+{
+    int rc = 0;
+
+    for (int i = 0; rc == 0 && i < m->groups.size; i++) {
+        int other = groups_member(&m->groups, groups_first(&m->groups, worker), i);
+        struct bytes text = BYTES_INIT;
+
+        if (other == worker || m->workers[other].state != WORKER_BUSY)
+            continue;
+        message_pack(&text, job, NULL, 0);
+        if (other == 0)
+            hand_drop(&m->hand, job);
+        else
+            rc = link_send(m->link, other, MSG_DROP, text.data, text.n, e);
+        bytes_release(&text);
+    }
+    return rc;
+}
+
 /* The job goes to another, or is given up. */
 static int hand_on(struct manager *m, int worker, int job, const char *text, struct err *e)
 {
+    const int first = groups_first(&m->groups, worker);
     bool ran_here =
         m->queue.jobs[job].state == QUEUE_RUNNING &&
-        (m->queue.jobs[job].run[0].worker == worker || m->queue.jobs[job].run[1].worker == worker);
+        (m->queue.jobs[job].run[0].worker == first || m->queue.jobs[job].run[1].worker == first);
 
     if (!ran_here)
         return 0;
-    if (!queue_lost(&m->queue, job, worker)) {
+    if (drop_others(m, worker, job, e) < 0)
+        return -1;
+    if (!queue_lost(&m->queue, job, first)) {
         log_warn("%s: %s on rank %d; it is tried once more", m->jobs[job].name, text, worker);
         return 0;
     }
     if (m->options->fail_fast)
         queue_stop(&m->queue);
-    return m->listener->lost(m->listener->context, job, worker, text, e);
+    return m->listener->lost(m->listener->context, job, first, text, e);
 }
 
 static int lost(struct manager *m, int worker, int64_t job, const char *text, struct err *e)
@@ -138,6 +192,7 @@ static int lost(struct manager *m, int worker, int64_t job, const char *text, st
     if (!is_job(m, job))
         return err_set(e, ERR_IO, "rank %d lost job %lld, which is none", worker, (long long)job);
     m->workers[worker].state = WORKER_SETTING_UP;
+    gather_forget(&m->inside, worker);
     return hand_on(m, worker, (int)job, text, e);
 }
 
@@ -188,11 +243,17 @@ static void heard_again(struct manager *m, int worker, int kind, int64_t number)
         w->job = (int)number;
 }
 
+/* There is no group whose ranks can all work. */
 static bool all_gone(const struct manager *m)
 {
-    for (int w = 0; w < m->n_workers; w++)
-        if (m->workers[w].state != WORKER_GONE)
+    for (int w = 0; w < m->n_workers; w++) {
+        bool whole = groups_first(&m->groups, w) == w;
+
+        for (int i = 0; whole && i < m->groups.size; i++)
+            whole = m->workers[groups_member(&m->groups, w, i)].state != WORKER_GONE;
+        if (whole)
             return false;
+    }
     return true;
 }
 
@@ -237,12 +298,12 @@ static void log_from(int worker, int64_t level, const char *bytes, size_t n_byte
     free(text);
 }
 
-static int answer_gathered(struct manager *m, struct err *e)
+static int answer(struct manager *m, struct gather *gather, struct err *e)
 {
     struct bytes heard = BYTES_INIT;
     int worker, rc = 0;
 
-    while (rc == 0 && (worker = gather_answer(&m->gather, &heard)) >= 0) {
+    while (rc == 0 && (worker = gather_answer(gather, &heard)) >= 0) {
         struct bytes text = BYTES_INIT;
         message_pack(&text, 0, heard.data, heard.n);
         if (worker == 0)
@@ -255,11 +316,18 @@ static int answer_gathered(struct manager *m, struct err *e)
     return rc;
 }
 
+static int answer_gathered(struct manager *m, struct err *e)
+{
+    return answer(m, &m->gather, e) < 0 || answer(m, &m->inside, e) < 0 ? -1 : 0;
+}
+
 static int heard(struct manager *m, int worker, int kind, int64_t number, const char *bytes,
                  size_t n_bytes, struct err *e)
 {
     heard_again(m, worker, kind, number);
-    if (kind == MSG_TELL && n_bytes)
+    if (kind == MSG_TELL && n_bytes && m->workers[worker].state == WORKER_BUSY)
+        gather_told(&m->inside, worker, bytes, n_bytes);
+    else if (kind == MSG_TELL && n_bytes)
         gather_told(&m->gather, worker, bytes, n_bytes);
     else if (kind != MSG_LOG && kind != MSG_BEAT)
         gather_left(&m->gather, worker);
@@ -359,11 +427,43 @@ static int begin(struct manager *m, const void *setup, size_t n_bytes, struct er
 
     message_pack(&text, (int64_t)(m->hand.job_timeout_s * 1e9), setup, n_bytes);
     for (int w = 1; rc == 0 && w < m->n_workers; w++)
-        rc = link_send(m->link, w, MSG_SETUP, text.data, text.n, e);
+        if (m->workers[w].state != WORKER_GONE)
+            rc = link_send(m->link, w, MSG_SETUP, text.data, text.n, e);
     bytes_release(&text);
-    if (rc == 0)
+    if (rc == 0 && m->workers[0].state != WORKER_GONE)
         hand_setup(&m->hand, setup, n_bytes);
     return rc;
+}
+
+static const char *host_of(const void *link, int rank)
+{
+    return link_host_of(link, rank);
+}
+
+/* Who works with whom, and who talks to whom. */
+static int make_groups(struct manager *m, struct err *e)
+{
+    if (groups_make(&m->groups, m->n_workers, m->options->group_size, host_of, m->link, e) < 0)
+        return -1;
+    gather_init(&m->gather, m->n_workers);
+    gather_init(&m->inside, m->n_workers);
+    for (int w = 0; w < m->n_workers; w++) {
+        char group[32];
+
+        snprintf(group, sizeof group, "%d", groups_first(&m->groups, w));
+        gather_host(&m->gather, w, link_host_of(m->link, w));
+        gather_host(&m->inside, w, group);
+    }
+    for (int w = 0; w < m->n_workers; w++) {
+        if (groups_first(&m->groups, w) >= 0)
+            continue;
+        log_warn("rank %d on %s takes no jobs: groups of %d ranks work on one job, and it is left "
+                 "over on its node",
+                 w, link_host_of(m->link, w), m->groups.size);
+        m->workers[w].state = WORKER_GONE;
+        gather_left(&m->gather, w);
+    }
+    return 0;
 }
 
 static int settle(struct manager *m, bool all, struct err *e)
@@ -439,12 +539,11 @@ int sched_manage(struct link *link, struct engine *own, const void *setup, size_
     for (int w = 0; w < m.n_workers; w++)
         m.workers[w].heard_ns = clock_ns();
 
-    gather_init(&m.gather, m.n_workers);
-    for (int w = 0; w < m.n_workers; w++)
-        gather_host(&m.gather, w, link_host_of(link, w));
     engine_place(own, link_local_rank(link), link_local_size(link));
 
-    int rc = begin(&m, setup, setup_bytes, e);
+    int rc = make_groups(&m, e);
+    if (rc == 0)
+        rc = begin(&m, setup, setup_bytes, e);
     if (rc == 0)
         rc = loop(&m, e);
     *end = queue_all_done(&m.queue) ? SCHED_ALL_DONE : SCHED_STOPPED_EARLY;
@@ -452,6 +551,8 @@ int sched_manage(struct link *link, struct engine *own, const void *setup, size_
     if (tell_end(link, rc < 0 ? &second : e) < 0)
         rc = -1;
     gather_release(&m.gather);
+    gather_release(&m.inside);
+    groups_release(&m.groups);
     queue_release(&m.queue);
     free(m.workers);
     return rc;

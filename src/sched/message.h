@@ -19,6 +19,7 @@ enum message_kind {
     MSG_TELL,      /* rank -> 0: what its engine tells those of its node; no bytes: it takes no
                       further part                                         */
     MSG_HEARD,     /* 0 -> rank: what they told, for the engine            */
+    MSG_DROP,      /* 0 -> rank: job, of which another rank of its group was lost */
     MSG_BEAT       /* rank -> 0: the job it works on, BEAT_IDLE or BEAT_SETTING_UP, now and then */
 };
 

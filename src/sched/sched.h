@@ -24,6 +24,7 @@ struct sched_options {
     double time_limit_s; /* 0: none */
     bool fail_fast;
     int crash_limit; /* engines one job may take down before it is an error: 2 */
+    int group_size;  /* ranks of a host that work on one job together; 0 or 1: each alone */
     double silent_s; /* a rank that says nothing for so long loses its job to another */
     const char *log; /* where there are several nodes, rank N keeps its lines in LOG.rank-N, too:
                         the last ones of a node that dies reach nobody else; NULL: not */
@@ -36,6 +37,7 @@ struct sched_listener {
     /* Once, before the first job: rank 0's engine is set up, so model and data are good. */
     int (*ready)(void *context, struct err *e);
     void (*started)(void *context, int job, int rank);
+    /* rank, here and below: the first of its group. */
     /* The record of a finished job.  *ok: it succeeded (for --fail-fast).  -1 ends the run. */
     int (*finished)(void *context, int job, int rank, const void *record, size_t n_bytes, bool *ok,
                     struct err *e);

@@ -101,6 +101,10 @@ static int obey(struct hand *h, const struct link *link, int kind, const struct 
         engine_answer(h->engine, bytes, n_bytes);
         return 1;
     }
+    if (kind == MSG_DROP && message_unpack(m, &number, &bytes, &n_bytes)) {
+        hand_drop(h, number);
+        return 1;
+    }
     if (kind == MSG_JOB && message_unpack(m, &number, &bytes, &n_bytes))
         return hand_give(h, number, bytes, n_bytes, e) < 0 ? -1 : 1;
     return 0;

@@ -108,7 +108,7 @@ int block_read(const struct source *s, const struct toml_value *table, struct ex
         const struct toml_value *v = table->items[i];
         const struct key_rule *rule = key_find(rules, v->key);
 
-        if (!rule || rule->type == KEY_LATER) {
+        if (!rule) {
             if (check_alone(s, v, e) < 0)
                 return -1;
         } else if (rule != name_rule && read_axis(s, rule, out, i, e) < 0) {

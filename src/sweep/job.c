@@ -182,6 +182,8 @@ void job_make_key(struct job *j, const struct sweep *s, const char *identity)
     js_set_int(all, "semantics", SEMANTICS_VERSION);
     js_set(all, "settings", experiment_to_js(j->experiment));
     js_set_text(all, "source_dtype", s->source_dtype);
+    if (s->tensor_parallel > 1)
+        js_set_int(all, "tensor_parallel", s->tensor_parallel);
     if (s->calibration && m && !m->data_free) {
         js_set_int(all, "calibration_samples", js_int(js_get(s->calibration, "samples")));
         js_set_int(all, "calibration_length", js_int(js_get(s->calibration, "sequence_length")));

@@ -4,10 +4,6 @@
 #include <stddef.h>
 #include <string.h>
 
-#define LATER(key)               \
-    {                            \
-        (key), .type = KEY_LATER \
-    }
 #define INT_MOST 2147483647.0       /* of an int */
 #define ID_MOST  9007199254740992.0 /* 2^53: integers every JSON and HDF5 reader keeps exact */
 
@@ -52,7 +48,8 @@ static const struct key_rule model[] = {
     { "revision", KEY_TEXT, "a branch, tag or commit of the hub id", .standard = "\"main\"" },
     { "source_dtype", KEY_TEXT, "one of stored, fp16, bf16, fp32", "\"stored\"",
       .choices = "stored fp16 bf16 fp32" },
-    LATER("tensor_parallel"),
+    { "tensor_parallel", KEY_INT, "one of 1, 2, 4, 8", "1", .least = 1, .most = 8,
+      .choices = "1 2 4 8" },
     { 0 },
 };
 

@@ -73,7 +73,11 @@ static bool real_fits(const struct key_rule *r, double x)
 
 static bool int_fits(const struct key_rule *r, const struct toml_value *v)
 {
-    return v->kind == TOML_KIND_INT && real_fits(r, (double)v->integer);
+    char text[32];
+
+    snprintf(text, sizeof text, "%lld", (long long)v->integer);
+    return v->kind == TOML_KIND_INT && real_fits(r, (double)v->integer) &&
+           (!r->choices || word_in(text, r->choices));
 }
 
 static bool ints_fit(const struct key_rule *r, const struct toml_value *v)
@@ -138,8 +142,6 @@ static bool fits(const struct key_rule *r, const struct toml_value *v)
         return v->kind == TOML_KIND_TABLE;
     case KEY_TABLES:
         return tables_fit(v);
-    case KEY_LATER:
-        break;
     }
     return false;
 }
@@ -147,8 +149,6 @@ static bool fits(const struct key_rule *r, const struct toml_value *v)
 int key_check(const struct source *s, const struct key_rule *rule, const char *key,
               const struct toml_value *v, struct err *e)
 {
-    if (rule->type == KEY_LATER)
-        return source_error(e, s, v, key, "%s is not in this version", rule->name);
     if (v->kind == TOML_KIND_TEXT && word_in(v->text, rule->later))
         return source_error(e, s, v, key, "\"%s\" is not in this version", v->text);
     if (!fits(rule, v))
@@ -171,12 +171,10 @@ void key_nearest(const char *section, const char *name, struct bytes *out)
     const char *of = section;
 
     for (const struct key_rule *r = key_rules(section); r->name; r++)
-        if (r->type != KEY_LATER)
-            nearest_offer(&near, r->name);
+        nearest_offer(&near, r->name);
     for (const struct key_section *other = key_sections; other->name; other++)
         for (const struct key_rule *r = other->rules; r->name; r++)
-            if (r->type != KEY_LATER && (!*section || strcmp(r->name, name) == 0) &&
-                nearest_offer(&near, r->name))
+            if ((!*section || strcmp(r->name, name) == 0) && nearest_offer(&near, r->name))
                 of = other->name;
     bytes_printf(out, "%s%s%s", of, *of ? "." : "", near.best);
 }
@@ -270,7 +268,7 @@ int section_read(const struct source *s, const struct toml_value *root,
     for (const struct key_rule *r = key_rules(section); r->name; r++) {
         const struct toml_value *v = toml_get(table, r->name);
 
-        if (r->type == KEY_TABLE || r->type == KEY_TABLES || r->type == KEY_LATER)
+        if (r->type == KEY_TABLE || r->type == KEY_TABLES)
             continue;
         if (v)
             js_set(*out, r->name, as_ruled(r, v));

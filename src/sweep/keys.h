@@ -16,11 +16,10 @@ enum key_type {
     KEY_INT,
     KEY_REAL,
     KEY_BOOL,
-    KEY_INTS,   /* list of different integers */
-    KEY_TEXTS,  /* list of texts, may be empty */
-    KEY_TABLE,  /* a section of its own */
-    KEY_TABLES, /* [[...]] */
-    KEY_LATER   /* a name of the contract that this version does not have */
+    KEY_INTS,  /* list of different integers */
+    KEY_TEXTS, /* list of texts, may be empty */
+    KEY_TABLE, /* a section of its own */
+    KEY_TABLES /* [[...]] */
 };
 
 struct key_rule {
@@ -31,7 +30,7 @@ struct key_rule {
     bool required;
     double least, most;  /* KEY_INT, KEY_REAL, each of KEY_INTS */
     bool beyond;         /* KEY_REAL: the bounds themselves are not allowed */
-    const char *choices; /* KEY_TEXT: the allowed words, separated by blanks */
+    const char *choices; /* KEY_TEXT, KEY_INT: what is allowed, separated by blanks */
     const char *later;   /* KEY_TEXT: words of the contract this version does not have */
 };
 

@@ -132,14 +132,8 @@ static int set_in_section(const struct source *s, int i, struct toml_value *root
     for (char *part = path, *dot; (dot = strchr(part, '.')); part = dot + 1) {
         *dot = 0;
         const struct key_rule *rule = key_find(key_rules(section.data), part);
-        if (!rule || (rule->type != KEY_TABLE && rule->type != KEY_LATER)) {
+        if (!rule || rule->type != KEY_TABLE) {
             unknown(s, i, key, e);
-            goto out;
-        }
-        if (rule->type == KEY_LATER) {
-            bytes_release(&section);
-            bytes_printf(&section, "%s is not in this version", part);
-            complain(s, i, e, section.data);
             goto out;
         }
         struct toml_value *next = toml_get(table, part);

@@ -14,6 +14,7 @@ struct js *sweep_setup_js(const struct sweep *s)
     js_set_text(model, "path", s->model_path);
     js_set_text(model, "revision", s->model_revision);
     js_set_text(model, "source_dtype", s->source_dtype);
+    js_set_int(model, "tensor_parallel", s->tensor_parallel);
     js_set(out, "model", model);
     js_set_int(run, "batch_size", s->batch_size);
     js_set(out, "run", run);

@@ -151,6 +151,7 @@ static int read_model_section(struct sweep *s, struct err *e)
     s->model_config = config ? absolute_path(s, config) : NULL;
     s->model_revision = mem_text(js_text(js_get(section, "revision")));
     take_text(s->source_dtype, sizeof s->source_dtype, section, "source_dtype");
+    s->tensor_parallel = (int)js_int(js_get(section, "tensor_parallel"));
     js_release(section);
     return 0;
 }

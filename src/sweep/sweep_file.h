@@ -50,6 +50,7 @@ struct sweep {
     char *model_config; /* absolute, or NULL */
     char *model_revision;
     char source_dtype[8]; /* "stored", "fp16", "bf16", "fp32" */
+    int tensor_parallel;  /* ranks of a node that share one job */
 
     /* [run] */
     int batch_size;

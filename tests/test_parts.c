@@ -1,0 +1,364 @@
+/* Models in parts: processes that hold a part each give the bits of one that holds the whole, for
+ * every method, in prompts and in steps; and what a group brings together is what its members have.
+ *
+ * LLQ_TEST_BACKEND=cuda: on GPUs, one for each process. */
+#include "check.h"
+#include "members.h"
+
+#include "base/memory.h"
+#include "model/model.h"
+#include "quant/quant.h"
+
+#include <string.h>
+#include <time.h>
+
+static int members_most(void)
+{
+    const int n = members_devices();
+
+    return n < 4 ? n : 4;
+}
+
+/* Where there is one device. */
+static void want_two(void)
+{
+    if (members_most() < 2) {
+        print_message("SKIP one device here\n");
+        skip();
+    }
+}
+
+/* ---- what a group brings together ---- */
+
+struct block {
+    int64_t n_rows, n_cols; /* of a part */
+    int size;
+};
+
+static const struct block blocks[] = {
+    { 1, 1, 2 },       { 1, 1, 4 },    { 3, 5, 2 },      { 7, 33, 2 },     { 1, 2048, 2 },
+    { 64, 2048, 2 },   { 257, 43, 4 }, { 1, 700001, 2 }, { 3, 300000, 4 }, { 2048, 512, 2 },
+    { 1, 1 << 23, 2 }, { 8, 4096, 2 }, { 5, 8, 2 },
+};
+
+static uint8_t value_of(int member, int64_t row, int64_t byte)
+{
+    uint64_t x = (uint64_t)byte * 0x9E3779B97F4A7C15u + (uint64_t)row * 0xC2B2AE3D27D4EB4Fu +
+                 (uint64_t)member * 0x165667B19E3779F9u;
+
+    return (uint8_t)(x >> 40);
+}
+
+static int collect_block(struct member *m, const struct block *b, struct err *e)
+{
+    struct backend *k = &m->backend;
+    const enum dtype t = b->size == 4 ? DTYPE_F32 : DTYPE_F16;
+    const int64_t n_bytes = b->n_cols * b->size, all_bytes = n_bytes * m->n;
+    struct tensor part = { 0 }, out = { 0 };
+    uint8_t *own = mem_array((size_t)(b->n_rows * n_bytes), 1);
+    uint8_t *all = mem_array((size_t)(b->n_rows * all_bytes), 1);
+    int rc = -1;
+
+    for (int64_t row = 0; row < b->n_rows; row++)
+        for (int64_t i = 0; i < n_bytes; i++)
+            own[row * n_bytes + i] = value_of(m->index, row, i);
+    memset(all, 0xEE, (size_t)(b->n_rows * all_bytes));
+    const struct collect_args a = { .part = &part, .out = &out, .n_rows = b->n_rows };
+    if (tensor_alloc(k, MEM_SCRATCH, t, b->n_rows, b->n_cols, &part, e) < 0 ||
+        tensor_alloc(k, MEM_SCRATCH, t, b->n_rows, b->n_cols * m->n, &out, e) < 0 ||
+        k->ops->upload(k, part.data, own, (size_t)(b->n_rows * n_bytes), e) < 0 ||
+        k->ops->upload(k, out.data, all, (size_t)(b->n_rows * all_bytes), e) < 0)
+        goto out;
+    /* Again and again, so that one that is late reads what it came for. */
+    for (int i = 0; i < 5; i++)
+        if (k->ops->group->collect(k, &a, e) < 0)
+            goto out;
+    if (k->ops->download(k, all, out.data, (size_t)(b->n_rows * all_bytes), e) < 0)
+        goto out;
+    rc = 0;
+    for (int64_t row = 0; rc == 0 && row < b->n_rows; row++)
+        for (int64_t i = 0; rc == 0 && i < all_bytes; i++)
+            if (all[row * all_bytes + i] != value_of((int)(i / n_bytes), row, i % n_bytes))
+                rc = err_set(e, ERR_INPUT, "%lld x %lld of %d bytes: row %lld, byte %lld",
+                             (long long)b->n_rows, (long long)b->n_cols, b->size, (long long)row,
+                             (long long)i);
+out:
+    tensor_free(k, &part);
+    tensor_free(k, &out);
+    free(own);
+    free(all);
+    return rc;
+}
+
+static int collect_all(struct member *m, const void *what, struct err *e)
+{
+    int64_t all[MEMBERS_MOST], free_bytes;
+
+    (void)what;
+    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
+        if (collect_block(m, &blocks[i], e) < 0)
+            return -1;
+    for (int round = 0; round < 100; round++) {
+        if (m->backend.ops->group->tell(&m->backend, 100 * round + m->index, all, e) < 0)
+            return -1;
+        for (int i = 0; i < m->n; i++)
+            if (all[i] != 100 * round + i)
+                return err_set(e, ERR_INPUT, "member %d told %lld", i, (long long)all[i]);
+    }
+    if (backend_first_says(&m->backend, m->index == 0) != true ||
+        backend_first_says(&m->backend, m->index != 0) != false)
+        return err_set(e, ERR_INPUT, "the first decides");
+    if (backend_free_bytes(&m->backend, &free_bytes, e) < 0)
+        return -1;
+    member_give(m, &free_bytes, sizeof free_bytes);
+    return 0;
+}
+
+static void a_group_brings_parts_together(void **state)
+{
+    (void)state;
+    want_two();
+    for (int n = 2; n <= members_most(); n *= 2) {
+        CHECK(members_run(n, collect_all, NULL), "%d members hear each other", n);
+        for (int i = 1; i < n; i++)
+            CHECK(memcmp(shared->result[0], shared->result[i], sizeof(int64_t)) == 0,
+                  "they agree on what memory is free");
+    }
+}
+
+/* ---- one gives up ---- */
+
+static int give_up(struct member *m, const void *what, struct err *e)
+{
+    struct tensor part = { 0 }, out = { 0 };
+    const struct collect_args a = { .part = &part, .out = &out, .n_rows = 4 };
+    struct backend *k = &m->backend;
+    struct err why = ERR_INIT;
+
+    (void)what;
+    if (tensor_alloc(k, MEM_SCRATCH, DTYPE_F16, 4, 64, &part, e) < 0 ||
+        tensor_alloc(k, MEM_SCRATCH, DTYPE_F16, 4, 64 * m->n, &out, e) < 0)
+        return -1;
+    if (m->index == 1) {
+        nanosleep(&(struct timespec){ .tv_nsec = 100000000 }, NULL);
+        err_set(&why, ERR_MEMORY, "does not fit, says the test");
+        k->ops->group->give_up(k, &why);
+    } else if (k->ops->group->collect(k, &a, &why) == 0 && k->ops->sync(k, &why) == 0) {
+        return err_set(e, ERR_INPUT, "it came together without member 1");
+    } else if (why.code != ERR_MEMORY || !strstr(why.text, "member 1") ||
+               !strstr(why.text, "does not fit, says the test")) {
+        return err_set(e, ERR_INPUT, "code %d, \"%s\"", why.code, why.text);
+    }
+    backend_leave(k);
+    tensor_free(k, &part);
+    tensor_free(k, &out);
+    return 0;
+}
+
+static void who_waits_for_one_that_gives_up_hears_why(void **state)
+{
+    (void)state;
+    want_two();
+    CHECK(members_run(2, give_up, NULL), "nobody waits for ever");
+}
+
+/* ---- models ---- */
+
+static const struct quant_spec specs[] = {
+    { .method = "none", .bits = 16, .compute = DTYPE_F16 },
+    { .method = "bnb_4bit",
+      .bits = 4,
+      .group_size = 64,
+      .quant_type = "nf4",
+      .double_quant = true,
+      .compute = DTYPE_F16 },
+    { .method = "bnb_8bit", .bits = 8, .compute = DTYPE_F16, .outlier_threshold = 6 },
+    { .method = "rtn",
+      .bits = 3,
+      .group_size = -1,
+      .quant_type = "int",
+      .grid = "awq",
+      .compute = DTYPE_F16 },
+    { .method = "rtn",
+      .bits = 4,
+      .group_size = 32,
+      .quant_type = "int",
+      .grid = "absmax",
+      .sym = true,
+      .double_quant = true,
+      .compute = DTYPE_BF16 },
+    { .method = "rtn", .bits = 8, .group_size = 0, .quant_type = "fp8_e4m3", .compute = DTYPE_F16 },
+};
+
+enum { N_SEQS = 3, N_STEPS = 7 };
+
+static int run_model(struct member *m, const struct model *model, struct err *e)
+{
+    static const int32_t slots[N_SEQS] = { 0, 1, 2 }, counts[N_SEQS] = { 9, 1, 23 };
+    const int64_t vocab = model->config.vocab_size;
+    int32_t ids[33], next[N_SEQS], steps[N_SEQS * N_STEPS];
+    struct kv_cache cache;
+    struct forward *f = NULL;
+    float *logits = mem_array((size_t)(33 * vocab), sizeof *logits);
+    int rc = -1;
+
+    for (int i = 0; i < 33; i++)
+        ids[i] = (int32_t)((i * 7919 + 13) % vocab);
+    const struct batch batch = {
+        .phase = PHASE_PROMPT, .n_seqs = N_SEQS, .slot = slots, .n_tokens = counts, .ids = ids
+    };
+    struct forward_out out = { .logits = logits };
+    if (kv_cache_open(&cache, model, N_SEQS, 64, e) < 0)
+        goto out;
+    if (forward_open(&f, model, 40, N_SEQS, e) < 0 ||
+        forward_run(f, &cache, &batch, WANT_ALL_LOGITS, NULL, 0, &out, e) < 0)
+        goto close;
+    for (int s = 0; s < N_SEQS; s++)
+        next[s] = (s * 11 + 5) % (int32_t)vocab;
+    if (forward_decode(f, &cache, N_SEQS, slots, next, N_STEPS, NULL, 0, steps, e) < 0)
+        goto close;
+    member_give(m, steps, sizeof steps);
+    /* Again, and one alone: where steps are recorded, they are found again. */
+    if (forward_decode(f, &cache, N_SEQS, slots, next, N_STEPS, NULL, 0, steps, e) < 0)
+        goto close;
+    member_give(m, steps, sizeof steps);
+    if (forward_decode(f, &cache, 1, slots, next, N_STEPS, NULL, 0, steps, e) < 0)
+        goto close;
+    member_give(m, logits, (size_t)(33 * vocab) * sizeof *logits);
+    member_give(m, steps, sizeof steps);
+    rc = 0;
+close:
+    forward_close(f);
+    kv_cache_close(&cache);
+out:
+    free(logits);
+    return rc;
+}
+
+static int make_and_run(struct member *m, const char *folder, const struct quant_spec *spec,
+                        struct err *e)
+{
+    const struct load_way way = { .split = { m->index, m->n } };
+    struct load_facts facts;
+    struct quant_report report = { 0 };
+    struct model base, model = MODEL_INIT;
+
+    if (weights_load_by(&m->backend, folder, &way, &base, &facts, e) < 0)
+        return -1;
+    int rc = quantize_model(&base, spec, DTYPE_OTHER, &model, &report, e);
+    if (rc == 0)
+        rc = run_model(m, &model, e);
+    if (rc == 0) {
+        member_give(m, &report.sizes, sizeof report.sizes);
+        for (int i = 0; i < report.n_modules; i++)
+            member_give(m, &report.modules[i].mse, sizeof report.modules[i].mse);
+    }
+    quant_report_release(&report);
+    model_release(&model);
+    model_release(&base);
+    return rc;
+}
+
+static const char *const models[] = { "llama_gqa_tied_rope3", "llama_hd64_gqa4", "llama_mha_untied",
+                                      "mistral", "qwen2_bias" };
+enum {
+    N_MODELS = sizeof models / sizeof *models,
+    N_SPECS = sizeof specs / sizeof *specs,
+    N_CASES = N_MODELS * N_SPECS
+};
+
+/* Of all models that can be cut into so many parts: everything, and behind it where each case ends.
+ */
+static int run_cases(struct member *m, const void *what, struct err *e)
+{
+    const int n_parts = *(const int *)what;
+    int64_t end[N_CASES];
+
+    for (int i = 0; i < N_CASES; i++) {
+        struct bytes folder = BYTES_INIT;
+        struct config config;
+        struct err ignored = ERR_INIT;
+
+        bytes_printf(&folder, "%s/%s", check_golden(), models[i / N_SPECS]);
+        int rc = 0;
+        if (config_read(folder.data, &config, &ignored) == 0 &&
+            config_check_split(&config, n_parts, &ignored) == 0)
+            rc = make_and_run(m, folder.data, &specs[i % N_SPECS], e);
+        bytes_release(&folder);
+        if (rc < 0)
+            return err_in(e, "case %d", i);
+        end[i] = (int64_t)shared->n_result[m->index];
+    }
+    member_give(m, end, sizeof end);
+    return 0;
+}
+
+static void check_cases(const char *whole, const int64_t *end, int n)
+{
+    for (int k = 0; k < n; k++)
+        for (int i = 0; i < N_CASES; i++) {
+            const int64_t from = i ? end[i - 1] : 0;
+
+            CHECK(memcmp(shared->result[k] + from, whole + from, (size_t)(end[i] - from)) == 0,
+                  "%s, %s, case %d: member %d of %d has the bits of the whole", models[i / N_SPECS],
+                  specs[i % N_SPECS].method, i, k, n);
+        }
+}
+
+static void parts_give_the_bits_of_the_whole(void **state)
+{
+    static char whole[RESULT_BYTES];
+    int64_t end[N_CASES];
+
+    (void)state;
+    want_two();
+    for (int n = 2; n <= members_most(); n *= 2) {
+        int n_cases = 0;
+
+        CHECK(members_run(1, run_cases, &n), "the models as they are");
+        const size_t n_bytes = shared->n_result[0];
+        memcpy(whole, shared->result[0], n_bytes);
+        memcpy(end, whole + n_bytes - sizeof end, sizeof end);
+        for (int i = 0; i < N_CASES; i++)
+            n_cases += end[i] > (i ? end[i - 1] : 0);
+        CHECK(members_run(n, run_cases, &n), "the models in %d parts", n);
+        for (int k = 0; k < n; k++)
+            CHECK(shared->n_result[k] == n_bytes, "member %d gives as much", k);
+        check_cases(whole, end, n);
+        print_message("%d cases in %d parts\n", n_cases, n);
+        CHECK(n > 2 || n_cases >= N_SPECS, "there are models to cut");
+    }
+}
+
+/* bitsandbytes' blocks run through the flattened matrix. */
+static void blocks_of_two_parts_are_refused(void **state)
+{
+    const struct quant_spec spec = { .method = "bnb_4bit",
+                                     .bits = 4,
+                                     .group_size = 4096,
+                                     .quant_type = "nf4",
+                                     .compute = DTYPE_F16 };
+    struct err e = ERR_INIT;
+
+    (void)state;
+    CHECK_OK(quant_check_parts(&spec, 128, 128, 4, &e), e);
+    CHECK_OK(quant_check_parts(&spec, 64, 64, 2, &e), e); /* one block: one of each part */
+    CHECK(quant_check_parts(&spec, 172, 64, 2, &e) < 0 && e.code == ERR_USAGE, "refused");
+    CHECK(strstr(e.text, "blocks of 4096 weights run across the parts that 2 devices have of a "
+                         "172 x 64 matrix"),
+          "says so: %s", e.text);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_group_brings_parts_together),
+        cmocka_unit_test(who_waits_for_one_that_gives_up_hears_why),
+        cmocka_unit_test(parts_give_the_bits_of_the_whole),
+        cmocka_unit_test(blocks_of_two_parts_are_refused),
+    };
+
+    if (!members_share())
+        return 1;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
