@@ -199,5 +199,5 @@ int cuda_wait(struct cuda_state *s, struct err *e)
         err_clear(&all->late);
         told = -1;
     }
-    return told;
+    return told < 0 ? told : cuda_group_check(s, e);
 }

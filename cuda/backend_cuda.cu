@@ -108,6 +108,7 @@ static void release_state(struct cuda_state *s)
         cuda_trim(s->backend);
     }
     cuda_group_leave(s);
+    cuda_members_close(s);
     for (int i = 0; i < MARKS_MAX; i++)
         if (s->marks[i])
             cudaEventDestroy(s->marks[i]);
@@ -229,5 +230,6 @@ const struct backend_ops backend_cuda = {
     .gram = cuda_gram,
     .gptq_columns = cuda_gptq_columns,
     .awq = &cuda_awq,
+    .group = &cuda_group_ops,
 };
 }

@@ -60,6 +60,7 @@ struct cuda_state {
     struct cuda_staging *staging; /* staging.cu */
     struct cuda_monitor *monitor; /* device_facts.cu; NULL: not asked yet */
     struct cuda_group *group;     /* share_weights.cu; NULL: none is joined */
+    struct cuda_members *members; /* group.cu; NULL: no group was joined yet */
     uint64_t n_taken; /* counts changes of `scratch`: what was launched with another count may hold
                          addresses that are no longer ours */
     struct decode_graphs *graphs; /* decode.cu's own */
@@ -163,6 +164,7 @@ int cuda_elapsed(struct backend *b, int from, int to, double *seconds, struct er
 int cuda_stage(struct backend *b, void **out, struct err *e);
 int cuda_send(struct backend *b, void *to, void *staged, size_t n_bytes, struct err *e);
 extern const struct share_ops cuda_share;
+extern const struct group_ops cuda_group_ops;
 int cuda_decode(struct backend *b, struct decode_args *a, struct err *e);
 int cuda_compare(struct backend *b, const struct compare_args *a, struct err *e);
 int cuda_gram(struct backend *b, const struct gram_args *a, struct err *e);
@@ -189,6 +191,10 @@ int cuda_memory_facts(struct cuda_state *s, size_t *n_free, size_t *n_all, struc
 
 int cuda_queue_open(struct cuda_state *s, struct err *e);
 void cuda_queue_close(struct cuda_state *s);
+
+/* Where a group is joined: -1 once a member gave up. */
+int cuda_group_check(struct cuda_state *s, struct err *e);
+void cuda_members_close(struct cuda_state *s);
 
 /* Waits for everything; fills in the answers of calls and tells the first refusal. */
 int cuda_wait(struct cuda_state *s, struct err *e);

@@ -8,6 +8,11 @@
  * positions and counts live on the device, so the launches of a step are the same every time.  They
  * are captured once as a CUDA graph, and n_steps replays are queued before the host waits.
  *
+ * Of a model in parts (backend.h) a GPU has some outputs of each product.  What attention, o, the
+ * MLP and down give is brought together by a launch of its own (group.cu), and so are the best ids
+ * of the head, of which each GPU looks at some rows.  The residual stream stands twice: whole, for
+ * the norms, and this GPU's columns, which o and down are added to.
+ *
  * A graph is made of addresses and numbers, and is found again by all of them: the key holds every
  * argument that a launch of the step is made from.  Memory that was freed and given out again can
  * not be mistaken: with equal keys the launches are equal, whatever they were captured for.
@@ -16,6 +21,7 @@
  * costs beyond them is the start and end of launches: each lets the next one begin at once and
  * fetch what no launch of the step writes (weights, tables) before it waits. */
 #include "attention_decode.cuh"
+#include "group.cuh"
 #include "linear_decode.cuh"
 
 #include <stdio.h>
@@ -53,9 +59,13 @@ struct decode_step {
     const struct decode_args *a;
     enum dtype t;
     int64_t n_rows, bound;
-    int n_best;                                  /* candidates of a row */
+    int n_best;                                  /* candidates of a row, of this GPU */
     void *x, *q, *k, *v, *attended, *mlp, *room; /* [ROWS_MAX, ...] */
-    struct decode_best *best;
+    /* What this GPU has of them; the same where the model is whole. */
+    void *own_x, *own_attended, *own_mlp;
+    int member;         /* of a group; 0 where the model is whole */
+    struct weight head; /* this GPU's rows */
+    struct decode_best *own_best, *best;
     int32_t *slot, *position, *n_done; /* [ROWS_MAX]: of each row; steps so far */
     int32_t *out;
 };
@@ -69,16 +79,23 @@ struct first_rows {
 struct ends_job {
     const uint4 *table;
     uint4 *x;
+    uint4 *own;    /* columns of x that stand there, too; NULL: none do */
     int n_vectors; /* of 8 elements, in a row */
-    int n_rows, n_best;
+    int own_first, n_own;
+    int n_rows, n_best; /* candidates of a row, of all GPUs */
     const struct decode_best *best;
     int32_t *slot, *position, *n_done, *out;
 };
 
 __device__ static void embed_row(const struct ends_job &a, int row, int32_t id)
 {
-    for (int i = threadIdx.x; i < a.n_vectors; i += N_THREADS)
-        a.x[(int64_t)row * a.n_vectors + i] = a.table[(int64_t)id * a.n_vectors + i];
+    for (int i = threadIdx.x; i < a.n_vectors; i += N_THREADS) {
+        const uint4 x = a.table[(int64_t)id * a.n_vectors + i];
+
+        a.x[(int64_t)row * a.n_vectors + i] = x;
+        if (a.own && i >= a.own_first && i < a.own_first + a.n_own)
+            a.own[(int64_t)row * a.n_own + i - a.own_first] = x;
+    }
 }
 
 __global__ static void first_step(struct ends_job a, struct first_rows first)
@@ -128,14 +145,23 @@ __global__ static void __launch_bounds__(N_THREADS) next_step(struct ends_job a)
     embed_row(a, row, mine.id < 0 ? 0 : mine.id);
 }
 
+static bool in_parts(const struct decode_step *d)
+{
+    return d->a->n_parts > 1;
+}
+
 static struct ends_job ends_of(const struct decode_step *d)
 {
     const int64_t n_cols = d->a->embed->n_cols;
+    const int n_own = (int)(n_cols / 8 / d->a->n_parts);
     struct ends_job job = { .table = (const uint4 *)d->a->embed->data,
                             .x = (uint4 *)d->x,
+                            .own = in_parts(d) ? (uint4 *)d->own_x : NULL,
                             .n_vectors = (int)(n_cols / 8),
+                            .own_first = d->member * n_own,
+                            .n_own = n_own,
                             .n_rows = (int)d->n_rows,
-                            .n_best = d->n_best,
+                            .n_best = d->n_best * d->a->n_parts,
                             .best = d->best,
                             .slot = d->slot,
                             .position = d->position,
@@ -222,7 +248,7 @@ static struct decode_linear product_o(const struct decode_step *d, const struct 
     struct decode_linear p = product(d, l, O, 1, DECODE_ADD);
 
     p.x = d->attended;
-    p.residual = d->x;
+    p.residual = d->own_x;
     return p;
 }
 
@@ -233,7 +259,7 @@ static struct decode_linear product_gate_up(const struct decode_step *d,
 
     p.x = d->x;
     p.norm_weight = l->post_norm;
-    p.y[0] = d->mlp;
+    p.y[0] = d->own_mlp;
     return p;
 }
 
@@ -242,7 +268,7 @@ static struct decode_linear product_down(const struct decode_step *d, const stru
     struct decode_linear p = product(d, l, DOWN, 1, DECODE_ADD);
 
     p.x = d->mlp;
-    p.residual = d->x;
+    p.residual = d->own_x;
     return p;
 }
 
@@ -252,15 +278,16 @@ static struct decode_linear product_head(const struct decode_step *d)
 
     p.epilogue = DECODE_ARGMAX;
     p.n_parts = 1;
-    p.w[0] = d->a->head;
+    p.w[0] = &d->head;
+    p.first_id = d->head.n_out < d->a->head->n_out ? (int)(d->member * d->head.n_out) : 0;
     p.x = d->x;
     p.norm_weight = d->a->norm;
     p.eps = d->a->eps;
-    p.best = d->best;
+    p.best = d->own_best;
     p.forbidden = d->a->forbidden;
     p.n_forbidden = d->a->n_forbidden;
     p.model = d->t;
-    p.compute = d->a->head->form == WEIGHT_PLAIN ? d->t : d->a->compute;
+    p.compute = d->head.form == WEIGHT_PLAIN ? d->t : d->a->compute;
     p.n_rows = d->n_rows;
     p.room = d->room;
     return p;
@@ -282,7 +309,7 @@ static struct decode_attention attention_of(const struct decode_step *d,
     p.sin_table = a->sin_table->data;
     p.slot = d->slot;
     p.position = d->position;
-    p.out = d->attended;
+    p.out = d->own_attended;
     p.n_rows = d->n_rows;
     p.capacity = a->capacity;
     p.window = l->window;
@@ -295,19 +322,40 @@ static struct decode_attention attention_of(const struct decode_step *d,
     return p;
 }
 
+/* n_rows x n_cols of this GPU's, of 16 bits or of fp32, beside the others' in `out`; nothing to do
+ * where the model is whole. */
+static int bring_together(const struct decode_step *d, enum dtype t, void *own, int64_t n_rows,
+                          int64_t n_cols, void *out, struct err *e)
+{
+    struct tensor part = { own, t, n_rows, n_cols, MEM_SCRATCH };
+    struct tensor all = { out, t, n_rows, n_cols * d->a->n_parts, MEM_SCRATCH };
+    const struct collect_args a = { .part = &part, .out = &all, .n_rows = n_rows };
+
+    return in_parts(d) ? cuda_collect(d->s, &a, e) : 0;
+}
+
 static int launch_layer(const struct decode_step *d, const struct decode_layer *l, struct err *e)
 {
+    const int64_t own_width = d->a->embed->n_cols / d->a->n_parts;
     struct decode_linear qkv = product_qkv(d, l), o = product_o(d, l),
                          gate_up = product_gate_up(d, l), down = product_down(d, l);
     struct decode_attention attention = attention_of(d, l);
 
-    o.x_eights = attention.eights = cuda_linear_decode_eights(d->s, &o);
-    if (cuda_linear_decode_leaves_image(d->s, &gate_up))
+    /* What is brought together comes as rows. */
+    if (!in_parts(d))
+        o.x_eights = attention.eights = cuda_linear_decode_eights(d->s, &o);
+    if (!in_parts(d) && cuda_linear_decode_leaves_image(d->s, &gate_up))
         gate_up.y_eights = down.x_eights = cuda_linear_decode_eights(d->s, &down);
     if (cuda_linear_decode(d->s, &qkv, e) < 0 || cuda_attention_decode(d->s, &attention, e) < 0 ||
-        cuda_linear_decode(d->s, &o, e) < 0 || cuda_linear_decode(d->s, &gate_up, e) < 0)
+        bring_together(d, d->t, d->own_attended, d->n_rows, (int64_t)d->a->n_heads * d->a->head_dim,
+                       d->attended, e) < 0 ||
+        cuda_linear_decode(d->s, &o, e) < 0 ||
+        bring_together(d, d->t, d->own_x, d->n_rows, own_width, d->x, e) < 0 ||
+        cuda_linear_decode(d->s, &gate_up, e) < 0 ||
+        bring_together(d, d->t, d->own_mlp, d->n_rows, l->linear[GATE].n_out, d->mlp, e) < 0 ||
+        cuda_linear_decode(d->s, &down, e) < 0)
         return -1;
-    return cuda_linear_decode(d->s, &down, e);
+    return bring_together(d, d->t, d->own_x, d->n_rows, own_width, d->x, e);
 }
 
 static int launch_step(const struct decode_step *d, struct err *e)
@@ -317,7 +365,8 @@ static int launch_step(const struct decode_step *d, struct err *e)
     for (int64_t i = 0; i < d->a->n_layers; i++)
         if (launch_layer(d, &d->a->layers[i], e) < 0)
             return err_in(e, "layer %lld", (long long)i);
-    if (cuda_linear_decode(d->s, &head, e) < 0)
+    if (cuda_linear_decode(d->s, &head, e) < 0 ||
+        bring_together(d, DTYPE_F32, d->own_best, 1, 2 * d->n_best * d->n_rows, d->best, e) < 0)
         return err_in(e, "the head");
     return finish_step(d, e);
 }
@@ -354,6 +403,8 @@ static struct bytes key_of(const struct decode_step *d)
                                 d->bound,
                                 (int64_t)d->s->n_taken,
                                 a->n_layers,
+                                a->n_parts,
+                                in_parts(d) ? cuda_group_number(d->s) : 0,
                                 a->n_heads,
                                 a->n_kv_heads,
                                 a->head_dim,
@@ -491,19 +542,27 @@ static size_t carve(struct decode_step *d, char *base, size_t room)
     const struct decode_args *a = d->a;
     const int64_t query = (int64_t)a->n_heads * a->head_dim;
     const int64_t key = (int64_t)a->n_kv_heads * a->head_dim;
+    const int64_t width = a->embed->n_cols, mlp = a->layers[0].linear[GATE].n_out;
+    const size_t best = (size_t)d->n_best * (size_t)d->n_rows * sizeof(struct decode_best);
     size_t n = 0;
 
-    d->x = rows_part(base, &n, a->embed->n_cols);
+    d->own_x = d->x = rows_part(base, &n, width);
     d->q = rows_part(base, &n, query);
     d->k = rows_part(base, &n, key);
     d->v = rows_part(base, &n, key);
-    d->attended = rows_part(base, &n, query);
-    d->mlp = rows_part(base, &n, a->layers[0].linear[GATE].n_out);
+    d->own_attended = d->attended = rows_part(base, &n, query * a->n_parts);
+    d->own_mlp = d->mlp = rows_part(base, &n, mlp * a->n_parts);
+    if (in_parts(d)) {
+        d->own_x = rows_part(base, &n, width / a->n_parts);
+        d->own_attended = rows_part(base, &n, query);
+        d->own_mlp = rows_part(base, &n, mlp);
+    }
     d->slot = (int32_t *)part(base, &n, ROWS_MAX * sizeof(int32_t));
     d->position = (int32_t *)part(base, &n, ROWS_MAX * sizeof(int32_t));
     d->n_done = (int32_t *)part(base, &n, ROWS_MAX * sizeof(int32_t));
-    d->best = (struct decode_best *)part(
-        base, &n, (size_t)d->n_best * (size_t)d->n_rows * sizeof(struct decode_best));
+    d->own_best = d->best = (struct decode_best *)part(base, &n, best * (size_t)a->n_parts);
+    if (in_parts(d))
+        d->own_best = (struct decode_best *)part(base, &n, best);
     d->room = part(base, &n, room);
     return n;
 }
@@ -618,6 +677,8 @@ static bool knows(const struct decode_step *d)
     const struct decode_args *a = d->a;
     const struct decode_linear head = product_head(d);
 
+    if (in_parts(d) && (!cuda_group_reaches(d->s) || a->embed->n_cols % (8 * a->n_parts)))
+        return false;
     if (a->n_layers < 1 || !dtype_is_16bit(d->t) || !knows_tensor(d, a->embed) ||
         a->embed->n_cols % 8 || (uintptr_t)a->embed->data % 16 ||
         !cuda_attention_decode_fits(d->t, a->n_heads, a->n_kv_heads, a->head_dim, a->n_rotated) ||
@@ -637,6 +698,19 @@ static bool knows(const struct decode_step *d)
     return true;
 }
 
+/* Of a plain head whose rows divide; else all of them, on every GPU: the same candidates come from
+ * each, which changes nothing. */
+static struct weight head_rows(const struct decode_args *a, int member)
+{
+    struct weight w = *a->head;
+
+    if (a->n_parts > 1 && w.form == WEIGHT_PLAIN && w.n_out % (16 * a->n_parts) == 0) {
+        w.n_out /= a->n_parts;
+        w.codes = (char *)w.codes + (size_t)member * (size_t)(w.n_out * w.row_bytes);
+    }
+    return w;
+}
+
 int cuda_decode(struct backend *b, struct decode_args *a, struct err *e)
 {
     struct decode_step d = {};
@@ -645,6 +719,8 @@ int cuda_decode(struct backend *b, struct decode_args *a, struct err *e)
     d.s = cuda_state_of(b);
     d.a = a;
     d.t = a->embed->dtype;
+    d.member = in_parts(&d) && cuda_group_reaches(d.s) ? cuda_group_index(d.s) : 0;
+    d.head = head_rows(a, d.member);
     d.n_rows = a->n_seqs < ROWS_MAX ? a->n_seqs : ROWS_MAX;
     a->done = d.n_rows > 0 && a->n_steps > 0 && knows(&d);
     if (!a->done)

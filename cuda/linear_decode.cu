@@ -535,6 +535,7 @@ static struct decode_job job_of(const struct cuda_state *s, const struct decode_
     j.residual = a->residual;
     j.y_eights = a->y_eights;
     j.best = a->best;
+    j.first_id = a->first_id;
     j.forbidden = a->forbidden;
     j.n_forbidden = a->n_forbidden;
     return j;

@@ -43,6 +43,7 @@ struct decode_linear {
     float eps;
     void *residual;           /* ADD: [n_rows, n_out], model dtype, in place */
     struct decode_best *best; /* ARGMAX: [cuda_linear_decode_blocks()][n_rows] */
+    int first_id;             /* ARGMAX: of row 0 of w */
     const int32_t *forbidden; /* device */
     int n_forbidden;
     enum dtype model, compute;

@@ -45,6 +45,7 @@ struct decode_job {
     void *residual;
     int y_eights;
     struct decode_best *best;
+    int first_id;
     const int32_t *forbidden;
     int n_forbidden;
     float table[16];
@@ -502,10 +503,11 @@ __device__ inline void stage_x(const struct decode_job &a, uint16_t *xs, float *
 
 /* ---- sums ---- */
 
-/* `best`, or this logit. */
-__device__ inline struct decode_best with_logit(const struct decode_job &a, float v, int32_t id,
+/* `best`, or the logit of this row of W. */
+__device__ inline struct decode_best with_logit(const struct decode_job &a, float v, int32_t row,
                                                 struct decode_best best)
 {
+    const int32_t id = a.first_id + row;
     struct decode_best own = { v, v == v ? id : DECODE_NAN };
 
     own = better_of(best, own);

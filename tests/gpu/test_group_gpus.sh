@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Two GPUs of a machine share each job (tensor_parallel = 2): the scores are the bytes of one GPU's,
+# whether they reach each other's memory or not; a lost GPU costs the job a second try.
+here=$(cd "$(dirname "$0")" && pwd)
+program=$here/llq_sweep sweeps=$here/sweeps parts=$here/test_parts
+[ -x "$program" ] || {
+    program=$here/../../llq_sweep sweeps=$here/../../sweeps
+    parts=$here/../../${LLQ_BUILD:-build/cuda}/gpu/test_parts
+}
+gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU')
+[ "$gpus" -gt 1 ] || { echo "SKIP GPUs that share a job: one GPU here"; exit 0; }
+command -v mpirun >/dev/null || { echo "SKIP no mpirun here"; exit 0; }
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cases=0
+
+ok() { # ok SENTENCE: the last command's status decides
+    [ "$?" = 0 ] || { tail -30 "$work/out"; echo "does not hold: $*" >&2; exit 1; }
+    cases=$((cases + 1))
+}
+
+run() { # run RANKS NAME OPTIONS...
+    local np=$1 name=$2
+    shift 2
+    timeout -k 3 60 mpirun --oversubscribe --bind-to none -np "$np" "$program" --backend cuda -v \
+        -o "$work/$name.h5" "$@" "$work/small.toml" >"$work/out" 2>&1
+}
+
+cat >"$work/small.toml" <<TOML
+[sweep]
+seeds = [0]
+[model]
+path = "$sweeps/demo"
+[tasks.coqa]
+path = "$sweeps/demo/coqa-demo.json"
+limit = 8
+[tasks.perplexity]
+path = "$sweeps/demo/heldout.txt"
+window = 256
+[benchmark]
+warmup = 1
+repeats = 2
+warmup_seconds = 0.05
+min_seconds = 0.05
+prefill_tokens = [64]
+decode_tokens = 16
+batch_sizes = [1, 2]
+[[experiment]]
+name = "fp16"
+method = "none"
+[[experiment]]
+name = "nf4"
+method = "bnb_4bit"
+[[experiment]]
+name = "int8"
+method = "bnb_8bit"
+TOML
+
+scores() {
+    grep -o '"experiment":"[^"]*"\|"seed":[0-9]*\|"prediction":\[[^]]*\]\|"window_nll":\[[^]]*\]' \
+        "$work/$1.h5.journal" | paste -sd' ' | sed 's/"experiment"/\n&/g' | sort
+}
+
+LLQ_TEST_BACKEND=cuda timeout -k 3 90 "$parts" >"$work/out" 2>&1
+ok "parts give the bits of the whole on two GPUs"
+LLQ_TEST_BACKEND=cuda LLQ_TEST_NO_PEERS=1 timeout -k 3 90 "$parts" >"$work/out" 2>&1
+ok "and by way of the host"
+run 1 one
+ok "one rank"
+run 2 two --set model.tensor_parallel=2
+ok "two ranks share each job"
+! grep -q "cannot reach each other" "$work/two.h5.journal"
+ok "they reach each other's memory"
+[ "$(scores two)" = "$(scores one)" ]
+ok "the scores are those of one rank"
+LLQ_TEST_ONCE=$work/mark LLQ_TEST_LOSE_DEVICE=nf4 run 2 lost --set model.tensor_parallel=2
+ok "a lost GPU: the sweep succeeds"
+[ "$(grep -c 'it is tried once more' "$work/out")" = 1 ] && [ "$(scores lost)" = "$(scores one)" ]
+ok "with a second try of its job, and the same scores"
+echo "$cases cases ran"
