@@ -130,13 +130,12 @@ install: llq_sweep                      ## into $(DESTDIR)$(PREFIX)
 
 # Programs that need a device.  They are built anywhere with nvcc; gpu-bundle puts them, what they
 # load and the reference vectors into one folder that runs on a GPU host without our packages.
-GPU_TOO   := $(patsubst %,$(BUILD)/gpu/%,test_choice test_forward_golden test_generate \
-             test_gptq test_gptq_golden test_parts)# of the CPU's tests
+GPU_TOO   := $(patsubst %,$(BUILD)/gpu/%,test_choice test_divergence test_eval_demo test_forward_golden \
+             test_generate test_gptq test_gptq_golden test_parts)# of the CPU's tests
 GPU_TESTS := $(patsubst tests/gpu/%.c,$(BUILD)/gpu/%,$(wildcard tests/gpu/*.c)) \
              $(GPU_TOO)
-GPU_BENCHES := $(addprefix $(BUILD)/gpu/,bench_points bench_decode bench_gemm bench_gptq bench_group bench_linear \
-               bench_load \
-               bench_quantize bench_share make_model)
+GPU_BENCHES := $(addprefix $(BUILD)/gpu/,bench_points bench_decode bench_eval bench_gemm bench_gptq \
+               bench_group bench_linear bench_load bench_quantize bench_share make_model)
 GPU_PROGRAMS = $(GPU_TESTS) $(GPU_BENCHES) $(BUILD)/gpu/llq_sweep
 # What any Linux and the MPI of the other machine bring themselves.
 GPU_THERE = ld-linux|linux-vdso|lib(c|m|dl|rt|pthread|resolv|gcc_s|stdc\+\+|mpi|open-rte|open-pal|event_core-2.1|event_pthreads-2.1)\.so
