@@ -9,8 +9,8 @@
  * takes a pass of its own; "errors": the rest of quantize_model(), which measures them; "freed":
  * the job's model given back.  A method that looks at text is run when it is named, on 128 x 512
  * random ids (on the CPU 2 x 128), REPEATS times; the steps of AWQ's searches on one matrix follow.
- * On a GPU the ceiling is a device-to-device copy
- * of 1 GB, bytes read and written, timed in the same run. */
+ * On a GPU the ceiling is a device-to-device copy of 1 GB, bytes read and written, timed in the same
+ * run. */
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/rng.h"
