@@ -6,10 +6,6 @@
 #define SLOTS_BYTES  (16 << 10)  /* of them for sums */
 #define HEAD_BYTES   (120 << 10) /* of a block of the head, which is alone */
 #define BLOCKS_OF_SM 2
-#define MANY_PASSES  (DECODE_THREADS / 32) /* of a block: one a warp */
-#define MANY_STAGES  4
-#define WIDE_STAGES  4   /* of chunks of x */
-#define WIDE_ROOM    256 /* of barriers */
 #define PASS_FLOATS  (2 * UNIT_ROWS * sizeof(float))
 /* Of shared memory, for a block that has a multiprocessor for itself, and for one of two. */
 #define WIDE_ROOM_ONE (220 << 10)
@@ -252,8 +248,8 @@ static void plan_many(const struct decode_linear *a, struct plan *p)
 
     p->kind = n_tiles == 2 ? DECODE_16 : n_tiles == 4 ? DECODE_32 : DECODE_64;
     p->n_passes = passes_of(a, 2);
-    p->n_blocks = (int)ceil_div(p->n_passes, MANY_PASSES);
-    p->shared_bytes = tables_bytes(a->w[0]) + MANY_PASSES * (size_t)n_tiles * 512 +
+    p->n_blocks = (int)ceil_div(p->n_passes, MANY_WARPS);
+    p->shared_bytes = tables_bytes(a->w[0]) + MANY_WARPS * (size_t)n_tiles * 512 +
                       MANY_STAGES * (size_t)n_tiles * 8 * (CHUNK_COLS + X_PAD) * 2;
 }
 
@@ -271,9 +267,9 @@ static void plan_scales(const struct decode_linear *a, bool split, struct plan *
         int64_t most = ceil_div(w->n_in, K_PARTS * CHUNK_COLS) * CHUNK_COLS / w->group_size + 2;
         n = n < most ? n : most;
     }
-    p->n_staged = p->shared_bytes + MANY_PASSES * row * (size_t)n <= room ? (int)n : 0;
+    p->n_staged = p->shared_bytes + MANY_WARPS * row * (size_t)n <= room ? (int)n : 0;
     p->shared_bytes +=
-        row * (p->n_staged ? MANY_PASSES * (size_t)n : (size_t)(p->n_streams * MANY_PASSES) * 4);
+        row * (p->n_staged ? MANY_WARPS * (size_t)n : (size_t)(p->n_streams * MANY_WARPS) * 4);
 }
 
 /* Eight blocks share K where W has too few rows for the device.  Two streams of warps share it in a
@@ -285,7 +281,7 @@ static void plan_wide(const struct cuda_state *s, const struct decode_linear *a,
 
     p->kind = n_tiles == 2 ? DECODE_WIDE_16 : n_tiles == 4 ? DECODE_WIDE_32 : DECODE_WIDE_64;
     p->n_passes = passes_of(a, 2);
-    const int n_groups = (int)ceil_div(p->n_passes, MANY_PASSES);
+    const int n_groups = (int)ceil_div(p->n_passes, MANY_WARPS);
     const bool split = a->epilogue != DECODE_ARGMAX && 4 * n_groups < 3 * s->n_multiprocessors;
     p->n_split = split ? K_PARTS : 1;
     p->n_streams = !split && n_groups <= s->n_multiprocessors ? 2 : 1;
@@ -296,8 +292,8 @@ static void plan_wide(const struct cuda_state *s, const struct decode_linear *a,
     p->n_blocks = n_groups * p->n_split;
     const size_t x = (size_t)(p->n_streams * p->n_stages) * chunk;
     p->shared_bytes =
-        tables_bytes(a->w[0]) + WIDE_ROOM +
-        (split ? (x > MANY_PASSES * sums ? x : MANY_PASSES * sums) + sums : x + MANY_PASSES * sums);
+        tables_bytes(a->w[0]) + WIDE_BARRIERS +
+        (split ? (x > MANY_WARPS * sums ? x : MANY_WARPS * sums) + sums : x + MANY_WARPS * sums);
     plan_scales(a, split, p);
 }
 

@@ -578,14 +578,18 @@ __device__ inline void store_output(const struct decode_job &a, const struct dec
         store_value(a.model, part.y, at, v);
 }
 
-/* ---- on the host ---- */
+/* ---- kernels: what they and their launch have to agree on ---- */
 
-#define PASS_ROWS    (2 * UNIT_ROWS)
-#define HEAD_DEEP    6 /* pieces that a warp of the head has on their way: a->n_stages */
-#define HEAD_MIDDLE  4
-#define HEAD_SHALLOW 2
-#define HEAD_PIECE   (PASS_ROWS * 128) /* bytes */
-#define HEAD_BESTS   (DECODE_THREADS / 16 * 8)
+#define PASS_ROWS     (2 * UNIT_ROWS)
+#define MANY_WARPS    (DECODE_THREADS / 32) /* each with a pass */
+#define MANY_STAGES   4                     /* chunks of x */
+#define WIDE_STAGES   4                     /* at most, of x */
+#define WIDE_BARRIERS 256                   /* bytes of them */
+#define HEAD_DEEP     6 /* pieces that a warp of the head has on their way: a->n_stages */
+#define HEAD_MIDDLE   4
+#define HEAD_SHALLOW  2
+#define HEAD_PIECE    (PASS_ROWS * 128) /* bytes */
+#define HEAD_BESTS    (DECODE_THREADS / 16 * 8)
 
 enum decode_kind {
     DECODE_FEW,       /* up to 8 rows of x, two units of W a pass, pass after pass */

@@ -11,9 +11,7 @@
 
 #include "linear_decode_job.cuh"
 
-#define MANY_WARPS  (DECODE_THREADS / 32)
-#define MANY_STAGES 4
-#define MANY_LD     (CHUNK_COLS + X_PAD) /* halves */
+#define MANY_LD (CHUNK_COLS + X_PAD) /* halves */
 
 /* Sums of a warp. */
 template <int NT> __device__ constexpr int many_sums(void)

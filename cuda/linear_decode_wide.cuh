@@ -17,9 +17,6 @@
 
 #include <cooperative_groups.h>
 
-#define WIDE_STAGES   4 /* at most, of x */
-#define WIDE_BARRIERS 256
-
 /* A chunk of x: [8 steps of k = 16][n-tile][half of the step][8 rows][8 elements]. */
 template <int NT> __device__ constexpr int wide_chunk(void)
 {

@@ -2,10 +2,10 @@
  *
  * Weights that are not plain in the compute dtype are dequantized into scratch first, a part of the
  * columns at a time where they are many; plain ones are multiplied where they lie, and so are 4-bit
- * codes with some hundred rows (gemm_codes.cuh).  q, k and v go
- * in one launch, gate and up end in SwiGLU, o and down in the residual stream, the head in what its
- * logits are asked for.  Products that the kernels do not take are composed of the operations that
- * take everything, with the same rounding points.  */
+ * codes with some hundred rows (gemm_codes.cuh).  q, k and v go in one launch, gate and up end in
+ * SwiGLU, o and down in the residual stream, the head in what its logits are asked for.  Products
+ * that the kernels do not take are composed of the operations that take everything, with the same
+ * rounding points.  */
 #include "linear_prompt.cuh"
 #include "gemm.cuh"
 

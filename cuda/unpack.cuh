@@ -7,12 +7,14 @@
  * elements 32 j + 8 t + i of the chunk, j = 0 .. 3, i = 0 .. 7: the fragment of four products of k
  * = 32 whose eight columns a lane are in one vector of x.
  *
- *   plane        piece of a lane           code i of j
- *   8 bits       2 vectors 512 bytes apart byte i % 4 of word 2 j + i / 4
- *   4 bits       4 words                   nibble i of word j
- *   2 bits       2 words: j / 2            alone: see pair_code(); of 3 bits: nibble i, bits 2 (j %
- * 2); of 6 bits: byte i / 2, bits 4 (j % 2) + 2 (i % 2) 1 bit        1 word                    of 3
- * bits: bit 4 i + j; of 5 bits: byte i / 2, bit 2 j + i % 2
+ *   plane    piece of a lane              code i of j
+ *   8 bits   2 vectors 512 bytes apart    byte i % 4 of word 2 j + i / 4
+ *   4 bits   4 words                      nibble i of word j
+ *   2 bits   2 words: j / 2               alone: byte i % 4, bits 4 (j % 2) + 2 (i / 4);
+ *                                         of 3 bits: nibble i, bits 2 (j % 2);
+ *                                         of 6 bits: byte i / 2, bits 4 (j % 2) + 2 (i % 2)
+ *   1 bit    1 word                       of 3 bits: bit 4 i + j;
+ *                                         of 5 bits: byte i / 2, bit 2 j + i % 2
  *
  * Scales and zero points lie in [unit][group of the row][row of the unit]; those of the second
  * level stay as they are.  It takes n_out in units, n_in in chunks, groups of 2^n >= 32 that divide

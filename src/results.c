@@ -4,8 +4,8 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "cli.h"
-#include "record/runs.h"
 #include "record/provenance.h"
+#include "record/runs.h"
 #include "record/store_h5.h"
 #include "record/summary.h"
 #include "eval/choice.h"
@@ -262,9 +262,8 @@ double results_device_seconds(const struct results *r)
 {
     double s = 0;
 
-    for (int i = 0; i < r->n_jobs; i++) {
+    for (int i = 0; i < r->n_jobs; i++)
         s += run_device_seconds(r->record[i]);
-    }
     return s;
 }
 

@@ -631,6 +631,25 @@ static void log_times(const struct run *run, double start, double released)
     bytes_release(&text);
 }
 
+static void begin_record(struct run *run, struct js *job)
+{
+    const struct runner *r = run->r;
+    char date[CLOCK_DATE_MAX];
+
+    run->record = js_new_object();
+    run->seconds = js_new_object();
+    js_set(run->record, "job", job);
+    js_set_text(run->record, "started", clock_date(date));
+    js_set_text(run->record, "device", r->facts.name);
+    js_set_text(run->record, "backend", r->backend.ops->name);
+    if (r->facts.driver[0])
+        js_set_text(run->record, "driver", r->facts.driver);
+    if (r->shared_by[0])
+        js_set_text(run->record, "shared_by", r->shared_by);
+    if (r->split.n > 1)
+        js_set_int(run->record, "tensor_parallel", r->split.n);
+}
+
 int runner_run(void *runner, const void *job, size_t n_bytes, struct bytes *record, struct err *e)
 {
     struct run run = { .r = runner };
@@ -643,18 +662,7 @@ int runner_run(void *runner, const void *job, size_t n_bytes, struct bytes *reco
         js_release(text);
         return err_in(e, "a job");
     }
-    run.record = js_new_object();
-    run.seconds = js_new_object();
-    js_set(run.record, "job", text);
-    js_set_text(run.record, "started", clock_date(date));
-    js_set_text(run.record, "device", run.r->facts.name);
-    js_set_text(run.record, "backend", run.r->backend.ops->name);
-    if (run.r->facts.driver[0])
-        js_set_text(run.record, "driver", run.r->facts.driver);
-    if (run.r->shared_by[0])
-        js_set_text(run.record, "shared_by", run.r->shared_by);
-    if (run.r->split.n > 1)
-        js_set_int(run.record, "tensor_parallel", run.r->split.n);
+    begin_record(&run, text);
     mem_account_reset_peak(&run.r->backend);
     run.r->backend.notes[0] = 0;
     turn_work(&run.r->turn, true);

@@ -6,11 +6,13 @@
  *   "job"           the job's JSON (sweep/job.h): experiment, seed, key, quality, benchmark, quant
  *   "status"        "success" | "error"
  *   "error", "error_code", "error_stage"     where status is "error"; stage: "load", "group",
- * "quantize", "sanity", "coqa", "perplexity", "divergence", "multiple_choice", "benchmark",
- * "process" "rank", "hostname", "device", "started", "finished" "driver"        of the device,
- * "shared_by" what brought the weights from another one; both only where there is one
- *   "tensor_parallel"  devices that shared the job; absent: one.  "rank", "device" and the bytes of
- *                   "memory" but "model_bytes" are the first one's
+ *                   "quantize", "sanity", "coqa", "perplexity", "divergence", "multiple_choice",
+ *                   "benchmark", "process"
+ *   "rank", "hostname", "device", "started", "finished"
+ *   "driver"        of the device, "shared_by" what brought the weights from another one; both
+ *                   only where there is one
+ *   "tensor_parallel"   devices that shared the job; absent: one.  "rank", "device" and the bytes
+ *                   of "memory" but "model_bytes" are the first one's
  *   "notes"         what the device did otherwise than usual, "sentence; sentence"; else absent
  *   "seconds"       { stage: seconds, ..., "total": s }
  *   "quantization"  { "model_bytes", "bits_per_weight_linear", "bits_per_weight_model", "seconds",

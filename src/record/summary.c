@@ -183,9 +183,8 @@ static double device_seconds(const struct runs *r)
 {
     double sum = 0;
 
-    for (int i = 0; i < r->n; i++) {
+    for (int i = 0; i < r->n; i++)
         sum += run_device_seconds(r->all[i].record);
-    }
     return sum;
 }
 

@@ -68,6 +68,8 @@ LLQ_TEST_BACKEND=cuda LLQ_TEST_NO_PEERS=1 timeout -k 3 90 "$parts" >"$work/out" 
 ok "and by way of the host"
 run 1 one
 ok "one rank"
+[ "$(scores one | grep -c '"prediction".*"window_nll"')" = 3 ]
+ok "its journal holds the scores of three jobs"
 run 2 two --set model.tensor_parallel=2
 ok "two ranks share each job"
 ! grep -q "cannot reach each other" "$work/two.h5.journal"
