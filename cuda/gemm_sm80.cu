@@ -6,6 +6,7 @@
  * two made it.  For SwiGLU half the columns are of gate, half of up, and a warp has both of the
  * same. */
 #include "gemm.cuh"
+#include "mma.cuh"
 
 #define ROWS      128
 #define COLS      128
@@ -62,21 +63,6 @@ __device__ inline void load_fragment(uint32_t (&r)[4], const uint4 *at)
                  : "r"((unsigned)__cvta_generic_to_shared(at)));
 }
 
-template <bool BF16>
-__device__ inline void mma(float *c, const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
-{
-    if (BF16)
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                     "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-    else
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-                     "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 /* First row of W in the tile of blocks 2 j and 2 j + 1 of a warp. */
 template <bool SWIGLU> __device__ inline int first_column(int warp_n, int j)
 {
@@ -104,7 +90,7 @@ __device__ inline void multiply_step(const uint4 *tile, int warp_m, int warp_n, 
                 x, &tile[strip_place<4>(64 * warp_m + 16 * i + lane % 16, 2 * k + lane / 16)]);
 #pragma unroll
             for (int j = 0; j < 4; j++)
-                mma<BF16>(&c[i][4 * j], x, w[j / 2][j % 2 * 2], w[j / 2][j % 2 * 2 + 1]);
+                mma_16<BF16>(&c[i][4 * j], x, w[j / 2][j % 2 * 2], w[j / 2][j % 2 * 2 + 1]);
         }
     }
 }

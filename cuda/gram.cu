@@ -17,6 +17,7 @@
 #include "gemm.cuh"
 #include "gemm_wish.cuh"
 #include "gram.cuh"
+#include "mma.cuh"
 
 extern "C" {
 int gram_wish;
@@ -72,21 +73,6 @@ __device__ static void load_turned(uint32_t (&r)[4], const uint4 *at)
                  : "r"((unsigned)__cvta_generic_to_shared(at)));
 }
 
-template <bool BF16>
-__device__ static void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
-{
-    if (BF16)
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                     "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-    else
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-                     "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 /* A warp makes 64 x 64 elements, 16 x 8 a product. */
 template <bool BF16>
 __device__ static void multiply_step(const uint4 *tile, int warp_m, int warp_n, float (&c)[4][8][4])
@@ -110,7 +96,8 @@ __device__ static void multiply_step(const uint4 *tile, int warp_m, int warp_n, 
         for (int i = 0; i < 4; i++)
 #pragma unroll
             for (int j = 0; j < 8; j++)
-                mma<BF16>(c[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+                mma_16<BF16>(c[i][j], left[i], right[j / 2][j % 2 * 2],
+                             right[j / 2][j % 2 * 2 + 1]);
     }
 }
 

@@ -4,6 +4,7 @@
 
 #include "decode_image.cuh"
 #include "linear_decode.cuh"
+#include "mma.cuh"
 #include "unpack.cuh"
 
 #define K_PARTS        8 /* of K: chains whose sums are added in order */
@@ -61,23 +62,6 @@ __device__ inline int first_chunk(int n_chunks, int i)
 __device__ inline int warp_of_block(void)
 {
     return __shfl_sync(0xFFFFFFFFu, (int)(threadIdx.x / 32), 0);
-}
-
-/* c += W x: 16 rows of W by 8 rows of x, over 16 of k. */
-template <bool BF16>
-__device__ inline void mma_16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                              uint32_t b0, uint32_t b1)
-{
-    if (BF16)
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                     "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-    else
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-                     "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 /* ---- W ---- */

@@ -15,6 +15,7 @@
  * know. */
 #include "linear_decode.cuh"
 #include "linear_prompt.cuh"
+#include "mma.cuh"
 #include "tile.cuh"
 
 #define SCRATCH_W_BYTES ((int64_t)256 << 20) /* of dequantized weights at a time */
@@ -42,21 +43,6 @@ struct mma_job {
     int64_t ldx, ldw, n_rows, n_out, n_k; /* n_k a multiple of 8: zeros behind the last */
     struct output out;
 };
-
-template <bool BF16>
-__device__ inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
-{
-    if (BF16)
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                     "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-    else
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-                     "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 /* 16 bytes to shared memory, or zeros. */
 __device__ inline void copy_16(uint16_t *to, const uint16_t *from, bool there)
@@ -127,7 +113,7 @@ __global__ static void __launch_bounds__(128) mma_product(struct mma_job a)
                                            pair_at(x + 8 * LDS + 8) };
 #pragma unroll
                 for (int j = 0; j < NT; j++)
-                    mma<BF16>(c[i][j], rows, b[j][0], b[j][1]);
+                    mma_16<BF16>(c[i][j], rows, b[j][0], b[j][1]);
             }
         }
         __syncthreads();
