@@ -205,6 +205,7 @@ const struct backend_ops backend_cuda = {
     .gather = cuda_gather,
     .argmax = cuda_argmax,
     .nll = cuda_nll,
+    .divergence = cuda_divergence,
     .convert = cuda_convert,
     .quantize = cuda_quantize,
     .dequantize = cuda_dequantize,

@@ -150,6 +150,7 @@ int cuda_swiglu(struct backend *b, const struct swiglu_args *a, struct err *e);
 int cuda_gather(struct backend *b, const struct gather_args *a, struct err *e);
 int cuda_argmax(struct backend *b, const struct argmax_args *a, struct err *e);
 int cuda_nll(struct backend *b, const struct nll_args *a, struct err *e);
+int cuda_divergence(struct backend *b, const struct divergence_args *a, struct err *e);
 int cuda_convert(struct backend *b, const struct convert_args *a, struct err *e);
 int cuda_quantize(struct backend *b, const struct quantize_args *a, struct err *e);
 int cuda_dequantize(struct backend *b, const struct dequantize_args *a, struct err *e);

@@ -165,6 +165,22 @@ struct nll_args {
     float *out; /* device, [T] */
 };
 
+/* How far two predictions of one next id are apart, in fp64 from fp32 logits. */
+struct divergence {
+    double kl;            /* sum p ln(p / q), p of the base model; 0 for equal logits */
+    double nll_base, nll; /* of the next id */
+    bool same_top;        /* both think the same id most likely (the first of equal ones) */
+};
+
+struct divergence_args {
+    /* Row by row, in an order of the sums that V alone fixes.  A NaN among the logits of a row
+     * makes its kl NaN, and the nll of that model. */
+    const struct tensor *base, *logits; /* fp32 [T, V] */
+    const int32_t *targets;             /* device, [T] */
+    int64_t n_rows;
+    struct divergence *out; /* device, [T] */
+};
+
 struct convert_args {
     const struct tensor *x; /* F32, F16 or BF16 */
     struct tensor *out;     /* same shape, F32, F16 or BF16: rounded to nearest even */
@@ -453,6 +469,7 @@ struct backend_ops {
     int (*gather)(struct backend *b, const struct gather_args *a, struct err *e);
     int (*argmax)(struct backend *b, const struct argmax_args *a, struct err *e);
     int (*nll)(struct backend *b, const struct nll_args *a, struct err *e);
+    int (*divergence)(struct backend *b, const struct divergence_args *a, struct err *e);
     int (*convert)(struct backend *b, const struct convert_args *a, struct err *e);
     int (*quantize)(struct backend *b, const struct quantize_args *a, struct err *e);
     int (*dequantize)(struct backend *b, const struct dequantize_args *a, struct err *e);

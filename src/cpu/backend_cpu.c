@@ -111,6 +111,7 @@ const struct backend_ops backend_cpu = {
     .gather = cpu_gather,
     .argmax = cpu_argmax,
     .nll = cpu_nll,
+    .divergence = cpu_divergence,
     .convert = cpu_convert,
     .quantize = cpu_quantize,
     .dequantize = cpu_dequantize,

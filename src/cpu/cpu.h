@@ -34,6 +34,8 @@ int cpu_swiglu(struct backend *b, const struct swiglu_args *a, struct err *e);
 int cpu_gather(struct backend *b, const struct gather_args *a, struct err *e);
 int cpu_argmax(struct backend *b, const struct argmax_args *a, struct err *e);
 int cpu_nll(struct backend *b, const struct nll_args *a, struct err *e);
+int cpu_divergence(struct backend *b, const struct divergence_args *a, struct err *e);
+struct divergence divergence_of(const float *p, const float *q, int64_t n, int32_t target);
 int cpu_convert(struct backend *b, const struct convert_args *a, struct err *e);
 int cpu_quantize(struct backend *b, const struct quantize_args *a, struct err *e);
 int cpu_gram(struct backend *b, const struct gram_args *a, struct err *e);

@@ -1,8 +1,7 @@
 /* forward_divergence.c - see forward_divergence.h.
  *
  * Each model runs its layers over the batch, then both heads go over the rows in step, a chunk at
- * a time: 2 * rows * V logits, compared on the host.  Sums in fp64, in the order of the ids, so a
- * row's result depends on its logits alone.  */
+ * a time: 2 * rows * V logits, compared where they stand.  */
 #include "model/forward_divergence.h"
 
 #include "base/memory.h"
@@ -10,51 +9,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-
-/* Largest logit, and where it stands first; NaN where one is NaN. */
-static double largest(const float *x, int64_t n, int64_t *at)
-{
-    double most = -INFINITY;
-
-    *at = 0;
-    for (int64_t i = 0; i < n; i++) {
-        if (isnan(x[i]))
-            return NAN;
-        if ((double)x[i] > most) {
-            most = (double)x[i];
-            *at = i;
-        }
-    }
-    return most;
-}
-
-static double log_sum_exp(const float *x, int64_t n, double most)
-{
-    double sum = 0;
-
-    for (int64_t i = 0; i < n; i++)
-        sum += exp((double)x[i] - most);
-    return most + log(sum);
-}
-
-struct divergence divergence_of(const float *p, const float *q, int64_t n, int32_t target)
-{
-    int64_t top_p, top_q;
-    double most_p = largest(p, n, &top_p), most_q = largest(q, n, &top_q), kl = 0;
-    double log_p = log_sum_exp(p, n, most_p), log_q = log_sum_exp(q, n, most_q);
-
-    for (int64_t i = 0; i < n; i++) {
-        double a = (double)p[i] - log_p, b = (double)q[i] - log_q;
-        if (a > -745) /* below, p is 0 in double */
-            kl += exp(a) * (a - b);
-    }
-    return (struct divergence){ .kl = kl < 0 ? 0 : kl, /* only rounding is below 0 */
-                                .nll_base = log_p - (double)p[target],
-                                .nll = log_q - (double)q[target],
-                                .same_top = top_p == top_q };
-}
-
-/* ---- two models ---- */
 
 /* The layers alone: of the head only what a pass cannot do without. */
 static int run_layers(struct forward *f, struct kv_cache *c, const struct batch *batch,
@@ -65,21 +19,43 @@ static int run_layers(struct forward *f, struct kv_cache *c, const struct batch 
     return forward_run(f, c, batch, WANT_LAST_ARGMAX, NULL, 0, &out, e);
 }
 
+/* Rows first .. first + n - 1 of those listed; found: device, of all of them. */
 static int compare_chunk(struct forward *base, struct forward *f, const struct batch *batch,
-                         int64_t first, int64_t n, float *p, float *q, struct divergence *out,
-                         struct err *e)
+                         int64_t first, int64_t n, struct divergence *found, struct err *e)
 {
-    const int64_t vocab = f->model->config.vocab_size;
-    const int32_t *wanted = f->host_numbers + NUMBER_WANTED * f->max_rows + first;
-    const int32_t *target = f->host_numbers + NUMBER_TARGET * f->max_rows + first;
+    struct backend *b = f->model->backend;
+    const struct divergence_args a = { .base = &base->logits,
+                                       .logits = &f->logits,
+                                       .targets = f->numbers + NUMBER_TARGET * f->max_rows + first,
+                                       .n_rows = n,
+                                       .out = found + first };
 
-    if (head_logits(base, batch->phase, first, n, p, e) < 0 ||
-        head_logits(f, batch->phase, first, n, q, e) < 0)
+    if (head_logits(base, batch->phase, first, n, e) < 0 ||
+        head_logits(f, batch->phase, first, n, e) < 0)
         return -1;
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < n; i++)
-        out[wanted[i]] = divergence_of(p + i * vocab, q + i * vocab, vocab, target[i]);
-    return 0;
+    return b->ops->divergence(b, &a, e);
+}
+
+/* All n listed rows, to their places in out. */
+static int compare_rows(struct forward *base, struct forward *f, const struct batch *batch,
+                        int64_t n, struct divergence *out, struct err *e)
+{
+    const int64_t chunk = base->head_rows < f->head_rows ? base->head_rows : f->head_rows;
+    const int32_t *wanted = f->host_numbers + NUMBER_WANTED * f->max_rows;
+    struct backend *b = f->model->backend;
+    struct divergence *rows = mem_array((size_t)n, sizeof *rows);
+    void *found = NULL;
+    int rc = backend_alloc(b, MEM_SCRATCH, (size_t)n * sizeof *rows, &found, e);
+
+    for (int64_t first = 0; first < n && rc == 0; first += chunk)
+        rc = compare_chunk(base, f, batch, first, n - first < chunk ? n - first : chunk, found, e);
+    if (rc == 0)
+        rc = b->ops->download(b, rows, found, (size_t)n * sizeof *rows, e);
+    for (int64_t i = 0; i < n && rc == 0; i++)
+        out[wanted[i]] = rows[i];
+    backend_free(b, found);
+    free(rows);
+    return rc;
 }
 
 int forward_divergence(struct forward *base, struct kv_cache *base_cache,
@@ -87,10 +63,8 @@ int forward_divergence(struct forward *base, struct kv_cache *base_cache,
                        const struct batch *batch, struct divergence *out, struct err *e)
 {
     const int64_t vocab = f->model->config.vocab_size;
-    int64_t chunk = base->head_rows < f->head_rows ? base->head_rows : f->head_rows, n_rows = 0;
+    int64_t n_rows = 0;
     int32_t *unused = mem_array((size_t)batch->n_seqs, sizeof *unused);
-    float *p = mem_array((size_t)(chunk * vocab), sizeof *p);
-    float *q = mem_array((size_t)(chunk * vocab), sizeof *q);
     int rc = -1;
 
     for (int s = 0; s < batch->n_seqs; s++)
@@ -111,14 +85,8 @@ int forward_divergence(struct forward *base, struct kv_cache *base_cache,
     int64_t n = head_list_rows(base, base_batch, e);
     if (n < 0 || head_list_rows(f, batch, e) != n)
         goto done;
-    for (int64_t first = 0; first < n; first += chunk)
-        if (compare_chunk(base, f, batch, first, n - first < chunk ? n - first : chunk, p, q, out,
-                          e) < 0)
-            goto done;
-    rc = 0;
+    rc = n ? compare_rows(base, f, batch, n, out, e) : 0;
 done:
     free(unused);
-    free(p);
-    free(q);
     return rc;
 }

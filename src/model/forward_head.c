@@ -63,8 +63,7 @@ static int make_last(struct forward *f, enum phase phase, int64_t first, int64_t
     return 0;
 }
 
-/* Logits of wanted rows first .. first + n - 1. */
-static int make_logits(struct forward *f, enum phase phase, int64_t first, int64_t n, struct err *e)
+int head_logits(struct forward *f, enum phase phase, int64_t first, int64_t n, struct err *e)
 {
     const struct model *m = f->model;
     struct backend *b = m->backend;
@@ -201,7 +200,7 @@ int head_run(struct forward *f, const struct batch *batch, int64_t n_rows, enum 
         int64_t chunk = n - first < f->head_rows ? n - first : f->head_rows;
         int rc;
 
-        if (make_logits(f, batch->phase, first, chunk, e) < 0)
+        if (head_logits(f, batch->phase, first, chunk, e) < 0)
             return -1;
         if (wants_nll(want))
             rc = take_nll(f, first, chunk, out->nll, e);
@@ -229,15 +228,4 @@ int64_t head_list_rows(struct forward *f, const struct batch *batch, struct err 
     if (b->ops->upload(b, f->numbers + offset, f->host_numbers + offset, n_bytes, e) < 0)
         return -1;
     return n;
-}
-
-int head_logits(struct forward *f, enum phase phase, int64_t first, int64_t n, float *out,
-                struct err *e)
-{
-    struct backend *b = f->model->backend;
-    const size_t n_bytes = (size_t)(n * f->model->config.vocab_size) * sizeof(float);
-
-    if (make_logits(f, phase, first, n, e) < 0)
-        return -1;
-    return b->ops->download(b, out, f->logits.data, n_bytes, e);
 }

@@ -370,6 +370,59 @@ static void nll(void **state)
     }
 }
 
+static bool near_or_nan(double x, double y, double off)
+{
+    return (isnan(x) && isnan(y)) || x == y || check_near(x, y, off);
+}
+
+/* Beside the CPU's order of the same sums. */
+static void divergence(void **state)
+{
+    static const int64_t vocab[] = { 1, 2, 511, 513, 32003 };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof vocab / sizeof *vocab; i++) {
+        const int64_t n = vocab[i];
+        struct tensor p = random_tensor(DTYPE_F32, N_ROWS, n, 9);
+        struct tensor q = random_tensor(DTYPE_F32, N_ROWS, n, 9);
+        struct divergence want[N_ROWS], got[N_ROWS];
+        int32_t targets[N_ROWS];
+        struct err e = ERR_INIT;
+
+        for (int r = 0; r < N_ROWS; r++)
+            targets[r] = (int32_t)(draw() * (double)n);
+        for (int64_t c = 0; c < n; c++)
+            set_element(&q, 2, c, element(&p, 2, c)); /* not apart */
+        set_element(&p, 3, n / 2, NAN);
+        set_element(&q, 4, n / 2, NAN);
+        set_element(&p, 5, n - 1, -INFINITY);
+        set_element(&q, 6, 0, -INFINITY);
+        set_element(&p, 1, n / 2, element(&p, 1, n - 1)); /* perhaps two largest */
+        memset(got, 0x55, sizeof got);
+        struct tensor dp = device_tensor(&p), dq = device_tensor(&q);
+        struct divergence_args a = { &p, &q, targets, N_ROWS, want };
+        struct divergence_args g = { &dp, &dq, to_device(targets, sizeof targets), N_ROWS,
+                                     to_device(got, sizeof got) };
+        CHECK_OK(cpu->ops->divergence(cpu, &a, &e), e);
+        CHECK_OK(gpu.ops->divergence(&gpu, &g, &e), e);
+        CHECK_OK(gpu.ops->download(&gpu, got, g.out, sizeof got, &e), e);
+        for (int r = 0; r < N_ROWS; r++)
+            CHECK(near_or_nan(got[r].kl, want[r].kl, 1e-11) &&
+                      near_or_nan(got[r].nll_base, want[r].nll_base, 1e-11) &&
+                      near_or_nan(got[r].nll, want[r].nll, 1e-11) &&
+                      got[r].same_top == want[r].same_top,
+                  "%lld ids, row %d: %.17g %.17g %.17g %d, not %.17g %.17g %.17g %d", (long long)n,
+                  r, got[r].kl, got[r].nll_base, got[r].nll, got[r].same_top, want[r].kl,
+                  want[r].nll_base, want[r].nll, want[r].same_top);
+        device_free((void *)(uintptr_t)g.targets);
+        device_free(g.out);
+        device_free(dp.data);
+        device_free(dq.data);
+        free_tensor(&p);
+        free_tensor(&q);
+    }
+}
+
 /* ---- memory ---- */
 
 static void too_much_is_refused_with_both_numbers(void **state)
@@ -422,6 +475,7 @@ int main(void)
         cmocka_unit_test(wide_heads_are_refused),
         cmocka_unit_test(argmax),
         cmocka_unit_test(nll),
+        cmocka_unit_test(divergence),
         cmocka_unit_test(too_much_is_refused_with_both_numbers),
         cmocka_unit_test(another_device_is_refused),
         cmocka_unit_test(nothing_is_left),
