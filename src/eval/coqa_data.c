@@ -217,6 +217,49 @@ int coqa_options(const struct js *options, struct coqa_options *o, struct err *e
     return 0;
 }
 
+/* Some turns of a story. */
+struct part {
+    struct bytes bytes;
+    struct err e;
+    int rc;
+};
+
+static struct part part_of_story(const struct js *story, size_t first, size_t end,
+                                 const struct tokenizer *t, const struct profile *p,
+                                 const struct config *c)
+{
+    struct part part = { .bytes = BYTES_INIT, .e = ERR_INIT };
+
+    for (size_t turn = first; turn < end && part.rc == 0; turn++)
+        part.rc = add_turn(story, turn, t, p, c, &part.bytes, &part.e);
+    return part;
+}
+
+/* All stories, tokenized side by side, in their order; the first error is the one told. */
+static int add_stories(const struct stories *stories, const size_t *n_turns, bool all_turns,
+                       const struct tokenizer *t, const struct profile *p, const struct config *c,
+                       const char *path, struct bytes *out, struct err *e)
+{
+    struct part *parts = mem_array(stories->n, sizeof *parts);
+    int rc = 0;
+
+#pragma omp parallel for schedule(dynamic)
+    for (size_t i = 0; i < stories->n; i++)
+        parts[i] =
+            part_of_story(stories->at[i], all_turns ? 0 : n_turns[i] - 1, n_turns[i], t, p, c);
+    for (size_t i = 0; i < stories->n; i++) {
+        if (rc == 0 && parts[i].rc < 0) {
+            *e = parts[i].e;
+            rc = err_in(e, "%s of %s", stories->where[i], path);
+        }
+        if (rc == 0)
+            bytes_add(out, parts[i].bytes.data, parts[i].bytes.n);
+        bytes_release(&parts[i].bytes);
+    }
+    free(parts);
+    return rc;
+}
+
 int coqa_prepare(const struct js *options, const struct tokenizer *t, const struct profile *p,
                  const struct config *c, struct bytes *out, struct err *e)
 {
@@ -235,14 +278,10 @@ int coqa_prepare(const struct js *options, const struct tokenizer *t, const stru
         return -1;
     for (size_t i = 0; i < stories.n; i++)
         n += o.all_turns ? n_turns[i] : 1;
-    int rc = 0;
     pack_u32(out, MAGIC);
     pack_u32(out, (uint32_t)p->max_new_tokens);
     pack_u32(out, (uint32_t)n);
-    for (size_t i = 0; i < stories.n; i++)
-        for (size_t turn = o.all_turns ? 0 : n_turns[i] - 1; turn < n_turns[i] && rc == 0; turn++)
-            if (add_turn(stories.at[i], turn, t, p, c, out, e) < 0)
-                rc = err_in(e, "%s of %s", stories.where[i], path);
+    int rc = add_stories(&stories, n_turns, o.all_turns, t, p, c, path, out, e);
     free(n_turns);
     stories_release(&stories);
     return rc;
