@@ -200,7 +200,7 @@ __global__ static void __launch_bounds__(N_THREADS)
     GRID_STRIDE(k, a.n_groups)
     {
         double least = 1e9;
-        float best = 0.0f;
+        float best = range_of_step(a.range[k], 0);
 
         for (int step = 0; step < CLIP_STEPS; step++) {
             const double error = a.error[step * a.n_groups + k];

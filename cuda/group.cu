@@ -26,6 +26,7 @@ extern "C" {
 #include "base/memory.h"
 }
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #define MEMBERS_MOST 8
@@ -45,8 +46,9 @@ struct inbox {
 
 struct cuda_members {
     struct meeting *meeting;
-    int n_joined; /* groups so far: other addresses */
-    bool reach;   /* inboxes of all members can be written */
+    int n_joined;    /* groups so far: other addresses */
+    bool reach;      /* inboxes of all members can be written */
+    cudaError_t why; /* they cannot, as far as this member saw */
     struct inbox *own;
     struct inbox *of[MEMBERS_MOST];  /* opened here; own at its own place */
     uint32_t *counter;               /* device, [2]: calls so far; blocks that have finished one */
@@ -333,6 +335,18 @@ static int collect_rows(struct cuda_state *s, struct collect_job *job, int64_t n
     return 0;
 }
 
+static void note_the_long_way(struct cuda_state *s)
+{
+    const cudaError_t why = s->members->why;
+    char note[256];
+
+    snprintf(note, sizeof note,
+             "the GPUs of a group cannot reach each other's memory%s%s%s: what they bring together "
+             "goes through the host's",
+             why ? " (" : "", why ? cudaGetErrorString(why) : "", why ? ")" : "");
+    backend_note(s->backend, note);
+}
+
 /* By way of memory of the host: blocks that fit the rooms, whole rows or pieces of one. */
 static int collect_by_host(struct cuda_state *s, const struct collect_args *a, struct err *e)
 {
@@ -342,9 +356,7 @@ static int collect_by_host(struct cuda_state *s, const struct collect_args *a, s
     const size_t width = part_row < HOST_ROOM ? part_row : HOST_ROOM, height = HOST_ROOM / width;
     const size_t n_all = (size_t)a->n_rows;
 
-    backend_note(s->backend,
-                 "the GPUs of a group cannot reach each other's memory: what they bring "
-                 "together goes through the host's");
+    note_the_long_way(s);
     for (size_t first = 0; first < n_all; first += height)
         for (size_t at = 0; at < part_row; at += width) {
             const size_t n = part_row - at < width ? part_row - at : width;
@@ -437,6 +449,7 @@ static bool open_own(struct cuda_members *m, struct address *out)
     if (rc == cudaSuccess)
         rc = cudaIpcGetMemHandle(&out->handle, m->own);
     cudaGetLastError();
+    m->why = rc;
     return rc == cudaSuccess && !no_peers();
 }
 
@@ -447,12 +460,12 @@ static bool register_broken(struct cuda_members *m)
     const uintptr_t at = (uintptr_t)meeting_broken(m->meeting), start = at / page * page;
     void *device = NULL;
 
-    if (cudaHostRegister((void *)start, page, cudaHostRegisterMapped) != cudaSuccess) {
-        cudaGetLastError();
-        return false;
+    m->why = cudaHostRegister((void *)start, page, cudaHostRegisterMapped);
+    if (m->why == cudaSuccess) {
+        m->registered = (void *)start;
+        m->why = cudaHostGetDevicePointer(&device, m->registered, 0);
     }
-    m->registered = (void *)start;
-    if (cudaHostGetDevicePointer(&device, m->registered, 0) != cudaSuccess) {
+    if (m->why != cudaSuccess) {
         cudaGetLastError();
         return false;
     }
@@ -470,8 +483,10 @@ static bool open_others(struct cuda_members *m, const struct group_seat *seat,
     for (int i = 0; good && i < seat->n; i++) {
         if (i == seat->index)
             m->of[i] = m->own;
-        else if (cudaIpcOpenMemHandle((void **)&m->of[i], all[i].handle,
-                                      cudaIpcMemLazyEnablePeerAccess) != cudaSuccess) {
+        else
+            m->why = cudaIpcOpenMemHandle((void **)&m->of[i], all[i].handle,
+                                          cudaIpcMemLazyEnablePeerAccess);
+        if (m->why != cudaSuccess) {
             m->of[i] = NULL;
             good = false;
         }

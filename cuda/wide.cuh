@@ -10,12 +10,12 @@
 
 #define WIDE_TILE    128
 #define WIDE_SLICE   16
-#define WIDE_STAGES  3
+#define WIDE_PLACES  3
 #define WIDE_THREADS 256
 #define WIDE_LD_K    (WIDE_SLICE + 4) /* rows that run along k */
 #define WIDE_LD_N    (WIDE_TILE + 4)  /* rows of one k */
 #define WIDE_SIDE    (WIDE_TILE * WIDE_LD_K)
-#define WIDE_MEMORY  (WIDE_STAGES * 2 * WIDE_SIDE * (int)sizeof(double))
+#define WIDE_MEMORY  (WIDE_PLACES * 2 * WIDE_SIDE * (int)sizeof(double))
 
 /* Operands of a tile, at its first row and column and k = 0, ld elements a row.  b_of_k: row k of b
  * holds the columns; else row n of b holds k. */
@@ -146,21 +146,21 @@ __device__ inline void wide_add(const struct wide_operands &o, int64_t first, in
     const int64_t n = (end - first) / WIDE_SLICE;
 
     __syncthreads(); /* the ring may have been in use */
-    for (int i = 0; i < WIDE_STAGES - 1; i++) {
+    for (int i = 0; i < WIDE_PLACES - 1; i++) {
         if (i < n)
             wide_load<B_OF_K>(o, first + i * WIDE_SLICE, room + i * (2 * WIDE_SIDE));
         asm volatile("cp.async.commit_group;");
     }
     for (int64_t i = 0; i < n; i++) {
-        const int64_t next = i + WIDE_STAGES - 1; /* its place has been read in the turn before */
+        const int64_t next = i + WIDE_PLACES - 1; /* its place has been read in the turn before */
 
-        asm volatile("cp.async.wait_group %0;" ::"n"(WIDE_STAGES - 2));
+        asm volatile("cp.async.wait_group %0;" ::"n"(WIDE_PLACES - 2));
         __syncthreads();
         if (next < n)
             wide_load<B_OF_K>(o, first + next * WIDE_SLICE,
-                              room + next % WIDE_STAGES * (2 * WIDE_SIDE));
+                              room + next % WIDE_PLACES * (2 * WIDE_SIDE));
         asm volatile("cp.async.commit_group;");
-        wide_multiply<B_OF_K>(room + i % WIDE_STAGES * (2 * WIDE_SIDE), c);
+        wide_multiply<B_OF_K>(room + i % WIDE_PLACES * (2 * WIDE_SIDE), c);
     }
 }
 

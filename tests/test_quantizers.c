@@ -710,6 +710,27 @@ static int close_backend(void **state)
     return 0;
 }
 
+/* Activations so large that every range's error is beyond what the search begins with. */
+static void awq_never_clamps_to_nothing(void **state)
+{
+    enum { N_OUT = 2, N_IN = 64, N_ROWS = 4 };
+    float x[N_ROWS * N_IN], w[N_OUT * N_IN], before[N_OUT * N_IN], largest[N_OUT];
+    struct tensor tw = { .data = w, .dtype = DTYPE_F32, .n_rows = N_OUT, .n_cols = N_IN };
+    struct tensor tx = { .data = x, .dtype = DTYPE_F32, .n_rows = N_ROWS, .n_cols = N_IN };
+    struct awq_clip_args a = { &tw, &tx, N_ROWS, { 4, N_IN, true }, largest };
+    struct err e = ERR_INIT;
+
+    (void)state;
+    for (int i = 0; i < N_ROWS * N_IN; i++)
+        x[i] = 1e12f * (float)(1 + i % 7);
+    for (int i = 0; i < N_OUT * N_IN; i++)
+        w[i] = before[i] = 0.01f * (float)(i % 13 - 6);
+    CHECK_OK(backend.ops->awq->clip(&backend, &a, &e), e);
+    for (int r = 0; r < N_OUT; r++)
+        CHECK(largest[r] == 0.06f, "row %d keeps its largest weight: %g", r, (double)largest[r]);
+    CHECK(memcmp(w, before, sizeof w) == 0, "and all others");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -730,6 +751,7 @@ int main(void)
         cmocka_unit_test(what_a_device_lacks_is_done_on_the_host),
         cmocka_unit_test(weights_refused),
         cmocka_unit_test(the_limits_of_fp16_and_fp32),
+        cmocka_unit_test(awq_never_clamps_to_nothing),
         cmocka_unit_test(codes_of_every_width),
         cmocka_unit_test(nearest_in_the_dynamic_map),
         cmocka_unit_test(nf4_thresholds_are_midpoints),

@@ -313,7 +313,8 @@ struct awq_errors_args {
 
 struct awq_clip_args {
     /* Clamps w to the range of each row's groups that leaves the least error on x: the first of
-     * max|w| (1 - i / 20), i = 0 .. 9, with the least mean of (x (Q(w') - w))^2 over the rows. */
+     * max|w| (1 - i / 20), i = 0 .. 9, with the least mean of (x (Q(w') - w))^2 over the rows, if
+     * that is below 1e9; else max|w|. */
     struct tensor *w;       /* F32 [N, K] */
     const struct tensor *x; /* F32 [T, K] */
     int64_t n_rows;

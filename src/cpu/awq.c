@@ -214,8 +214,8 @@ static float best_range(const struct awq_clip_args *a, const float *x, const flo
 {
     const int64_t n = a->form.group_size;
     const float largest = largest_of(w, n);
-    double least = 1e9;
-    float best = 0.0f;
+    double least = 1e9; /* AutoAWQ's; where all are beyond, nothing is clamped */
+    float best = largest;
 
     for (int step = 0; step < CLIP_STEPS; step++) {
         const float most = largest * (float)(1.0 - step / 20.0);
