@@ -1,5 +1,5 @@
 /* linear_int8.cu - y = x W^T + bias by LLM.int8 (Dettmers et al., 2022), with the arithmetic and
- * the rounding points of bitsandbytes (quantizers.md 4.2, 4.3); twin of src/cpu/linear_int8.c,
+ * the rounding points of bitsandbytes; twin of src/cpu/linear_int8.c,
  * which draws the formulas.
  *
  * The one difference: the scale of a row's codes is __fdividef(127, largest), as bitsandbytes has

@@ -2,7 +2,7 @@
  * drawn by a job's seed, the same on every rank.
  *
  * Rank 0 draws for every (way, seed) that a job of the sweep asks for; the ids travel in the setup,
- * part "calibration".  Ways, by the tool that is followed (quantizers.md 5.10, 6.2):
+ * part "calibration".  Ways, by the tool that is followed:
  *
  *   windows    of `length` tokens.  .jsonl: a document drawn until it has enough tokens, then the
  *              start (IST's C4 loader); text, 1-D ids: a start in the whole, at most as many as it

@@ -256,7 +256,7 @@ static void batches(void **state)
 
 /* ---- LLM.int8 ---- */
 
-/* quantizers.md 4.2 and 4.3, element by element. */
+/* LLM.int8's formulas, element by element. */
 static float int8_element(const struct tensor *x, const struct weight *w, const struct tensor *bias,
                           const bool *outlier, int64_t row, int64_t n)
 {

@@ -14,7 +14,7 @@
 /* fp32 mode: relative to the largest logit. */
 #define LOGITS_FP32 1e-4
 #define NLL_FP32    1e-4
-/* 16-bit modes: what the rounding points of eval-and-model facts 2.3 do to these random models,
+/* 16-bit modes: what the rounding points of transformers' Llama do to these random models,
  * root mean square of the deviation to that of the logits (one value of 100,000 stands some five
  * times as far, relative to the largest logit).  An emulation of Hugging Face's rounding points in
  * another language stands as far from the float64 logits of llama_gqa_tied_rope3.  fp16 has 8

@@ -92,7 +92,7 @@ static void test_linear_and_dynamic(void **state)
         near("dynamic", j, g[j], pow(theta, -2.0 * j / 64));
 }
 
-/* The formula of eval-and-model facts 2.4, in fp64. */
+/* The formula, in fp64. */
 static double yarn(int j, double l0, double theta, double factor, bool truncate)
 {
     double lo = 64 * log(l0 / (2 * acos(-1) * 32)) / (2 * log(theta));

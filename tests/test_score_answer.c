@@ -9,7 +9,7 @@
 
 #define T(s) ((struct text){ s, sizeof(s) - 1 })
 
-/* The table of eval-and-model facts 4.5. */
+/* Answers and their scores by the official rule. */
 static void the_table(void **state)
 {
     static const struct {

@@ -11,7 +11,7 @@
  * heads, E width of a head, F MLP width, V vocabulary, N outputs, K inputs.  Matrices are
  * row-major.  Activations are in the model dtype; every operation reads them widened to fp32,
  * accumulates in fp32 and rounds its output once to the model dtype, with the extra rounding
- * points of eval-and-model facts 2.3 named below.  Row r of an output depends on row r of the
+ * points of transformers' Llama named below.  Row r of an output depends on row r of the
  * inputs (and its sequence's cache) alone, bit for bit, whatever else is in the batch; the one
  * exception is WEIGHT_INT8, which looks at all rows of a document's call (struct segments). */
 #pragma once
@@ -186,7 +186,7 @@ struct convert_args {
     struct tensor *out;     /* same shape, F32, F16 or BF16: rounded to nearest even */
 };
 
-/* Which rule turns plain weights into codes; quantizers.md has the exact arithmetic. */
+/* Which rule turns plain weights into codes; the exact arithmetic is drawn in src/cpu. */
 enum quantize_rule {
     QUANTIZE_BNB_NF4,     /* 1.1-1.5: flat blocks, absmax, strict thresholds       */
     QUANTIZE_BNB_FP4,     /* 1.3                                                   */
@@ -248,7 +248,7 @@ struct gptq_result {
 };
 
 struct gptq_args {
-    /* quantizers.md 5.2 - 5.7.  H = factor * h, damped; a factorisation that fails is tried again
+    /* Frantar et al., 2022.  H = factor * h, damped; a factorisation that fails is tried again
      * with damp + damp_step while that is below 1, then with floors of 10^-6 ... 10^-1 of the
      * largest diagonal element; then it is an error. */
     const struct tensor *w; /* plain [N, K], F32, F16 or BF16 */
@@ -270,8 +270,9 @@ struct gptq_args {
     struct gptq_result *result; /* host; there on return */
 };
 
-/* AWQ's searches (quantizers.md 6.4 - 6.6).  Tensors, and every array of numbers, are on the
- * device; all of them give the CPU's bits but clip(), whose errors are summed in any fixed order.
+/* AWQ's searches (Lin et al., 2023), as AutoAWQ has them.  Tensors, and every array of numbers, are
+ * on the device; all of them give the CPU's bits but clip(), whose errors are summed in any fixed
+ * order.
  */
 struct awq_form {
     int bits;
@@ -332,7 +333,7 @@ struct awq_ops {
 
 struct dequantize_args {
     const struct weight *w;
-    struct tensor *out; /* [N, K]: F32, F16 or BF16 (one rounding, quantizers.md 1.6) */
+    struct tensor *out; /* [N, K]: F32, F16 or BF16 (one rounding) */
 };
 
 /* How far packed weights are from the plain ones, before any rounding to a compute dtype. */

@@ -2,7 +2,7 @@
  * how the 8-bit map of nested scales is made and searched.  The values themselves are in
  * weight.h.  Every backend takes these from here.
  *
- * Source: bitsandbytes 0.50 (quantizers.md 1.2, 1.3, 2.2, 2.3); the thresholds are its own fp32
+ * Source: bitsandbytes 0.50; the thresholds are its own fp32
  * literals, which for FP4 lie up to 14 ulp off the true midpoints.  */
 #pragma once
 
@@ -34,5 +34,5 @@ void codebook_dynamic(float map[256]);
 void codebook_dynamic_unsigned(float map[256]);
 
 /* Index of the value nearest to x in an ascending map; a tie takes the even index, and a NaN
- * index 0, as on the GPU (quantizers.md 2.3). */
+ * index 0, as bitsandbytes on the GPU. */
 int codebook_nearest(const float map[256], float x);

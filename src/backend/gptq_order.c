@@ -1,4 +1,4 @@
-/* gptq_order.c - see gptq_order.h; quantizers.md 5.2 step 4, 5.6 and 5.7. */
+/* gptq_order.c - see gptq_order.h. */
 #include "backend/gptq_order.h"
 
 #include "base/memory.h"

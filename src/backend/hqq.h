@@ -1,4 +1,4 @@
-/* hqq.h - half-quadratic quantization (Badri, Shaji 2023; quantizers.md 7.2), the arithmetic of one
+/* hqq.h - half-quadratic quantization (Badri, Shaji 2023), the arithmetic of one
  * weight: every backend takes it from here, so that all agree to the bit.
  *
  * And the order of its sums: numbers i = 0 .. n-1 go to lane i / 8 mod HQQ_LANES, in order; lanes

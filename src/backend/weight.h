@@ -85,10 +85,10 @@ struct weight {
 
 enum code_table { TABLE_NONE, TABLE_NF4, TABLE_FP4, TABLE_NF2, TABLE_NF3, TABLE_E2M1 };
 
-/* The values of a code table (quantizers.md 1.1, 1.3, 7.3, 7.6); TABLE_NONE gives zeros.  NF2 and
- * NF3 are QLoRA's construction for 2 and 3 bits. */
+/* The values of a code table (bitsandbytes' NF4 and FP4, OCP's e2m1); TABLE_NONE gives zeros.  NF2
+ * and NF3 are QLoRA's construction for 2 and 3 bits. */
 void weight_code_table(enum code_table id, float out[16]);
-/* bitsandbytes' signed dynamic map (quantizers.md 2.2), ascending: the 256 values of the 8-bit
+/* bitsandbytes' signed dynamic map, ascending: the 256 values of the 8-bit
  * codes of SCALE_NESTED. */
 extern const float weight_dynamic_map[256];
 

@@ -1,8 +1,8 @@
 /* stats.h - means, intervals and tests, in double, two-pass, sums in the order given.
  *
- * Formulas: eval-and-model facts, section 6 (Miller, arXiv 2411.00640, for clustered and paired
- * errors).  Fewer than two values give NaN and a reason, never 0; so does a spread of exactly 0,
- * because an interval of width 0 claims a certainty that no sample has.  */
+ * Formulas: each at its function; Miller, arXiv 2411.00640, for clustered and paired errors.  Fewer
+ * than two values give NaN and a reason, never 0; so does a spread of exactly 0, because an
+ * interval of width 0 claims a certainty that no sample has.  */
 #pragma once
 
 #include "base/distribution.h"

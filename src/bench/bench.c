@@ -1,6 +1,5 @@
 /* bench.c - the protocol: memory of each point alone, warm-up, then rounds in which every point
- * is measured once, so that a drifting clock rate does not look like a difference between them
- * (eval-and-model facts 7.3). */
+ * is measured once, so that a drifting clock rate does not look like a difference between them. */
 #include "bench/bench.h"
 
 #include "base/clock.h"

@@ -1,5 +1,5 @@
-/* bench.h - timings and bytes of one model, by the definitions of eval-and-model facts 7 and the
- * contract: prefill_ms, decode_ms_per_token, e2e_ms, throughput; memory of what a deployment
+/* bench.h - timings and bytes of one model, by the definitions of sweeps/README.md:
+ * prefill_ms, decode_ms_per_token, e2e_ms, throughput; memory of what a deployment
  * holds (packed weights + cache + scratch of the largest point).  Of a model in parts: the times of
  * the group, the bytes of this device. */
 #pragma once

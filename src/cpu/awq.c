@@ -1,5 +1,5 @@
-/* awq.c - the searches of AWQ on the host (quantizers.md 6.4 - 6.6): sizes of activations and
- * weights, rounding with scales, sums of squared differences, ranges. */
+/* awq.c - the searches of AWQ on the host (Lin et al., 2023, as AutoAWQ has them): sizes of
+ * activations and weights, rounding with scales, sums of squared differences, ranges. */
 #include "backend/hqq.h"
 #include "base/memory.h"
 #include "cpu/cpu.h"

@@ -1,5 +1,5 @@
 /* gptq_columns.c - GPTQ's solver (Frantar, Ashkboos, Hoefler, Alistarh 2022), as their code and
- * its descendants compute it (quantizers.md 5.2 - 5.7).
+ * its descendants compute it.
  *
  *   1. one group a row: its grid from the row as it stands
  *   2. dead columns (H_ii = 0): H_ii = 1, weights 0

@@ -71,7 +71,7 @@ struct cpu_kernels {
 
     bool (*all_finite)(const float *x, int64_t n);
 
-    /* LLM.int8 (quantizers.md 4.2).  Marks the columns with |x| >= threshold in `outlier` (adds to
+    /* LLM.int8.  Marks the columns with |x| >= threshold in `outlier` (adds to
      * what is there; several threads may) and returns the largest |x| below threshold, NaN when an
      * element is NaN. */
     float (*int8_scan)(const float *x, int64_t n, float threshold, uint8_t *outlier);

@@ -1,5 +1,5 @@
 /* linear_int8.c - y = x W^T + bias by LLM.int8 (Dettmers et al., 2022), with the arithmetic and the
- * rounding points of bitsandbytes on CUDA (quantizers.md 4.2, 4.3).
+ * rounding points of bitsandbytes on CUDA.
  *
  *   a        = x rounded to fp16
  *   outliers   columns with |a| >= threshold in any row of the segment

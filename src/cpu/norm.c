@@ -1,5 +1,5 @@
 /* norm.c - RMSNorm (Zhang and Sennrich, 2019) with the rounding points of Hugging Face's
- * LlamaRMSNorm (eval-and-model facts 2.3, step 2). */
+ * LlamaRMSNorm. */
 #include "cpu/cpu.h"
 
 #include <assert.h>

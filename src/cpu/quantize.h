@@ -32,7 +32,7 @@ struct grid {
     int zero;
 };
 
-/* The grid of a group whose least and greatest value are given (quantizers.md 5.3, 6.6, 7.0). */
+/* The grid of a group whose least and greatest value are given. */
 struct grid grid_of(enum quantize_rule rule, int bits, bool sym, float least, float greatest);
 
 /* The GPTQ grid of n weights: a group of zeros has the range -1 .. 1.  mse > 0: of 80 ranges that

@@ -1,4 +1,4 @@
-/* quantize_hqq.c - half-quadratic quantization (Badri, Shaji 2023; quantizers.md 7.2): the scale
+/* quantize_hqq.c - half-quadratic quantization (Badri, Shaji 2023): the scale
  * from the range of a group, the zero point by at most 20 steps that favour few large errors.
  *
  *   q = clamp(rn(W s + z)),  E = W - (q - z) / s,  E' = shrink(E),  z = mean(q - (W - E') s)

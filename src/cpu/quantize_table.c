@@ -1,5 +1,5 @@
-/* quantize_table.c - floating-point formats in groups inside a row: code tables (quantizers.md
- * 7.6), MXFP4 (7.3), NVFP4 (7.4), FP8 e4m3 (7.5).  Every fp32 operation below is rounded to
+/* quantize_table.c - floating-point formats in groups inside a row: code tables, MXFP4,
+ * NVFP4, FP8 e4m3.  Every fp32 operation below is rounded to
  * nearest.
  *
  *   table   scale = max|x|, code of the value nearest to x / scale, a tie to the lower value

@@ -2,7 +2,7 @@
  *
  * A question is a handful of requests, each a context and a continuation; the log likelihood of the
  * continuation's ids is all that is asked of the model.  Formats, prompts and metrics of each data
- * set are those of lm-evaluation-harness 0.4 (eval-and-model facts 5.5).  */
+ * set are those of lm-evaluation-harness 0.4.  */
 #pragma once
 
 #include "eval/pack.h"

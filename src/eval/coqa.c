@@ -2,7 +2,7 @@
  *
  * Follows lm-evaluation-harness 0.4 (greedy, at most 256 new tokens, cut at "\nQ:" and at the eos
  * text, first line) and the official script's gold rule.  Generation of a document stops as soon
- * as its score is decided.  Version: eval-and-model facts, section 4.  */
+ * as its score is decided.  */
 #include "eval/coqa.h"
 
 #include "base/log.h"

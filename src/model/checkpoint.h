@@ -1,5 +1,5 @@
 /* checkpoint.h - which files make up a model: a folder, or an id in the offline Hugging Face
- * cache (eval-and-model facts 1.3, 1.4). */
+ * cache. */
 #pragma once
 
 #include "base/err.h"

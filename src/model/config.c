@@ -1,5 +1,5 @@
 /* config.c - see config.h.  Standard values of absent keys are those of the families' own
- * configuration classes (eval-and-model facts 2.1). */
+ * configuration classes in transformers. */
 #include "model/config.h"
 
 #include "base/file.h"

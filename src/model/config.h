@@ -60,7 +60,7 @@ const char *family_name(enum family f); /* "llama", "mistral", "qwen2" */
 /* Can n devices share the heads, widths and MLP of this model evenly?  ERR_USAGE says what not. */
 int config_check_split(const struct config *c, int n, struct err *e);
 
-/* Counts from the formula of eval-and-model facts 2.1; tied tensors once. */
+/* Counts from the shapes; tied tensors once. */
 int64_t config_n_parameters(const struct config *c);
 int64_t config_n_linear_parameters(const struct config *c); /* the 7 linears of every layer */
 int64_t config_n_embedding(const struct config *c);         /* vocab_size * hidden_size */

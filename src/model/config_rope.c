@@ -1,5 +1,5 @@
-/* config_rope.c - the part of config.json that says how positions rotate (eval-and-model facts
- * 2.4): rope_parameters of transformers 5, else rope_theta and rope_scaling. */
+/* config_rope.c - the part of config.json that says how positions rotate:
+ * rope_parameters of transformers 5, else rope_theta and rope_scaling. */
 #include "model/config.h"
 
 #include <math.h>

@@ -1,4 +1,4 @@
-/* forward.c - one forward pass, written once for every backend (eval-and-model facts 2.3).
+/* forward.c - one forward pass, written once for every backend, as transformers' Llama.
  *
  * A layer, with its rounding points in the model dtype T where each operation ends:
  *   u = norm(x);  q, k, v = linear(u);  rope(q, k), k and v into the cache

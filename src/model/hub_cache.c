@@ -1,5 +1,4 @@
-/* hub_cache.c - checkpoint_find(): a folder, or an id in the offline cache of Hugging Face hub
- * (eval-and-model facts 1.4):
+/* hub_cache.c - checkpoint_find(): a folder, or an id in the offline cache of Hugging Face hub:
  *
  *   ROOT/models--ORG--NAME/refs/REVISION            text: the commit
  *   ROOT/models--ORG--NAME/snapshots/COMMIT/FILE    the files, mostly links to ../../blobs

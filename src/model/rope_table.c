@@ -1,5 +1,5 @@
 /* rope_table.c - the frequencies and tables of the rotary embedding, in the fp32 arithmetic of
- * huggingface/transformers' modeling_rope_utils (eval-and-model facts 2.4).  At position 1e5 a
+ * huggingface/transformers' modeling_rope_utils.  At position 1e5 a
  * frequency rounded to fp32 is off by 1e-2 rad, so the rounding points matter: what PyTorch
  * keeps in a tensor is float here, what Python computes is double. */
 #include "model/model.h"

@@ -1,5 +1,5 @@
-/* safetensors.c - see safetensors.h.  Messages follow the order of checks of eval-and-model
- * facts 1.2. */
+/* safetensors.c - see safetensors.h.  Messages follow the order of checks of the format's
+ * own library. */
 #include "model/safetensors.h"
 
 #include "base/file.h"

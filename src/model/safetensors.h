@@ -1,4 +1,4 @@
-/* safetensors.h - tensors in a file, by name (eval-and-model facts 1.1, 1.2).
+/* safetensors.h - tensors in a file, by name.
  *
  *   bytes 0..7    N, unsigned, little-endian
  *   next N bytes  JSON: name -> { "dtype", "shape", "data_offsets": [begin, end) }

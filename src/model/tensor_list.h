@@ -1,5 +1,5 @@
 /* tensor_list.h - the tensors a checkpoint of a configuration holds: names and shapes in the
- * order of the model (eval-and-model facts 2.2). */
+ * order of the model. */
 #pragma once
 
 #include "model/config.h"

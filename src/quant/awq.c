@@ -672,7 +672,7 @@ static struct quantize_args grid_args(const struct quant_spec *s, int64_t rows, 
                                    .scale_dtype = s->scale_dtype };
 }
 
-/* qweight, scales in fp16, qzeros: the GEMM layout's buffers (quantizers.md 3.5, 6.7). */
+/* qweight, scales in fp16, qzeros: the GEMM layout's buffers. */
 static double hf_bytes(const struct weight *w)
 {
     double n_groups = (double)w->n_groups;

@@ -1,4 +1,4 @@
-/* awq_search.h - inner to src/quant: the scales that AWQ tries (quantizers.md 6.4).  What it does
+/* awq_search.h - inner to src/quant: the scales that AWQ tries.  What it does
  * with them is the backend's (struct awq_ops). */
 #pragma once
 

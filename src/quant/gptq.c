@@ -309,7 +309,7 @@ static int shape(const struct quant_spec *s, int64_t n_out, int64_t n_in, struct
     return 0;
 }
 
-/* qweight, scales in fp16, qzeros, g_idx: the checkpoint's buffers (quantizers.md 3.5, 5.12). */
+/* qweight, scales in fp16, qzeros, g_idx: the checkpoint's buffers. */
 static double hf_bytes(const struct weight *w)
 {
     bool has_form = w->form == WEIGHT_AFFINE && w->scale_form == SCALE_F16;

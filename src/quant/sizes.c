@@ -1,6 +1,6 @@
 /* sizes.c - what a model weighs: resident bytes, bits per weight, and the figure that Hugging
  * Face's get_memory_footprint gives, which counts parameters and buffers only (scales of
- * bitsandbytes are neither; quantizers.md 3.5). */
+ * bitsandbytes are neither). */
 #include "quant/method.h"
 
 #include <math.h>

@@ -1,5 +1,5 @@
-/* preset.h - what "GPTQ's defaults" are, by the tool that is followed: there is no single answer
- * (quantizers.md 5.9).  Keys given beside `preset` win. */
+/* preset.h - what "GPTQ's defaults" are, by the tool that is followed: there is no single answer.
+ * Keys given beside `preset` win. */
 #pragma once
 
 #include <stdbool.h>

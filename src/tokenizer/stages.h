@@ -9,7 +9,7 @@
  *
  * Each stage reads its own part of tokenizer.json (..._read: NULL or null is "none") and refuses
  * what it does not know, by name.  Stages are constant once read; what a call needs lives in the
- * call.  Rules: eval-and-model facts, section 3 (Hugging Face tokenizers 0.23).  */
+ * call.  Rules: those of Hugging Face tokenizers 0.23.  */
 #pragma once
 
 #include "base/err.h"

@@ -91,7 +91,7 @@ def clustered(x, cluster):
 
 
 def crossed(x, cluster):
-    """eval-and-model facts 6.7 on sums of residuals; singletons: a two-way ANOVA without repeats."""
+    """Items crossed with seeds, on sums of residuals; singletons: a two-way ANOVA without repeats."""
     x, cluster = np.asarray(x), np.asarray(cluster)
     groups = np.unique(cluster)
     m = x.mean()
