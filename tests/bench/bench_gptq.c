@@ -16,6 +16,8 @@
 #include "base/rng.h"
 #include "quant/quant.h"
 
+#include "random_model.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,93 +52,6 @@ static struct config config_of(const struct shapes *s, int n_layers)
                             .rope = { .theta = 500000, .partial_rotary_factor = 1 },
                             .stored_dtype = DTYPE_BF16,
                             .tied = true };
-}
-
-/* ---- the base model ---- */
-
-struct maker {
-    struct backend *b;
-    uint16_t *values, *draws;
-    uint64_t stream;
-};
-
-/* n values, about normal; 16 random bits pick one of 65536 draws. */
-static int random_matrix(struct maker *m, int64_t n_rows, int64_t n_cols, struct tensor *out,
-                         struct err *e)
-{
-    const uint64_t stream = ++m->stream;
-
-    if (tensor_alloc(m->b, MEM_BASE, DTYPE_BF16, n_rows, n_cols, out, e) < 0)
-        return -1;
-#pragma omp parallel for
-    for (int64_t i = 0; i < n_rows * n_cols / 4; i++) {
-        uint64_t bits = rng_u64(stream, RNG_WEIGHTS, (uint64_t)i);
-        for (int k = 0; k < 4; k++)
-            m->values[4 * i + k] = m->draws[bits >> 16 * k & 0xFFFF];
-    }
-    return m->b->ops->upload(m->b, out->data, m->values, tensor_bytes(out), e);
-}
-
-static int ones(struct maker *m, int64_t n, struct tensor *out, struct err *e)
-{
-    if (tensor_alloc(m->b, MEM_BASE, DTYPE_BF16, 1, n, out, e) < 0)
-        return -1;
-    for (int64_t i = 0; i < n; i++)
-        m->values[i] = dtype_f32_to_bf16(1.0f);
-    return m->b->ops->upload(m->b, out->data, m->values, tensor_bytes(out), e);
-}
-
-static int make_layer(struct maker *k, const struct config *c, struct layer *layer, struct err *e)
-{
-    if (ones(k, c->hidden_size, &layer->input_norm, e) < 0 ||
-        ones(k, c->hidden_size, &layer->post_norm, e) < 0)
-        return -1;
-    for (int l = 0; l < N_LINEARS; l++) {
-        struct tensor w;
-        int64_t n_out, n_in;
-
-        config_linear_shape(c, l, &n_out, &n_in);
-        if (random_matrix(k, n_out, n_in, &w, e) < 0)
-            return -1;
-        layer->linear[l] = weight_of_tensor(&w);
-        layer->linear[l].owned = true;
-    }
-    return 0;
-}
-
-static int make_model(struct backend *b, const struct config *c, struct model *m, struct err *e)
-{
-    const int64_t inner = c->intermediate_size * c->hidden_size, embed = VOCAB * c->hidden_size;
-    struct maker k = { .b = b,
-                       .values = mem_array((size_t)(inner > embed ? inner : embed), 2),
-                       .draws = mem_array(65536, 2) };
-    int rc = -1;
-
-    *m = (struct model){ .config = *c,
-                         .backend = b,
-                         .dtype = DTYPE_BF16,
-                         .compute = DTYPE_BF16,
-                         .owns_embed = true,
-                         .owns_norms = true };
-    m->layers = mem_array((size_t)c->n_layers, sizeof *m->layers);
-    for (int i = 0; i < 65536; i++) {
-        double sum = -2;
-        for (uint64_t j = 0; j < 4; j++)
-            sum += rng_real(0, RNG_WEIGHTS, 4 * (uint64_t)i + j);
-        k.draws[i] = dtype_f32_to_bf16((float)(0.035 * sum));
-    }
-    if (random_matrix(&k, VOCAB, c->hidden_size, &m->embed, e) < 0 ||
-        ones(&k, c->hidden_size, &m->norm, e) < 0)
-        goto out;
-    m->head = weight_of_tensor(&m->embed);
-    for (int64_t i = 0; i < c->n_layers; i++)
-        if (make_layer(&k, c, &m->layers[i], e) < 0)
-            goto out;
-    rc = b->ops->sync(b, e);
-out:
-    free(k.values);
-    free(k.draws);
-    return rc;
 }
 
 static int make_ids(int n_seqs, struct quant_calibration *out, struct err *e)
@@ -332,7 +247,7 @@ int main(int argc, char **argv)
     int n_layers = argc > 3 ? atoi(argv[3]) : s->n_layers, n_seqs = argc > 4 ? atoi(argv[4]) : 128;
     const struct config c = config_of(s, n_layers > 0 ? n_layers : 1);
     if (backend_open(&b, backend, 0, NULL, &e) < 0 || b.ops->facts(&b, &facts, &e) < 0 ||
-        make_model(&b, &c, &base, &e) < 0)
+        make_random_model(&b, &c, &base, &e) < 0)
         goto out;
     printf("%s; %lld layers of Llama %s\n", facts.name, (long long)c.n_layers, s->name);
     if (time_parts(&base, &e) < 0 || time_model(&base, n_seqs > 0 ? n_seqs : 1, &e) < 0)

@@ -9,12 +9,14 @@
  * takes a pass of its own; "errors": the rest of quantize_model(), which measures them; "freed":
  * the job's model given back.  A method that looks at text is run when it is named, on 128 x 512
  * random ids (on the CPU 2 x 128), REPEATS times; the steps of AWQ's searches on one matrix follow.
- * On a GPU the ceiling is a device-to-device copy of 1 GB, bytes read and written, timed in the same
- * run. */
+ * On a GPU the ceiling is a device-to-device copy of 1 GB, bytes read and written, timed in the
+ * same run. */
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/rng.h"
 #include "quant/quant.h"
+
+#include "random_model.h"
 
 #include <stddef.h>
 #include <stdio.h>
@@ -131,75 +133,6 @@ static void describe(const struct quant_spec *s, enum dtype source, char *out, s
         n += snprintf(out + n, room - (size_t)n, " %s %s", s->grid, s->sym ? "sym" : "asym");
     snprintf(out + n, room - (size_t)n, "%s%s", s->double_quant ? " dq" : "",
              source == DTYPE_BF16 ? ", bf16" : "");
-}
-
-/* ---- the base model ---- */
-
-/* n values; 16 random bits pick one of 65536 draws. */
-static void fill(uint16_t *to, int64_t n, const uint16_t *draws, uint64_t stream)
-{
-#pragma omp parallel for
-    for (int64_t i = 0; i < n / 4; i++) {
-        uint64_t bits = rng_u64(stream, RNG_WEIGHTS, (uint64_t)i);
-        for (int k = 0; k < 4; k++)
-            to[4 * i + k] = draws[bits >> 16 * k & 0xFFFF];
-    }
-}
-
-static int make_tensor(struct backend *b, int64_t n_rows, int64_t n_cols, const uint16_t *values,
-                       struct tensor *out, struct err *e)
-{
-    if (tensor_alloc(b, MEM_BASE, DTYPE_BF16, n_rows, n_cols, out, e) < 0)
-        return -1;
-    return b->ops->upload(b, out->data, values, tensor_bytes(out), e);
-}
-
-static int make_model(struct backend *b, int64_t n_layers, struct model *m, struct err *e)
-{
-    const int64_t most = shapes.intermediate_size * shapes.hidden_size;
-    uint16_t *values = mem_array((size_t)most, sizeof *values), *draws = mem_array(65536, 2);
-    int rc = -1;
-
-    *m = (struct model){ .config = shapes,
-                         .backend = b,
-                         .dtype = DTYPE_BF16,
-                         .compute = DTYPE_BF16,
-                         .owns_embed = true,
-                         .owns_norms = true };
-    m->config.n_layers = n_layers;
-    m->layers = mem_array((size_t)n_layers, sizeof *m->layers);
-    for (int i = 0; i < 65536; i++) {
-        double sum = -2;
-        for (uint64_t k = 0; k < 4; k++)
-            sum += rng_real(0, RNG_WEIGHTS, 4 * (uint64_t)i + k);
-        draws[i] = dtype_f32_to_bf16((float)(0.035 * sum));
-    }
-    fill(values, most, draws, 1);
-    if (make_tensor(b, shapes.vocab_size, shapes.hidden_size, values, &m->embed, e) < 0 ||
-        make_tensor(b, 1, shapes.hidden_size, values, &m->norm, e) < 0)
-        goto out;
-    m->head = weight_of_tensor(&m->embed);
-    for (int64_t i = 0; i < n_layers; i++) {
-        struct layer *layer = &m->layers[i];
-        if (make_tensor(b, 1, shapes.hidden_size, values, &layer->input_norm, e) < 0 ||
-            make_tensor(b, 1, shapes.hidden_size, values, &layer->post_norm, e) < 0)
-            goto out;
-        for (int l = 0; l < N_LINEARS; l++) {
-            struct tensor w;
-            int64_t n_out, n_in;
-            config_linear_shape(&shapes, l, &n_out, &n_in);
-            fill(values, n_out * n_in, draws, (uint64_t)(2 + i * N_LINEARS + l));
-            if (make_tensor(b, n_out, n_in, values, &w, e) < 0)
-                goto out;
-            layer->linear[l] = weight_of_tensor(&w);
-            layer->linear[l].owned = true;
-        }
-    }
-    rc = b->ops->sync(b, e);
-out:
-    free(values);
-    free(draws);
-    return rc;
 }
 
 /* ---- timing ---- */
@@ -475,14 +408,17 @@ int main(int argc, char **argv)
     struct model base = MODEL_INIT;
     struct device_facts facts;
     struct err e = ERR_INIT;
+    struct config c = shapes;
     int n_repeats = argc > 2 ? atoi(argv[2]) : 5, rc = 1;
 
     if (n_repeats < 1 || argc > 4) {
         fprintf(stderr, "usage: bench_quantize [cpu|cuda [REPEATS [awq]]]\n");
         return 2;
     }
-    if (backend_open(&b, backend, 0, NULL, &e) < 0 || b.ops->facts(&b, &facts, &e) < 0 ||
-        make_model(&b, strcmp(b.ops->name, "cuda") ? 1 : 16, &base, &e) < 0)
+    if (backend_open(&b, backend, 0, NULL, &e) < 0 || b.ops->facts(&b, &facts, &e) < 0)
+        goto out;
+    c.n_layers = strcmp(b.ops->name, "cuda") ? 1 : shapes.n_layers;
+    if (make_random_model(&b, &c, &base, &e) < 0)
         goto out;
     printf("%s; %lld layer%s of Llama-3.2-1B, stored as bf16, median of %d\n", facts.name,
            (long long)base.config.n_layers, base.config.n_layers == 1 ? "" : "s", n_repeats);
