@@ -6,16 +6,13 @@
  * then norm + head + best ids, and `next_step`: it picks the best id of each row, writes it where
  * the host will look, counts the position up and fetches the id's row of the embedding.  Slots,
  * positions and counts live on the device, so the launches of a step are the same every time.  They
- * are captured once as a CUDA graph, and n_steps replays are queued before the host waits.
+ * are captured once as a CUDA graph (step_graph.cuh), and n_steps replays are queued before the
+ * host waits.
  *
  * Of a model in parts (backend.h) a GPU has some outputs of each product.  What attention, o, the
  * MLP and down give is brought together by a launch of its own (group.cu), and so are the best ids
  * of the head, of which each GPU looks at some rows.  The residual stream stands twice: whole, for
  * the norms, and this GPU's columns, which o and down are added to.
- *
- * A graph is made of addresses and numbers, and is found again by all of them: the key holds every
- * argument that a launch of the step is made from.  Memory that was freed and given out again can
- * not be mistaken: with equal keys the launches are equal, whatever they were captured for.
  *
  * Bytes of a step: every weight once, the keys and values of the rows; the rest is small.  What
  * costs beyond them is the start and end of launches: each lets the next one begin at once and
@@ -23,33 +20,22 @@
 #include "attention_decode.cuh"
 #include "group.cuh"
 #include "linear_decode.cuh"
+#include "step_graph.cuh"
 
-#include <stdio.h>
 #include <stdlib.h>
 
 extern "C" {
 #include "base/memory.h"
 }
 
-#define ROWS_MAX   DECODE_ROWS_MAX
-#define STEPS_MAX  256 /* queued before the host waits; a power of two */
-#define BOUND_MIN  256 /* positions; a graph for every power of two from here on */
-#define GRAPHS_MAX 64
-#define N_THREADS  256
-
-/* The launches of one step of n_rows rows at positions of at most `bound`. */
-struct decode_graph {
-    struct bytes key;     /* n = 0: free */
-    cudaGraphExec_t exec; /* NULL: not captured yet */
-    int n_direct;         /* steps that were launched one by one */
-    uint64_t last_used;
-};
+#define ROWS_MAX  DECODE_ROWS_MAX
+#define STEPS_MAX 256 /* queued before the host waits; a power of two */
+#define BOUND_MIN 256 /* positions; a graph for every power of two from here on */
+#define N_THREADS 256
 
 struct decode_graphs {
-    struct decode_graph at[GRAPHS_MAX];
-    uint64_t n_used;
-    char refused[256]; /* why capturing failed: launches go one by one from then on */
-    int32_t *out;      /* host, pinned, [STEPS_MAX, ROWS_MAX]: written by the device */
+    struct step_graphs steps;
+    int32_t *out; /* host, pinned, [STEPS_MAX, ROWS_MAX]: written by the device */
 };
 
 /* A step, and the working memory it is launched on. */
@@ -358,8 +344,10 @@ static int launch_layer(const struct decode_step *d, const struct decode_layer *
     return bring_together(d, d->t, d->own_x, d->n_rows, own_width, d->x, e);
 }
 
-static int launch_step(const struct decode_step *d, struct err *e)
+/* A step_launch. */
+static int launch_step(const void *step, struct err *e)
 {
+    const struct decode_step *d = (const struct decode_step *)step;
     const struct decode_linear head = product_head(d);
 
     for (int64_t i = 0; i < d->a->n_layers; i++)
@@ -371,7 +359,7 @@ static int launch_step(const struct decode_step *d, struct err *e)
     return finish_step(d, e);
 }
 
-/* ---- graphs of steps ---- */
+/* ---- what a step is made from ---- */
 
 static void add_tensor(struct bytes *key, const struct tensor *t)
 {
@@ -425,99 +413,6 @@ static struct bytes key_of(const struct decode_step *d)
     for (int64_t i = 0; i < a->n_layers; i++)
         add_layer(&key, &a->layers[i]);
     return key;
-}
-
-static void drop_graph(struct decode_graph *g)
-{
-    if (g->exec)
-        cudaGraphExecDestroy(g->exec);
-    bytes_release(&g->key);
-    *g = {};
-}
-
-/* The graph of a step, in the place of the one that was not used for the longest time when new. */
-static struct decode_graph *graph_of(struct decode_graphs *all, const struct decode_step *d)
-{
-    struct bytes key = key_of(d);
-    struct decode_graph *oldest = &all->at[0], *found = NULL;
-
-    for (int i = 0; i < GRAPHS_MAX && !found; i++) {
-        struct decode_graph *g = &all->at[i];
-
-        if (g->key.n == key.n && !memcmp(g->key.data, key.data, key.n))
-            found = g;
-        if (g->last_used < oldest->last_used)
-            oldest = g;
-    }
-    if (found) {
-        bytes_release(&key);
-    } else {
-        found = oldest;
-        drop_graph(found);
-        found->key = key;
-    }
-    found->last_used = ++all->n_used;
-    return found;
-}
-
-/* LLQ_TEST_NO_GRAPH: as if the driver refused, for the tests. */
-static int record_step(const struct decode_step *d, cudaGraph_t *graph, struct err *e)
-{
-    CUDA_TRY(cudaStreamBeginCapture(d->s->stream, cudaStreamCaptureModeThreadLocal));
-    int rc = launch_step(d, e);
-    cudaError_t ended = cudaStreamEndCapture(d->s->stream, graph);
-
-    if (rc == 0 && (ended != cudaSuccess || getenv("LLQ_TEST_NO_GRAPH")))
-        rc = err_set(e, ERR_DEVICE, "cudaStreamEndCapture: %s",
-                     ended ? cudaGetErrorString(ended) : "refused for a test");
-    return rc;
-}
-
-static int capture(const struct decode_step *d, cudaGraphExec_t *exec, struct err *e)
-{
-    cudaGraph_t graph = NULL;
-    int rc = record_step(d, &graph, e);
-
-    if (rc == 0) {
-        cudaError_t made = cudaGraphInstantiate(exec, graph, 0);
-        if (made != cudaSuccess)
-            rc = err_set(e, ERR_DEVICE, "cudaGraphInstantiate: %s", cudaGetErrorString(made));
-    }
-    if (graph)
-        cudaGraphDestroy(graph);
-    if (rc < 0) {
-        *exec = NULL;
-        cudaGetLastError(); /* it is told below, and the launches go on without */
-    }
-    return rc;
-}
-
-/* Captures the step; where that is refused, says so in the record, once. */
-static void try_capture(const struct decode_step *d, struct decode_graph *g)
-{
-    struct decode_graphs *all = d->s->graphs;
-    struct err why = {};
-
-    if (!all->refused[0] && capture(d, &g->exec, &why) < 0)
-        snprintf(all->refused, sizeof all->refused, "decode steps ran without a CUDA graph: %.200s",
-                 why.text);
-    if (all->refused[0])
-        backend_note(d->b, all->refused);
-}
-
-/* One step: by a graph when it is likely to be asked for again.  Before that it is launched by
- * itself once, which loads kernels and takes scratch: neither may happen during a capture. */
-static int run_step(const struct decode_step *d, struct decode_graph *g, int n_left, struct err *e)
-{
-    if (!g->exec && g->n_direct > 0 && (n_left > 3 || g->n_direct > 7))
-        try_capture(d, g);
-    if (!g->exec) {
-        g->n_direct++;
-        return launch_step(d, e);
-    }
-    CUDA_TRY(cudaGraphLaunch(g->exec, d->s->stream));
-    d->s->last_kernel = "a decode step";
-    return 0;
 }
 
 /* ---- all steps ---- */
@@ -620,8 +515,7 @@ void cuda_decode_close(struct cuda_state *s)
 {
     if (!s->graphs)
         return;
-    for (int i = 0; i < GRAPHS_MAX; i++)
-        drop_graph(&s->graphs->at[i]);
+    cuda_step_graphs_release(&s->graphs->steps);
     cudaFreeHost(s->graphs->out);
     free(s->graphs);
     s->graphs = NULL;
@@ -641,7 +535,7 @@ static int64_t bound_for(int64_t position)
 static int run_rows(struct decode_step *d, int first, struct err *e)
 {
     const struct decode_args *a = d->a;
-    struct decode_graph *g = NULL;
+    struct step_graph *g = NULL;
     int64_t position = 0;
 
     for (int i = 0; i < d->n_rows; i++)
@@ -651,9 +545,9 @@ static int run_rows(struct decode_step *d, int first, struct err *e)
     for (int step = 0; step < a->n_steps; step++) {
         if (!g || position + step > d->bound) {
             d->bound = bound_for(position + step);
-            g = graph_of(d->s->graphs, d);
+            g = cuda_step_graph(&d->s->graphs->steps, key_of(d));
         }
-        if (run_step(d, g, a->n_steps - step, e) < 0)
+        if (cuda_step_run(d->s, &d->s->graphs->steps, g, a->n_steps - step, launch_step, d, e) < 0)
             return err_in(e, "decode step %d", step);
         if ((step + 1) % STEPS_MAX && step + 1 < a->n_steps)
             continue;
