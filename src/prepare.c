@@ -281,9 +281,9 @@ int prepare_tokenizer(const struct prepare_options *o, struct tokenizer **out,
     return rc;
 }
 
-/* Operations of a method that looks at `tokens` of text.  GPTQ: the layers, gate and up twice; x^T
- * x of the four inputs; the solver's loop and factors.  AWQ: the layers, then for each ratio
- * attention once and the MLP twice. */
+/* Operations of a method that looks at `tokens` of text, those of one of the devices that share a
+ * job.  GPTQ: the layers, gate and up twice; x^T x of the four inputs; the solver's loop and
+ * factors.  AWQ: the layers, then for each ratio attention once and the MLP twice. */
 static double calibration_flops(const struct config *c, const struct quant_spec *s, double tokens)
 {
     double weights[N_LINEARS], all = 0, squares = 0, solver = 0;
@@ -342,7 +342,7 @@ int prepare_cost(const struct prepared *p, const char *backend, const struct job
         .quantized = strcmp(spec.method, "none") != 0,
         .model_bytes = sizes->model_bytes / n_parts,
         .calibration_flops =
-            looks ? calibration_flops(&p->config, &spec, calibration_tokens(&plan)) : 0,
+            looks ? calibration_flops(&p->config, &spec, calibration_tokens(&plan) / n_parts) : 0,
         .quality = j->quality,
         .batch_size = p->sweep.batch_size,
         .n_sequences = p->n_sequences,

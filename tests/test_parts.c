@@ -177,6 +177,8 @@ static void who_waits_for_one_that_gives_up_hears_why(void **state)
 
 /* ---- models ---- */
 
+enum { WINDOWS_MOST = 11, WINDOW_MOST = 24 };
+
 static const struct quant_spec specs[] = {
     { .method = "none", .bits = 16, .compute = DTYPE_F16 },
     { .method = "bnb_4bit",
@@ -201,7 +203,36 @@ static const struct quant_spec specs[] = {
       .double_quant = true,
       .compute = DTYPE_BF16 },
     { .method = "rtn", .bits = 8, .group_size = 0, .quant_type = "fp8_e4m3", .compute = DTYPE_F16 },
+    { .method = "gptq",
+      .bits = 3,
+      .group_size = -1,
+      .quant_type = "int",
+      .sym = true,
+      .compute = DTYPE_F16,
+      .gptq = { .desc_act = true, .true_sequential = true, .damp = 0.1, .damp_step = 0.01 } },
+    { .method = "awq",
+      .bits = 4,
+      .group_size = -1,
+      .quant_type = "int",
+      .compute = DTYPE_F16,
+      .awq = { .zero_point = true, .duo_scaling = true, .clip = true } },
 };
+
+/* n sequences, each of another length. */
+static void make_ids(int n, int64_t vocab, struct quant_calibration *out, struct err *e)
+{
+    int32_t lengths[WINDOWS_MOST], *ids = mem_array(WINDOWS_MOST * WINDOW_MOST, sizeof *ids);
+    size_t n_ids = 0;
+
+    for (int i = 0; i < n; i++) {
+        lengths[i] = WINDOW_MOST - i * 7 % 12;
+        n_ids += (size_t)lengths[i];
+    }
+    for (size_t i = 0; i < n_ids; i++)
+        ids[i] = (int32_t)((i * 2654435761u >> 7) % (uint64_t)vocab);
+    quant_calibration_make(out, ids, n_ids, lengths, (size_t)n, e);
+    free(ids);
+}
 
 enum { N_SEQS = 3, N_STEPS = 7 };
 
@@ -254,11 +285,16 @@ static int make_and_run(struct member *m, const char *folder, const struct quant
     const struct load_way way = { .split = { m->index, m->n } };
     struct load_facts facts;
     struct quant_report report = { 0 };
+    struct quant_calibration ids;
+    struct quant_spec own = *spec;
     struct model base, model = MODEL_INIT;
 
     if (weights_load_by(&m->backend, folder, &way, &base, &facts, e) < 0)
         return -1;
-    int rc = quantize_model(&base, spec, DTYPE_OTHER, &model, &report, e);
+    make_ids(3, base.config.vocab_size, &ids, e);
+    own.calibration = &ids;
+    int rc = quantize_model(&base, &own, DTYPE_OTHER, &model, &report, e);
+    quant_calibration_release(&ids);
     if (rc == 0)
         rc = run_model(m, &model, e);
     if (rc == 0) {
@@ -343,6 +379,152 @@ static void parts_give_the_bits_of_the_whole(void **state)
     }
 }
 
+/* ---- calibration ---- */
+
+/* The backend's own table, but that it counts the rows that attend, and lacks what it shall lack.
+ */
+static struct backend_ops counting;
+static const struct backend_ops *counted;
+static int64_t n_attended;
+
+static int count_attention(struct backend *b, const struct attention_args *a, struct err *e)
+{
+    n_attended += a->n_rows;
+    return counted->attention(b, a, e);
+}
+
+struct calibrating {
+    int spec; /* of specs */
+    int n_windows;
+    bool on_host; /* sums and solver */
+};
+
+static void give_weights(const struct member *m, const struct model *model, struct err *e)
+{
+    struct backend *b = model->backend;
+
+    for (int64_t i = 0; i < model->config.n_layers * N_LINEARS; i++) {
+        const struct weight *w = &model->layers[i / N_LINEARS].linear[i % N_LINEARS];
+        const struct {
+            const void *at;
+            size_t n;
+        } parts[] = { { w->codes, weight_codes_bytes(w) },
+                      { w->scales, weight_scales_bytes(w) },
+                      { w->zeros, weight_zeros_bytes(w) },
+                      { w->g_idx, w->g_idx ? (size_t)w->n_in * sizeof *w->g_idx : 0 } };
+
+        for (size_t k = 0; k < sizeof parts / sizeof *parts; k++) {
+            char *bytes = mem_array(parts[k].n + 1, 1);
+
+            if (parts[k].n && b->ops->download(b, bytes, parts[k].at, parts[k].n, e) == 0)
+                member_give(m, bytes, parts[k].n);
+            free(bytes);
+        }
+    }
+}
+
+/* A group whose members all have the whole model: what each packs, its errors; last, how many rows
+ * it ran. */
+static int calibrate(struct member *m, const void *what, struct err *e)
+{
+    const struct calibrating *c = what;
+    struct quant_spec spec = specs[c->spec];
+    struct bytes folder = BYTES_INIT;
+    struct quant_calibration ids;
+    struct quant_report report;
+    struct model base, model;
+
+    counted = m->backend.ops;
+    counting = *counted;
+    counting.attention = count_attention;
+    if (c->on_host) {
+        counting.gram = NULL;
+        counting.gptq_columns = NULL;
+    }
+    m->backend.ops = &counting;
+    bytes_printf(&folder, "%s/%s", check_golden(), "llama_hd64_gqa4");
+    int rc = weights_load(&m->backend, folder.data, &base, e);
+    bytes_release(&folder);
+    if (rc < 0)
+        return -1;
+    make_ids(c->n_windows, base.config.vocab_size, &ids, e);
+    spec.calibration = &ids;
+    rc = quantize_model(&base, &spec, DTYPE_OTHER, &model, &report, e);
+    if (rc == 0) {
+        give_weights(m, &model, e);
+        for (int i = 0; i < report.n_modules; i++) {
+            const struct quant_solved *s = &report.modules[i].solved;
+
+            member_give(m, &report.modules[i].mse, sizeof report.modules[i].mse);
+            member_give(m, &s->loss, sizeof s->loss);
+            member_give(m, s->ratio_loss, sizeof s->ratio_loss);
+        }
+    }
+    member_give(m, &n_attended, sizeof n_attended);
+    quant_report_release(&report);
+    quant_calibration_release(&ids);
+    model_release(&model);
+    model_release(&base);
+    return rc;
+}
+
+static int64_t attended_by(int member)
+{
+    int64_t n;
+
+    memcpy(&n, shared->result[member] + shared->n_result[member] - sizeof n, sizeof n);
+    return n;
+}
+
+static void check_calibrating(const struct calibrating *c)
+{
+    static char whole[RESULT_BYTES];
+    const char *method = specs[c->spec].method;
+
+    CHECK(members_run(1, calibrate, c), "%s alone", method);
+    const size_t n_bytes = shared->n_result[0] - sizeof(int64_t);
+    const int64_t n_rows = attended_by(0);
+    memcpy(whole, shared->result[0], n_bytes);
+    CHECK(n_bytes > 10000 && n_rows > 0, "%zu bytes, %lld rows", n_bytes, (long long)n_rows);
+    for (int n = 2; n <= members_most(); n *= 2) {
+        int64_t n_all = 0, most = 0;
+
+        CHECK(members_run(n, calibrate, c), "%s in a group of %d", method, n);
+        for (int k = 0; k < n; k++) {
+            CHECK(shared->n_result[k] == n_bytes + sizeof(int64_t) &&
+                      memcmp(shared->result[k], whole, n_bytes) == 0,
+                  "%s, %d windows: member %d of %d packs the bytes of one", method, c->n_windows, k,
+                  n);
+            n_all += attended_by(k);
+            most = attended_by(k) > most ? attended_by(k) : most;
+        }
+        CHECK(n_all == n_rows, "%s, %d windows: %d members run %lld rows, one runs %lld", method,
+              c->n_windows, n, (long long)n_all, (long long)n_rows);
+        /* Windows are cut into runs of as many; the longest is half as long again as the mean. */
+        CHECK(2 * most * c->n_windows <= 3 * n_rows * ((c->n_windows + n - 1) / n),
+              "%s, %d windows: a member of %d runs %lld of %lld rows", method, c->n_windows, n,
+              (long long)most, (long long)n_rows);
+    }
+}
+
+static void a_group_shares_the_calibration_set(void **state)
+{
+    static const int n_windows[] = { 1, 5, 11 };
+
+    (void)state;
+    want_two();
+    for (size_t i = 0; i < sizeof n_windows / sizeof *n_windows; i++)
+        for (int spec = N_SPECS - 2; spec < N_SPECS; spec++) {
+            const struct calibrating c = { .spec = spec, .n_windows = n_windows[i] };
+
+            check_calibrating(&c);
+        }
+    const struct calibrating host = { .spec = N_SPECS - 2, .n_windows = 3, .on_host = true };
+    check_calibrating(&host);
+}
+
+/* ---- cuts ---- */
+
 /* bitsandbytes' blocks run through the flattened matrix. */
 static void blocks_of_two_parts_are_refused(void **state)
 {
@@ -368,6 +550,7 @@ int main(void)
         cmocka_unit_test(a_group_brings_parts_together),
         cmocka_unit_test(who_waits_for_one_that_gives_up_hears_why),
         cmocka_unit_test(parts_give_the_bits_of_the_whole),
+        cmocka_unit_test(a_group_shares_the_calibration_set),
         cmocka_unit_test(blocks_of_two_parts_are_refused),
     };
 

@@ -13,7 +13,11 @@
  * those of the unquantized model.  A set with a skipped linear, or fed by one, is not scaled.
  *
  * Weights and activations stay on the device; a vector of scales goes up for each ratio, the
- * errors of the tokens come down.  */
+ * errors of the tokens come down.
+ *
+ * What is summed over tokens is summed by share (calibrate.h), then over the shares in order.  In a
+ * group each member runs its own shares; of the others it is told the sums and the rows that are
+ * kept, so all choose the same scales and ranges, and pack the same. */
 #include "backend/quantized.h"
 #include "base/clock.h"
 #include "base/memory.h"
@@ -42,10 +46,10 @@ static const struct set {
 
 /* What a layer's search knows of a set; tensors on the device. */
 struct found {
-    struct tensor sizes; /* F64 [1, inputs]: sums of |x| */
+    struct tensor sizes; /* F64 [CALIBRATION_SHARES, inputs]: sums of |x| */
+    double *size;        /* host: of all shares */
     struct tensor rows;  /* every so many-th row of the inputs, for clipping */
-    int64_t n_rows;
-    struct tensor s; /* F32 [1, inputs] */
+    struct tensor s;     /* F32 [1, inputs] */
     bool scaled;
     double ratio, loss[AWQ_RATIOS];
 };
@@ -57,13 +61,14 @@ struct awq {
     struct quant_solved *solved;
     struct backend *b;
     struct calibration_run run;
+    int64_t stride;                 /* a row in so many is kept */
     struct weight plain[N_LINEARS]; /* the layer's, as the unquantized model has them */
     struct tensor w[N_LINEARS];     /* F32: the same in the source dtype; later scaled, clipped */
     struct tensor tried[N_LINEARS]; /* rounded with scales, model dtype; made when needed */
     bool skipped[N_LINEARS];
     struct found found[N_SETS];
-    struct tensor want;   /* [n_tokens, D]: what the plain module gives */
-    struct tensor inner;  /* [n_tokens, F]: inputs of down, where that is scaled; else no data */
+    struct tensor want;   /* [n_own, D]: what the plain module gives */
+    struct tensor inner;  /* [n_own, F]: inputs of down, where that is scaled; else no data */
     struct tensor y;      /* [max_rows, D] */
     struct tensor errors; /* F64 [1, ..]: by row */
     struct tensor stored, values, was; /* one linear: 16 bit, F32, F32 */
@@ -117,42 +122,65 @@ static int copy(struct awq *k, const struct tensor *from, struct tensor to, stru
     return k->b->ops->convert(k->b, &(struct convert_args){ .x = from, .out = &to }, e);
 }
 
-/* The sum of n numbers of k->errors, in order: batches leave no trace. */
-static int sum_errors(struct awq *k, int64_t n, double *sum, struct err *e)
+/* The sum of n numbers, in order: batches leave no trace. */
+static double sum_of(const double *numbers, int64_t n)
 {
-    double *numbers = mem_array((size_t)n, sizeof *numbers);
-    int rc = k->b->ops->download(k->b, numbers, k->errors.data, (size_t)n * sizeof *numbers, e);
+    double sum = 0;
 
-    *sum = 0;
     for (int64_t i = 0; i < n; i++)
-        *sum += numbers[i];
-    free(numbers);
-    return rc;
+        sum += numbers[i];
+    return sum;
+}
+
+/* The first n numbers of k->errors; free *numbers. */
+static int bring_errors(struct awq *k, int64_t n, double **numbers, struct err *e)
+{
+    *numbers = mem_array((size_t)n + 1, sizeof **numbers);
+    return k->b->ops->download(k->b, *numbers, k->errors.data, (size_t)n * sizeof **numbers, e);
+}
+
+/* Of all tokens, by share. */
+static int sum_losses(struct awq *k, double *sum, struct err *e)
+{
+    struct calibration_run *run = &k->run;
+    double of[CALIBRATION_SHARES] = { 0 }, *errors;
+    int rc = bring_errors(k, run->n_own, &errors, e);
+
+    for (int i = run->first_share; i < run->first_share + run->n_shares; i++) {
+        const int64_t at = calibration_token(run, i);
+
+        of[i] = sum_of(errors + at - run->first_token, calibration_token(run, i + 1) - at);
+    }
+    free(errors);
+    return rc < 0 ? -1 : calibration_add_up(run, of, sum, e);
 }
 
 /* ---- what is seen ---- */
 
+/* How many rows before the n-th are kept. */
+static int64_t n_kept(const struct awq *k, int64_t n)
+{
+    return (n + k->stride - 1) / k->stride;
+}
+
 struct seeing {
     struct awq *k;
     int set;
-    int64_t stride, row;
+    int64_t row; /* of all tokens */
 };
 
 static int keep_rows(struct seeing *see, const struct tensor *x, int64_t n_rows, struct err *e)
 {
     struct awq *k = see->k;
-    struct found *f = &k->found[see->set];
     int32_t *kept = mem_array((size_t)n_rows, sizeof *kept);
-    int64_t n = 0;
+    const int64_t first = n_kept(k, see->row), n = n_kept(k, see->row + n_rows) - first;
 
-    for (int64_t t = 0; t < n_rows; t++)
-        if ((see->row + t) % see->stride == 0)
-            kept[n++] = (int32_t)t;
-    struct tensor to = rows_of(&f->rows, f->n_rows, n);
+    for (int64_t i = 0; i < n; i++)
+        kept[i] = (int32_t)((first + i) * k->stride - see->row);
+    struct tensor to = rows_of(&k->found[see->set].rows, first, n);
     int rc = k->b->ops->upload(k->b, k->kept, kept, (size_t)n * sizeof *kept, e);
     if (rc == 0 && n)
         rc = k->b->ops->gather(k->b, &(struct gather_args){ x, k->kept, &to, n }, e);
-    f->n_rows += n;
     free(kept);
     return rc;
 }
@@ -161,49 +189,117 @@ static int see_rows(void *context, const struct tensor *x, const struct segments
 {
     struct seeing *see = context;
     struct awq *k = see->k;
-    const int64_t n_rows = s->first_row[s->n];
+    const int64_t n_rows = s->first_row[s->n], own = see->row - k->run.first_token;
     const struct tensor rows = rows_of(x, 0, n_rows);
-    const struct awq_sizes_args sizes = { .x = &rows,
-                                          .segments = *s,
-                                          .sums = k->found[see->set].sizes.data };
+    const struct tensor sizes = rows_of(&k->found[see->set].sizes, k->run.share, 1);
+    const struct awq_sizes_args a = { .x = &rows, .segments = *s, .sums = sizes.data };
 
-    if (k->b->ops->awq->sizes(k->b, &sizes, e) < 0 || keep_rows(see, &rows, n_rows, e) < 0 ||
+    if (k->b->ops->awq->sizes(k->b, &a, e) < 0 || keep_rows(see, &rows, n_rows, e) < 0 ||
         (see->set == SET_DOWN && k->inner.data &&
-         copy(k, &rows, rows_of(&k->inner, see->row, n_rows), e) < 0))
+         copy(k, &rows, rows_of(&k->inner, own, n_rows), e) < 0))
         return -1;
     see->row += n_rows;
     return 0;
 }
 
-/* sizes [width], on the host. */
-static int bring_sizes(struct awq *k, int set, double *sizes, struct err *e)
-{
-    const struct tensor *from = &k->found[set].sizes;
+/* The rows of a matrix that a member has to give to the others. */
+struct owned {
+    int64_t first, n;
+};
 
-    if (k->b->ops->download(k->b, sizes, from->data, tensor_bytes(from), e) < 0)
+static void kept_by_members(const struct awq *k, struct owned *of)
+{
+    const struct calibration_run *run = &k->run;
+
+    for (int i = 0; i < run->n_sharing; i++) {
+        const int64_t end = calibration_token(run, (i + 1) * run->n_shares);
+
+        of[i].first = n_kept(k, calibration_token(run, i * run->n_shares));
+        of[i].n = n_kept(k, end) - of[i].first;
+    }
+}
+
+static int64_t most_owned(const struct awq *k, const struct owned *of)
+{
+    int64_t n = 0;
+
+    for (int i = 0; i < k->run.n_sharing; i++)
+        n = larger(n, of[i].n);
+    return n;
+}
+
+/* Members give as many rows each as one of them has at most; what is there of them is kept. */
+static int share_rows(struct awq *k, struct tensor *all, const struct owned *of, struct err *e)
+{
+    const int64_t n_cells = most_owned(k, of) * all->n_cols;
+    const size_t element = dtype_bytes(all->dtype), row = (size_t)all->n_cols * element;
+    struct tensor part = rows_of(all, of[k->b->member].first, 1), told = k->values;
+    const struct collect_args a = { .part = &part, .out = &told, .n_rows = 1 };
+
+    part.n_cols = n_cells;
+    told.dtype = part.dtype;
+    told.n_cols = k->run.n_sharing * n_cells;
+    if (k->b->ops->group->collect(k->b, &a, e) < 0)
         return -1;
-    for (int64_t i = 0; i < from->n_cols; i++)
-        if (!isfinite(sizes[i]))
-            return err_set(e, ERR_INPUT, "the calibration activations of input %lld are not finite",
-                           (long long)i);
+    for (int i = 0; i < k->run.n_sharing; i++) {
+        const void *from = (char *)told.data + (size_t)(i * n_cells) * element;
+        void *to = (char *)all->data + (size_t)of[i].first * row;
+
+        if (of[i].n && k->b->ops->copy(k->b, to, from, (size_t)of[i].n * row, e) < 0)
+            return -1;
+    }
     return 0;
+}
+
+/* What the other members have seen. */
+static int hear_others(struct awq *k, int set, struct err *e)
+{
+    const struct calibration_run *run = &k->run;
+    struct owned kept[CALIBRATION_SHARES], sizes[CALIBRATION_SHARES];
+
+    if (run->n_sharing == 1)
+        return 0;
+    kept_by_members(k, kept);
+    for (int i = 0; i < run->n_sharing; i++)
+        sizes[i] = (struct owned){ i * run->n_shares, run->n_shares };
+    if (share_rows(k, &k->found[set].rows, kept, e) < 0)
+        return -1;
+    return share_rows(k, &k->found[set].sizes, sizes, e);
+}
+
+/* The sizes of all shares, added in order, on the host. */
+static int add_sizes(struct awq *k, int set, struct err *e)
+{
+    const struct found *f = &k->found[set];
+    const int64_t width = f->sizes.n_cols;
+    double *of = mem_array((size_t)(CALIBRATION_SHARES * width), sizeof *of);
+    int rc = k->b->ops->download(k->b, of, f->sizes.data, tensor_bytes(&f->sizes), e);
+
+    for (int64_t i = 0; i < width; i++) {
+        f->size[i] = 0;
+        for (int share = 0; share < CALIBRATION_SHARES; share++)
+            f->size[i] += of[share * width + i];
+        if (rc == 0 && !isfinite(f->size[i]))
+            rc = err_set(e, ERR_INPUT, "the calibration activations of input %lld are not finite",
+                         (long long)i);
+    }
+    free(of);
+    return rc;
 }
 
 static int see_set(struct awq *k, int64_t layer, int set, struct err *e)
 {
     struct found *f = &k->found[set];
-    int64_t stride = k->run.n_tokens / CLIP_ROWS;
-    struct seeing see = { .k = k, .set = set, .stride = larger(stride, 1) };
-    double *sizes = mem_array((size_t)f->sizes.n_cols, sizeof *sizes);
-    int rc = k->b->ops->upload(k->b, f->sizes.data, sizes, tensor_bytes(&f->sizes), e);
+    struct seeing see = { .k = k, .set = set, .row = k->run.first_token };
+    double *none = mem_array((size_t)(f->sizes.n_rows * f->sizes.n_cols), sizeof *none);
+    int rc = k->b->ops->upload(k->b, f->sizes.data, none, tensor_bytes(&f->sizes), e);
 
-    f->n_rows = 0;
-    if (rc == 0)
-        rc = calibration_step(&k->run, layer, sets[set].input, k->plain, see_rows, &see, e);
-    if (rc == 0)
-        rc = bring_sizes(k, set, sizes, e);
-    free(sizes);
-    return rc;
+    free(none);
+    if (rc < 0 ||
+        calibration_step(&k->run, layer, sets[set].input, k->plain, see_rows, &see, e) < 0 ||
+        hear_others(k, set, e) < 0)
+        return -1;
+    return add_sizes(k, set, e);
 }
 
 /* ---- the loss of changed weights ---- */
@@ -237,8 +333,8 @@ static int lose_down(struct losing *l, int64_t layer, const struct weight *w, st
     struct awq *k = l->k;
     const struct tensor *bias = &k->out->layers[layer].bias[LINEAR_DOWN];
 
-    for (int64_t at = 0; at < k->run.n_tokens; at += k->run.max_rows) {
-        const int64_t rest = k->run.n_tokens - at;
+    for (int64_t at = 0; at < k->run.n_own; at += k->run.max_rows) {
+        const int64_t rest = k->run.n_own - at;
         const int64_t n = rest < k->run.max_rows ? rest : k->run.max_rows;
         const struct tensor x = rows_of(&k->inner, at, n);
         const struct linear_args a = { .x = &x,
@@ -306,9 +402,9 @@ static int search_ratios(struct awq *k, int64_t layer, int set, const float *x_m
     for (int i = 0; i < AWQ_RATIOS; i++) {
         awq_scales(x_mean, w_mean, i / (double)AWQ_RATIOS, width, s);
         if (put_scales(k, set, s, e) < 0 || round_set(k, set, changed, e) < 0 ||
-            lose_set(&l, layer, set, changed, e) < 0 || sum_errors(k, l.at, &sum, e) < 0)
+            lose_set(&l, layer, set, changed, e) < 0 || sum_losses(k, &sum, e) < 0)
             return -1;
-        f->loss[i] = sum / ((double)l.at * (double)k->want.n_cols);
+        f->loss[i] = sum / ((double)k->run.n_tokens * (double)k->want.n_cols);
         if (sum < least) {
             least = sum;
             f->ratio = i / (double)AWQ_RATIOS;
@@ -331,7 +427,7 @@ static bool scalable(const struct awq *k, int set)
     return some;
 }
 
-/* Over the rows of all linears of a set; sums: room on the device. */
+/* Over the rows of all linears of a set; summed where the sizes of the first share were. */
 static int weight_means(struct awq *k, int set, float *mean, struct err *e)
 {
     const int64_t width = n_in(k, sets[set].first);
@@ -363,26 +459,22 @@ static int weight_means(struct awq *k, int set, float *mean, struct err *e)
     return rc;
 }
 
-/* Fills found[set]; the sizes give way to those of the weights. */
+/* Fills found[set]. */
 static int search_set(struct awq *k, int64_t layer, int set, struct err *e)
 {
     const int64_t width = n_in(k, sets[set].first);
     float *x_mean = mem_array((size_t)width, sizeof *x_mean);
     float *w_mean = mem_array((size_t)width, sizeof *w_mean);
     float *s = mem_array((size_t)width, sizeof *s), *best = mem_array((size_t)width, sizeof *best);
-    double *sizes = mem_array((size_t)width, sizeof *sizes);
-    int rc = bring_sizes(k, set, sizes, e);
+    int rc = weight_means(k, set, w_mean, e);
 
     for (int64_t i = 0; i < width; i++)
-        x_mean[i] = (float)(sizes[i] / (double)k->run.n_tokens);
+        x_mean[i] = (float)(k->found[set].size[i] / (double)k->run.n_tokens);
     dtype_round(k->out->dtype, x_mean, width);
-    if (rc == 0 && weight_means(k, set, w_mean, e) == 0)
+    if (rc == 0)
         rc = search_ratios(k, layer, set, x_mean, k->spec->awq.duo_scaling ? w_mean : NULL, s, best,
                            e);
-    else
-        rc = -1;
     k->found[set].scaled = rc == 0;
-    free(sizes);
     free(best);
     free(s);
     free(w_mean);
@@ -429,11 +521,12 @@ static int clip(struct awq *k, int l, struct err *e)
 {
     const int set = set_of(l);
     const struct found *f = &k->found[set];
-    struct tensor x = shaped(&k->values, f->n_rows, n_in(k, l));
-    const struct tensor rows = rows_of(&f->rows, 0, f->n_rows);
+    const int64_t n_rows = n_kept(k, k->run.n_tokens);
+    struct tensor x = shaped(&k->values, n_rows, n_in(k, l));
+    const struct tensor rows = rows_of(&f->rows, 0, n_rows);
     const struct awq_clip_args a = { .w = &k->w[l],
                                      .x = &x,
-                                     .n_rows = f->n_rows,
+                                     .n_rows = n_rows,
                                      .form = form_of(k->spec, n_in(k, l)),
                                      .largest = k->was.data };
 
@@ -463,7 +556,14 @@ static int sum_squares(struct awq *k, const struct tensor *x, const struct tenso
         .x = x, .y = y, .n_rows = x->n_rows, .sums = k->errors.data
     };
 
-    return k->b->ops->awq->errors(k->b, &a, e) < 0 ? -1 : sum_errors(k, x->n_rows, sum, e);
+    double *errors;
+
+    if (k->b->ops->awq->errors(k->b, &a, e) < 0)
+        return -1;
+    int rc = bring_errors(k, x->n_rows, &errors, e);
+    *sum = sum_of(errors, x->n_rows);
+    free(errors);
+    return rc;
 }
 
 /* W' with the scales taken out again, against W. */
@@ -525,8 +625,8 @@ static int read_weights(struct awq *k, int64_t layer, struct err *e)
         k->found[set].scaled = false;
     if (!scalable(k, SET_DOWN) || k->inner.data)
         return 0;
-    return tensor_alloc(k->b, MEM_SCRATCH, k->out->dtype, k->run.n_tokens, n_in(k, LINEAR_DOWN),
-                        &k->inner, e);
+    return tensor_alloc(k->b, MEM_SCRATCH, k->out->dtype, larger(k->run.n_own, 1),
+                        n_in(k, LINEAR_DOWN), &k->inner, e);
 }
 
 /* All inputs are seen before any scales are tried: one that is not finite is named as that. */
@@ -573,14 +673,21 @@ static int quantize_layer(struct awq *k, int64_t layer, struct err *e)
 static int make_room(struct awq *k, struct err *e)
 {
     const struct config *c = &k->base->config;
-    const int64_t stride = larger(k->run.n_tokens / CLIP_ROWS, 1);
-    const int64_t n_kept = k->run.n_tokens / stride + 1;
-    int64_t most = 0, most_rows = k->run.n_tokens, rows, width;
+    const int64_t n_own = larger(k->run.n_own, 1);
+    int64_t most = 0, most_rows = n_own, rows, width;
+    struct owned of[CALIBRATION_SHARES];
     void *kept;
+
+    k->stride = larger(k->run.n_tokens / CLIP_ROWS, 1);
+    kept_by_members(k, of);
+    /* Members give rows beyond their own; `values` has room for those of all. */
+    const int64_t n_most = k->run.n_sharing > 1 ? most_owned(k, of) : 0;
+    const int64_t n_rows = n_kept(k, k->run.n_tokens) + n_most;
+    const int64_t n_told = larger(k->run.n_sharing * n_most, 2 * CALIBRATION_SHARES);
 
     for (int l = 0; l < N_LINEARS; l++) {
         config_linear_shape(c, l, &rows, &width);
-        most = larger(most, larger(rows, n_kept) * width);
+        most = larger(most, larger(rows, larger(n_rows, n_told)) * width);
         most_rows = larger(most_rows, rows);
         if (tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F32, rows, width, &k->w[l], e) < 0)
             return -1;
@@ -589,13 +696,14 @@ static int make_room(struct awq *k, struct err *e)
         struct found *f = &k->found[set];
 
         config_linear_shape(c, sets[set].first, &rows, &width);
-        if (tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F64, 1, width, &f->sizes, e) < 0 ||
+        f->size = mem_array((size_t)width, sizeof *f->size);
+        if (tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F64, CALIBRATION_SHARES, width, &f->sizes, e) <
+                0 ||
             tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F32, 1, width, &f->s, e) < 0 ||
-            tensor_alloc(k->b, MEM_SCRATCH, k->out->dtype, n_kept, width, &f->rows, e) < 0)
+            tensor_alloc(k->b, MEM_SCRATCH, k->out->dtype, n_rows, width, &f->rows, e) < 0)
             return -1;
     }
-    if (tensor_alloc(k->b, MEM_SCRATCH, k->out->dtype, k->run.n_tokens, c->hidden_size, &k->want,
-                     e) < 0 ||
+    if (tensor_alloc(k->b, MEM_SCRATCH, k->out->dtype, n_own, c->hidden_size, &k->want, e) < 0 ||
         tensor_alloc(k->b, MEM_SCRATCH, k->out->dtype, k->run.max_rows, c->hidden_size, &k->y, e) <
             0 ||
         tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F64, 1, most_rows, &k->errors, e) < 0 ||
@@ -621,6 +729,7 @@ static void release(struct awq *k)
     }
     for (int set = 0; set < N_SETS; set++) {
         tensor_free(k->b, &k->found[set].sizes);
+        free(k->found[set].size);
         tensor_free(k->b, &k->found[set].s);
         tensor_free(k->b, &k->found[set].rows);
     }

@@ -86,7 +86,7 @@ static int choose_rows(struct calibration_run *c, struct err *e)
     int64_t fit = n_bytes / MEMORY_PART / (columns * (int64_t)dtype_bytes(c->m->dtype) + 16);
     fit = fit < ROWS_MOST ? fit : ROWS_MOST;
     c->max_rows = larger(fit, c->longest);
-    c->max_rows = c->max_rows < c->n_tokens ? c->max_rows : c->n_tokens;
+    c->max_rows = c->max_rows < c->n_own ? c->max_rows : larger(c->n_own, 1);
     return 0;
 }
 
@@ -110,11 +110,12 @@ static int alloc_all(struct calibration_run *c, struct err *e)
 {
     const struct config *f = &c->m->config;
     const enum dtype t = c->m->dtype;
+    const int64_t n = larger(c->n_own, 1);
     void *numbers;
 
-    if (tensor_alloc(c->b, MEM_SCRATCH, t, c->n_tokens, f->hidden_size, &c->x, e) < 0 ||
-        tensor_alloc(c->b, MEM_SCRATCH, t, c->n_tokens, query_width(f), &c->attended, e) < 0 ||
-        tensor_alloc(c->b, MEM_SCRATCH, t, c->n_tokens, f->hidden_size, &c->after, e) < 0 ||
+    if (tensor_alloc(c->b, MEM_SCRATCH, t, n, f->hidden_size, &c->x, e) < 0 ||
+        tensor_alloc(c->b, MEM_SCRATCH, t, n, query_width(f), &c->attended, e) < 0 ||
+        tensor_alloc(c->b, MEM_SCRATCH, t, n, f->hidden_size, &c->after, e) < 0 ||
         choose_rows(c, e) < 0)
         return -1;
     const int64_t r = c->max_rows;
@@ -138,18 +139,42 @@ static int embed(struct calibration_run *c, struct err *e)
 {
     size_t element = dtype_bytes(c->m->dtype);
 
-    for (int64_t at = 0; at < c->n_tokens; at += c->max_rows) {
-        int64_t n = c->n_tokens - at < c->max_rows ? c->n_tokens - at : c->max_rows;
+    for (int64_t at = 0; at < c->n_own; at += c->max_rows) {
+        int64_t n = c->n_own - at < c->max_rows ? c->n_own - at : c->max_rows;
+        const int32_t *ids = c->ids->ids + c->first_token + at;
         struct tensor out = c->x;
 
         out.data = (char *)c->x.data + (size_t)(at * c->x.n_cols) * element;
         out.n_rows = n;
-        if (c->b->ops->upload(c->b, c->numbers, c->ids->ids + at, (size_t)n * sizeof(int32_t), e) <
-                0 ||
+        if (c->b->ops->upload(c->b, c->numbers, ids, (size_t)n * sizeof *ids, e) < 0 ||
             model_embed(c->m, c->numbers, n, &out, e) < 0 || c->b->ops->sync(c->b, e) < 0)
             return -1;
     }
     return 0;
+}
+
+bool calibration_some(const struct calibration_run *c, int first, int n)
+{
+    return c->share_seq[first + n] > c->share_seq[first];
+}
+
+int64_t calibration_token(const struct calibration_run *c, int share)
+{
+    return c->ids->first[c->share_seq[share]];
+}
+
+/* A group of another size has no shares of its own: each member runs all of them. */
+static void cut_shares(struct calibration_run *c)
+{
+    const int n = c->b->n_members;
+
+    for (int i = 0; i <= CALIBRATION_SHARES; i++)
+        c->share_seq[i] = c->ids->n_seqs * i / CALIBRATION_SHARES;
+    c->n_sharing = n > 1 && CALIBRATION_SHARES % n == 0 ? n : 1;
+    c->n_shares = CALIBRATION_SHARES / c->n_sharing;
+    c->first_share = c->n_sharing > 1 ? c->b->member * c->n_shares : 0;
+    c->first_token = calibration_token(c, c->first_share);
+    c->n_own = calibration_token(c, c->first_share + c->n_shares) - c->first_token;
 }
 
 int calibration_run_open(struct calibration_run *c, const struct model *m,
@@ -159,6 +184,7 @@ int calibration_run_open(struct calibration_run *c, const struct model *m,
     c->n_tokens = ids->first[ids->n_seqs];
     for (int64_t i = 0; i < ids->n_seqs; i++)
         c->longest = larger(c->longest, ids->first[i + 1] - ids->first[i]);
+    cut_shares(c);
     if (alloc_all(c, e) < 0 || embed(c, e) < 0) {
         calibration_run_close(c);
         return err_in(e, "calibrating with %lld sequences of up to %lld tokens",
@@ -187,7 +213,7 @@ struct part {
     const struct layer *layer;
     const struct weight *linear;
     int64_t i;             /* layer */
-    int64_t first, n_rows; /* tokens */
+    int64_t first, n_rows; /* of the own tokens */
     int64_t longest;
     struct segments segments;
 };
@@ -386,16 +412,16 @@ static int run_part(const struct part *p, enum layer_step step, tap_fn *tap, voi
     return 0;
 }
 
-/* Sequences from s on that fit; the number of them. */
-static int fill_part(struct part *p, int64_t s, struct err *e)
+/* Sequences from s on, before `end`, that fit; the number of them. */
+static int fill_part(struct part *p, int64_t s, int64_t end, struct err *e)
 {
     struct calibration_run *c = p->c;
     const int64_t *first = c->ids->first;
     int n = 0;
 
-    p->first = first[s];
+    p->first = first[s] - c->first_token;
     p->longest = 0;
-    while (s + n < c->ids->n_seqs && n < c->max_seqs) {
+    while (s + n < end && n < c->max_seqs) {
         int64_t length = first[s + n + 1] - first[s + n], longest = larger(p->longest, length);
 
         /* A slot of the cache has room for the longest. */
@@ -404,9 +430,9 @@ static int fill_part(struct part *p, int64_t s, struct err *e)
         p->longest = longest;
         n++;
     }
-    p->n_rows = first[s + n] - p->first;
+    p->n_rows = first[s + n] - first[s];
     for (int i = 0; i < n; i++) {
-        int64_t at = first[s + i] - p->first, length = first[s + i + 1] - first[s + i];
+        int64_t at = first[s + i] - first[s], length = first[s + i + 1] - first[s + i];
 
         c->first_row[i] = (int32_t)at;
         for (int64_t k = 0; k < length; k++) {
@@ -422,17 +448,45 @@ static int fill_part(struct part *p, int64_t s, struct err *e)
     return n;
 }
 
-int calibration_step(struct calibration_run *c, int64_t i, enum layer_step step,
-                     const struct weight *linear, tap_fn *tap, void *context, struct err *e)
+int calibration_share(struct calibration_run *c, int share, int64_t i, enum layer_step step,
+                      const struct weight *linear, tap_fn *tap, void *context, struct err *e)
 {
     struct part p = { .c = c, .layer = &c->m->layers[i], .linear = linear, .i = i };
     int n;
 
-    for (int64_t s = 0; s < c->ids->n_seqs; s += n) {
-        n = fill_part(&p, s, e);
+    c->share = share;
+    for (int64_t s = c->share_seq[share]; s < c->share_seq[share + 1]; s += n) {
+        n = fill_part(&p, s, c->share_seq[share + 1], e);
         /* The next part's numbers must not overtake this one's kernels. */
         if (n < 0 || run_part(&p, step, tap, context, e) < 0 || c->b->ops->sync(c->b, e) < 0)
             return err_in(e, "calibrating layer %lld", (long long)i);
     }
+    return 0;
+}
+
+int calibration_step(struct calibration_run *c, int64_t i, enum layer_step step,
+                     const struct weight *linear, tap_fn *tap, void *context, struct err *e)
+{
+    for (int k = 0; k < c->n_shares; k++)
+        if (calibration_share(c, c->first_share + k, i, step, linear, tap, context, e) < 0)
+            return -1;
+    return 0;
+}
+
+int calibration_add_up(struct calibration_run *c, double of[CALIBRATION_SHARES], double *sum,
+                       struct err *e)
+{
+    int64_t bits, all[CALIBRATION_SHARES];
+
+    for (int k = 0; c->n_sharing > 1 && k < c->n_shares; k++) {
+        memcpy(&bits, &of[c->first_share + k], sizeof bits);
+        if (c->b->ops->group->tell(c->b, bits, all, e) < 0)
+            return -1;
+        for (int i = 0; i < c->n_sharing; i++)
+            memcpy(&of[i * c->n_shares + k], &all[i], sizeof *of);
+    }
+    *sum = 0;
+    for (int i = 0; i < CALIBRATION_SHARES; i++)
+        *sum += of[i];
     return 0;
 }

@@ -6,8 +6,12 @@
  *                     have been packed
  *   else              all seven from the layer as it was; then the layer once more
  *
- * H is summed by sequence, so that batches leave no trace in its bits.  What the device cannot do
- * of x^T x and the solver, the CPU backend does with what is brought down.  */
+ * H is summed by sequence, so that batches leave no trace in its bits, then by share, and the sums
+ * of shares are added in pairs, those of pairs in pairs, ...: a member of a group has whole
+ * branches of that tree, gives one matrix to the others, and all solve the same.  For eight shares
+ * on one device that takes three matrices more than one sum would, for as long as H is summed, and
+ * seven additions.  What the device cannot do of x^T x and the solver, the CPU backend does with
+ * what is brought down.  */
 #include "backend/quantized.h"
 #include "base/clock.h"
 #include "quant/calibrate.h"
@@ -29,6 +33,9 @@ static const struct set sets[] = {
 };
 #define N_SETS (sizeof sets / sizeof *sets)
 
+#define N_ROOMS 4                  /* for sums on the way through a tree of CALIBRATION_SHARES */
+#define PIECE   (INT64_C(1) << 21) /* elements of H that members bring together at once */
+
 struct gptq {
     const struct model *base;
     const struct quant_spec *spec;
@@ -37,15 +44,20 @@ struct gptq {
     struct backend *b, host;
     struct backend *sums, *solves; /* where x^T x is summed, where the solver runs */
     struct calibration_run run;
-    struct tensor h;    /* room for the widest input, on `sums` */
-    struct tensor rows; /* host: of one sequence, where the device has no gram() */
+    struct tensor h;      /* room for the widest input, on `sums` */
+    struct tensor pieces; /* of all members, where they share the sequences */
+    struct tensor rows;   /* host: of one sequence, where the device has no gram() */
 };
 
 /* ---- H ---- */
 
 struct summing {
     struct gptq *g;
-    struct tensor h;
+    int64_t layer;
+    enum layer_step step;
+    const struct weight *linear;
+    struct tensor room[N_ROOMS]; /* the first is H in the end; the others are there when needed */
+    const struct tensor *h;      /* of the share that runs */
     bool fresh;
 };
 
@@ -55,7 +67,7 @@ static int add_rows(void *context, const struct tensor *x, const struct segments
     struct gptq *g = sum->g;
 
     for (int i = 0; i < s->n; i++) {
-        struct tensor rows = *x;
+        struct tensor rows = *x, h = *sum->h;
         const size_t row_bytes = (size_t)x->n_cols * dtype_bytes(x->dtype);
 
         rows.data = (char *)x->data + (size_t)s->first_row[i] * row_bytes;
@@ -68,13 +80,107 @@ static int add_rows(void *context, const struct tensor *x, const struct segments
                 return -1;
         }
         const struct gram_args a = {
-            .x = &rows, .h = &sum->h, .n_rows = rows.n_rows, .fresh = sum->fresh
+            .x = &rows, .h = &h, .n_rows = rows.n_rows, .fresh = sum->fresh
         };
         if (g->sums->ops->gram(g->sums, &a, e) < 0)
             return -1;
         sum->fresh = false;
     }
     return 0;
+}
+
+static int add(struct backend *b, struct tensor *to, const struct tensor *other, struct err *e)
+{
+    return b->ops->add(b, &(struct add_args){ .x = to, .y = other, .n_rows = to->n_rows }, e);
+}
+
+static int sum_share(struct summing *s, int share, int at, struct err *e)
+{
+    const struct tensor *first = &s->room[0];
+
+    if (!s->room[at].data && tensor_alloc(s->g->sums, MEM_SCRATCH, DTYPE_F32, first->n_rows,
+                                          first->n_cols, &s->room[at], e) < 0)
+        return err_in(e, "the Hessian of %lld inputs, in shares", (long long)first->n_cols);
+    s->h = &s->room[at];
+    s->fresh = true;
+    return calibration_share(&s->g->run, share, s->layer, s->step, s->linear, add_rows, s, e);
+}
+
+/* The sum of n shares from `first` on, into a room; of no sequences it is nothing. */
+static int sum_shares(struct summing *s, int first, int n, int at, struct err *e)
+{
+    const struct calibration_run *run = &s->g->run;
+
+    if (n == 1)
+        return sum_share(s, first, at, e);
+    const bool left = calibration_some(run, first, n / 2);
+    const bool right = calibration_some(run, first + n / 2, n / 2);
+    if ((left && sum_shares(s, first, n / 2, at, e) < 0) ||
+        (right && sum_shares(s, first + n / 2, n / 2, at + left, e) < 0))
+        return -1;
+    return left && right ? add(s->g->sums, &s->room[at], &s->room[at + 1], e) : 0;
+}
+
+/* The same of what n members have summed, from the first-th on: into its place, or where the
+ * others begin. */
+static int sum_members(struct summing *s, struct tensor *of, int first, int n, struct err *e)
+{
+    const struct calibration_run *run = &s->g->run;
+    const int each = run->n_shares, half = n / 2, next = first + half;
+
+    if (n == 1)
+        return 0;
+    if (sum_members(s, of, first, half, e) < 0 || sum_members(s, of, next, half, e) < 0)
+        return -1;
+    if (!calibration_some(run, next * each, half * each))
+        return 0;
+    if (calibration_some(run, first * each, half * each))
+        return add(s->g->b, &of[first], &of[next], e);
+    of[first] = of[next];
+    return 0;
+}
+
+/* n elements of H from `at` on: to all, and back as the sum.  Where H is on the host, by way of one
+ * more place. */
+static int bring_together(struct summing *s, int64_t at, int64_t n, struct err *e)
+{
+    struct gptq *g = s->g;
+    struct backend *b = g->b;
+    const int n_members = g->run.n_sharing;
+    const size_t n_bytes = (size_t)n * sizeof(float);
+    float *h = (float *)s->room[0].data + at, *pieces = g->pieces.data;
+    struct tensor part = { h, DTYPE_F32, 1, n, MEM_SCRATCH }, all = part, of[CALIBRATION_SHARES];
+    const struct collect_args collect = { .part = &part, .out = &all, .n_rows = 1 };
+
+    all.data = pieces;
+    all.n_cols = n_members * n;
+    for (int i = 0; i < n_members; i++) {
+        of[i] = part;
+        of[i].data = pieces + i * n;
+    }
+    if (g->sums != b) {
+        part.data = pieces + n_members * g->pieces.n_cols;
+        if (b->ops->upload(b, part.data, h, n_bytes, e) < 0)
+            return -1;
+    }
+    if (b->ops->group->collect(b, &collect, e) < 0 || sum_members(s, of, 0, n_members, e) < 0)
+        return -1;
+    return g->sums == b ? b->ops->copy(b, h, of[0].data, n_bytes, e)
+                        : b->ops->download(b, h, of[0].data, n_bytes, e);
+}
+
+/* H of the inputs of a step, into the first room. */
+static int sum_up(struct summing *s, struct err *e)
+{
+    struct calibration_run *run = &s->g->run;
+    const int64_t n_all = s->room[0].n_rows * s->room[0].n_cols, piece = s->g->pieces.n_cols;
+    int rc = sum_shares(s, run->first_share, run->n_shares, 0, e);
+
+    for (int i = 1; i < N_ROOMS; i++)
+        tensor_free(s->g->sums, &s->room[i]);
+    for (int64_t at = 0; rc == 0 && run->n_sharing > 1 && at < n_all; at += piece)
+        rc = bring_together(s, at, n_all - at < piece ? n_all - at : piece, e);
+    return rc;
 }
 
 /* ---- one linear ---- */
@@ -183,17 +289,20 @@ static int solve(struct gptq *g, int64_t layer, int l, const struct tensor *h, s
 static int solve_set(struct gptq *g, int64_t layer, const struct set *set,
                      const struct weight *linear, struct err *e)
 {
-    struct summing sum = { .g = g, .h = g->h, .fresh = true };
+    struct summing sum = {
+        .g = g, .layer = layer, .step = set->step, .linear = linear, .room = { g->h }
+    };
     bool all_skipped = true;
 
     for (int l = set->first; l <= (int)set->last; l++)
         all_skipped = all_skipped && skipped(g, layer, l);
-    sum.h.n_rows = sum.h.n_cols = linear[set->first].n_in;
-    if (calibration_step(&g->run, layer, set->step, linear, all_skipped ? NULL : add_rows, &sum,
-                         e) < 0)
+    if (all_skipped)
+        return calibration_step(&g->run, layer, set->step, linear, NULL, NULL, e);
+    sum.room[0].n_rows = sum.room[0].n_cols = linear[set->first].n_in;
+    if (sum_up(&sum, e) < 0)
         return -1;
     for (int l = set->first; l <= (int)set->last; l++)
-        if (!skipped(g, layer, l) && solve(g, layer, l, &sum.h, e) < 0)
+        if (!skipped(g, layer, l) && solve(g, layer, l, &sum.room[0], e) < 0)
             return -1;
     return 0;
 }
@@ -240,6 +349,11 @@ static int open_memory(struct gptq *g, struct err *e)
         return -1;
     if (tensor_alloc(g->sums, MEM_SCRATCH, DTYPE_F32, widest, widest, &g->h, e) < 0)
         return err_in(e, "the Hessian of %lld inputs", (long long)widest);
+    const int64_t n_pieces = g->run.n_sharing + (g->sums != g->b);
+    const int64_t piece = widest * widest < PIECE ? widest * widest : PIECE;
+    if (g->run.n_sharing > 1 &&
+        tensor_alloc(g->b, MEM_SCRATCH, DTYPE_F32, n_pieces, piece, &g->pieces, e) < 0)
+        return err_in(e, "the Hessian of %lld inputs, of a group", (long long)widest);
     if (g->sums != g->b &&
         tensor_alloc(&g->host, MEM_SCRATCH, g->out->dtype, g->run.longest, widest, &g->rows, e) < 0)
         return -1;
@@ -270,6 +384,7 @@ static int run_model(const struct model *base, const struct quant_spec *s, struc
         }
     }
     tensor_free(&g.host, &g.rows);
+    tensor_free(g.b, &g.pieces);
     tensor_free(g.sums, &g.h);
     calibration_run_close(&g.run);
     backend_close(&g.host);
