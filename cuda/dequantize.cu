@@ -227,7 +227,7 @@ __global__ static void __launch_bounds__(N_THREADS)
         if (threadIdx.x < 16)
             table[threadIdx.x] = w.table[threadIdx.x];
         __syncthreads();
-        C::fill_lookup(lookup, table);
+        C::template fill_lookup<BF16>(lookup, table);
         __syncthreads();
     }
     wait_for_launch_before(); /* it may read what is written here */

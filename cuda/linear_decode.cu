@@ -1,16 +1,18 @@
 /* linear_decode.cu - which kernel a product of the decode phase takes, and its launch. */
 #include "linear_decode_job.cuh"
 
-#define FEW_ROWS     8
-#define FEW_BYTES    (110 << 10) /* of shared memory a block, so that two fit (sm_80: one) */
-#define SLOTS_BYTES  (16 << 10)  /* of them for sums */
+#define FEW_ROWS    8
+#define FEW_BYTES   (110 << 10) /* of shared memory a block, so that two fit (sm_80: one) */
+#define SLOTS_BYTES (16 << 10)  /* of them for sums */
+#define NUMBERS_BYTES \
+    (24 << 10) /* of them for scales and zero points, where they are more than one pass */
 #define HEAD_BYTES   (120 << 10) /* of a block of the head, which is alone */
 #define BLOCKS_OF_SM 2
 #define PASS_FLOATS  (2 * UNIT_ROWS * sizeof(float))
 /* Of shared memory, for a block that has a multiprocessor for itself, and for one of two. */
 #define WIDE_ROOM_ONE (220 << 10)
 #define WIDE_ROOM_TWO (112 << 10)
-#define SHORT_CHUNKS  2 /* of a part of K: as many as are decoded early */
+#define SHORT_CHUNKS  2 /* of a part of K, at most, in a short row */
 
 /* ---- which weights ---- */
 
@@ -25,7 +27,12 @@ static bool codes_fit(const struct decode_linear *a, const struct weight *w)
         return w->plain_dtype == a->compute && rows_fit(w, 2 * w->n_in);
     if (w->form == WEIGHT_INT8)
         return a->epilogue != DECODE_ARGMAX && rows_fit(w, w->n_in) && w->arrangement == 0;
-    return w->arrangement == 1;
+    return w->arrangement == 1 && (uintptr_t)w->scales % 16 == 0 && (uintptr_t)w->zeros % 16 == 0;
+}
+
+static bool is_coded(const struct weight *w)
+{
+    return w->form != WEIGHT_PLAIN && w->form != WEIGHT_INT8;
 }
 
 static bool same_form(const struct weight *v, const struct weight *w)
@@ -33,7 +40,7 @@ static bool same_form(const struct weight *v, const struct weight *w)
     return v->form == w->form && v->bits == w->bits && v->n_in == w->n_in &&
            v->row_bytes == w->row_bytes && v->group_size == w->group_size &&
            v->scale_form == w->scale_form && v->zero_form == w->zero_form &&
-           v->outlier_threshold == w->outlier_threshold &&
+           v->zero_constant == w->zero_constant && v->outlier_threshold == w->outlier_threshold &&
            (v->form != WEIGHT_TABLE || !memcmp(v->table, w->table, sizeof v->table));
 }
 
@@ -118,6 +125,7 @@ static const void *kernel_of(const struct decode_linear *a, enum decode_kind kin
 {
     const struct weight *w = a->w[0];
     const bool bf16 = a->compute == DTYPE_BF16;
+    const bool short_runs = w->group_size < CHUNK_COLS / 2;
 
     if (w->form == WEIGHT_PLAIN)
         return decode_kernel_16(kind, bf16);
@@ -125,17 +133,17 @@ static const void *kernel_of(const struct decode_linear *a, enum decode_kind kin
         return decode_kernel_int8(kind, a->model == DTYPE_BF16);
     switch (w->bits) {
     case 2:
-        return decode_kernel_2(kind, bf16);
+        return decode_kernel_2(kind, short_runs, bf16);
     case 3:
-        return decode_kernel_3(kind, bf16);
+        return decode_kernel_3(kind, short_runs, bf16);
     case 4:
-        return decode_kernel_4(bytes_of_zero(w) != 0, kind, bf16);
+        return decode_kernel_4(bytes_of_zero(w) != 0, kind, short_runs, bf16);
     case 5:
-        return decode_kernel_5(kind, bf16);
+        return decode_kernel_5(kind, short_runs, bf16);
     case 6:
-        return decode_kernel_6(kind, bf16);
+        return decode_kernel_6(kind, short_runs, bf16);
     default:
-        return decode_kernel_8(kind, bf16);
+        return decode_kernel_8(kind, short_runs, bf16);
     }
 }
 
@@ -144,7 +152,7 @@ static size_t tables_bytes(const struct weight *w)
 {
     bool looked_up = w->form != WEIGHT_PLAIN && w->bits == 4;
 
-    return 256 * sizeof(float) + (looked_up ? codes_4<false>::N_LOOKUP : 0);
+    return 256 * sizeof(float) + (looked_up ? codes_4_bare::N_LOOKUP : 0);
 }
 
 /* Of `sides` units each. */
@@ -188,38 +196,53 @@ static size_t x_bytes(const struct decode_linear *a)
                                     : values);
 }
 
-/* A launch of few rows of W should leave half of the registers to the one behind it, which then
- * loads and decodes before x is there: a block a multiprocessor.  Long rows need more at once. */
+/* Few rows of W, but long ones of whole bytes: a pass of one unit makes twice the blocks. */
 static enum decode_kind kind_of_few(const struct cuda_state *s, const struct decode_linear *a)
 {
-    if (a->epilogue == DECODE_SWIGLU || a->epilogue == DECODE_ARGMAX ||
-        passes_of(a, 2) >= 4 * s->n_multiprocessors)
+    if (is_coded(a->w[0]) || a->epilogue == DECODE_SWIGLU || a->epilogue == DECODE_ARGMAX ||
+        passes_of(a, 2) >= 4 * s->n_multiprocessors ||
+        a->w[0]->n_in <= SHORT_CHUNKS * K_PARTS * CHUNK_COLS)
         return DECODE_FEW;
-    return a->w[0]->n_in <= SHORT_CHUNKS * K_PARTS * CHUNK_COLS ? DECODE_FEW_SHORT
-                                                                : DECODE_FEW_LONG;
+    return DECODE_FEW_LONG;
 }
 
+/* One part, or a pair, without an odd unit. */
+static bool is_even(const struct decode_linear *a, int sides)
+{
+    return a->epilogue == DECODE_SWIGLU ||
+           (a->n_parts == 1 && a->w[0]->n_out % (sides * UNIT_ROWS) == 0);
+}
+
+/* Slots of sums, and of scales and zero points where W has codes. */
 static void plan_few(const struct cuda_state *s, const struct decode_linear *a, struct plan *p)
 {
+    const struct weight *w = a->w[0];
+
     p->kind = kind_of_few(s, a);
     const int sides = sides_of(p->kind);
-    const size_t slot = (size_t)(a->n_rows * K_PARTS * sides * UNIT_ROWS) * 4;
+    const size_t sums = (size_t)(a->n_rows * K_PARTS * sides * UNIT_ROWS) * 4;
+    const size_t numbers = !is_coded(w)
+                               ? 0
+                               : (size_t)sides * UNIT_ROWS * 4 * (bytes_of_zero(w) ? 2 : 1) *
+                                     (size_t)(w->n_groups / w->n_out);
 
     p->n_passes = passes_of(a, sides);
     p->n_blocks = blocks_of(p->n_passes, s->n_multiprocessors);
     p->n_slots = (int)ceil_div(p->n_passes, p->n_blocks);
-    if ((size_t)p->n_slots * slot > SLOTS_BYTES)
-        p->n_slots = (int)(SLOTS_BYTES / slot);
-    p->shared_bytes = tables_bytes(a->w[0]) +
+    if ((size_t)p->n_slots * sums > SLOTS_BYTES)
+        p->n_slots = (int)(SLOTS_BYTES / sums);
+    if ((size_t)p->n_slots * numbers > NUMBERS_BYTES)
+        p->n_slots = numbers < NUMBERS_BYTES ? (int)(NUMBERS_BYTES / numbers) : 1;
+    p->shared_bytes = tables_bytes(w) +
                       DECODE_THREADS / 16 * FEW_ROWS * sizeof(struct decode_best) +
-                      (size_t)p->n_slots * slot + x_bytes(a);
+                      (size_t)p->n_slots * (sums + numbers) + x_bytes(a);
 }
 
 /* A head of 16 bits is one long read: a block a multiprocessor with deep rings.  False: not such a
  * head, or x has no room beside them. */
 static bool plan_head(const struct cuda_state *s, const struct decode_linear *a, struct plan *p)
 {
-    static const int depths[] = { HEAD_DEEP, HEAD_MIDDLE, HEAD_SHALLOW };
+    static const int depths[] = { HEAD_DEEP, HEAD_SHALLOW };
     const size_t pass = (size_t)a->n_rows * K_PARTS * PASS_ROWS * 4;
     const size_t rest = HEAD_BESTS * sizeof(struct decode_best) + x_bytes(a);
 
@@ -232,7 +255,7 @@ static bool plan_head(const struct cuda_state *s, const struct decode_linear *a,
     p->n_slots = (int)ceil_div(p->n_passes, p->n_blocks);
     if ((size_t)p->n_slots * pass > SLOTS_BYTES)
         p->n_slots = (int)(SLOTS_BYTES / pass);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 2; i++) {
         p->n_stages = depths[i];
         p->shared_bytes =
             rest + (size_t)p->n_slots * pass + (size_t)(K_PARTS * p->n_stages * HEAD_PIECE);
@@ -474,7 +497,6 @@ static struct decode_part part_of(const struct decode_linear *a, int i)
              .y = a->y[i],
              .second = e4m3 ? w->nested_offset : 1.0f,
              .offset = nested ? w->nested_offset : 0.0f,
-             .zero = w->form == WEIGHT_TABLE ? 0.0f : (float)w->zero_constant,
              .n_units = (int)(w->n_out / UNIT_ROWS) };
 }
 
@@ -500,7 +522,7 @@ static struct decode_job job_of(const struct cuda_state *s, const struct decode_
             (i ? j.last_pass[i - 1] : 0) + (int)ceil_div(a->w[i]->n_out, sides * UNIT_ROWS);
     }
     j.pair = a->epilogue == DECODE_SWIGLU;
-    j.even = j.pair || (a->n_parts == 1 && w->n_out % (sides * UNIT_ROWS) == 0);
+    j.even = is_even(a, sides);
     j.n_rows = (int)a->n_rows;
     j.n_in = (int)w->n_in;
     j.n_passes = p->n_passes;
@@ -512,13 +534,16 @@ static struct decode_job job_of(const struct cuda_state *s, const struct decode_
     j.row_inverse = (int)ceil_div(65536, a->n_rows);
     j.unit_bytes = UNIT_ROWS * w->row_bytes;
     j.threshold = w->outlier_threshold > 0 ? w->outlier_threshold : INFINITY;
-    if (w->form != WEIGHT_PLAIN && w->form != WEIGHT_INT8) {
+    if (is_coded(w)) {
         j.n_groups = (int)(w->n_groups / w->n_out);
         j.groups_log = w->group_size < CHUNK_COLS ? log_2(CHUNK_COLS / w->group_size) : 0;
         j.group_shift = j.n_groups == 1 ? 31 : j.groups_log ? 0 : log_2(w->group_size / CHUNK_COLS);
+        j.fours_inverse = (unsigned)ceil_div((int64_t)1 << 32, 2 * j.n_groups);
+        j.run_shift = j.n_groups == 1 ? 31 : w->group_size > 64 ? log_2(w->group_size / 64) : 0;
         j.scale_bytes = bytes_of_scale(w);
         j.zero_bytes = bytes_of_zero(w);
         j.scale_form = w->scale_form;
+        j.zero = w->form == WEIGHT_TABLE || j.zero_bytes ? 0.0f : (float)w->zero_constant;
         j.map = s->dynamic_map;
         for (int i = 0; i < 16; i++)
             j.table[i] = table_value(w, i);
@@ -580,6 +605,7 @@ static int multiply(struct cuda_state *s, const struct decode_linear *a, struct 
                   is_wide(p.kind)         ? "decode_wide"
                   : is_many(p.kind)       ? "decode_many"
                   : p.kind == DECODE_HEAD ? "decode_head"
+                  : job.n_groups          ? "decode_coded"
                                           : "decode_few",
                   e);
 }

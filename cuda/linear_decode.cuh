@@ -4,7 +4,12 @@
  * A row has the same bits in any batch, in any of these epilogues and whichever kernel runs:
  * K is cut into eight parts of whole chunks, each part is one chain of m16n8k16 products over
  * k = 0, 32, 64, ... (in each step elements 8 t .. 8 t + 3 of t = 0 .. 3, then 8 t + 4 .. 8 t + 7),
- * and the eight sums are added in order.  */
+ * and the eight sums are added in order.
+ *
+ * Weights in codes are multiplied without their scale, as table[code] or code - zero point rounded
+ * to the compute dtype (exact but for tables and zero points that are no integers).  A chain then
+ * is a run, 64 columns or 32 where groups are, from zero; the part's sum is fma(scale, run, sum),
+ * run after run, with the scale in fp32.  */
 #pragma once
 
 #if defined(__CUDACC__)

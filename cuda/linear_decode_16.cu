@@ -5,10 +5,10 @@
 
 const void *decode_kernel_16(enum decode_kind kind, bool bf16)
 {
-    if (kind == DECODE_FEW_LONG)
-        return long_kernel<codes_16, 0, 8>(bf16);
-    if (kind == DECODE_FEW || kind == DECODE_FEW_SHORT)
-        return few_kernel<codes_16, 0, 4>(bf16);
+    if (kind == DECODE_FEW_LONG) /* a piece of one unit is half the registers of one of two */
+        return bf16 ? (const void *)decode_few<true, 1, 8> : (const void *)decode_few<false, 1, 8>;
+    if (kind == DECODE_FEW)
+        return bf16 ? (const void *)decode_few<true, 2, 4> : (const void *)decode_few<false, 2, 4>;
     if (kind == DECODE_HEAD)
         return bf16 ? (const void *)decode_head<true> : (const void *)decode_head<false>;
     return large_kernel<codes_16, 1, 2>(kind, bf16);

@@ -59,8 +59,6 @@ struct head_ring {
     {
         if (depth == HEAD_DEEP)
             asm volatile("cp.async.wait_group %0;" ::"n"(HEAD_DEEP - 1) : "memory");
-        else if (depth == HEAD_MIDDLE)
-            asm volatile("cp.async.wait_group %0;" ::"n"(HEAD_MIDDLE - 1) : "memory");
         else
             asm volatile("cp.async.wait_group %0;" ::"n"(HEAD_SHALLOW - 1) : "memory");
     }
@@ -107,11 +105,10 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
         bests[threadIdx.x] = { 0.0f, DECODE_NONE };
     const uint4 first_weights = norm_weights(a, threadIdx.x);
     wait_for_launch_before();
-    stage_x<BF16>(a, xs, sums, first_weights);
+    stage_x<BF16, 1>(a, xs, sums, first_weights);
 
     const bool there = lane / 4 < a.n_rows;
-    const unsigned x_first = (unsigned)__cvta_generic_to_shared(
-        xs + (there ? lane / 4 * (a.n_in + X_PAD) : 0) + begin * 64 + 8 * (lane % 4));
+    const unsigned x_first = few_x_at(a, xs, lane) + 128 * begin;
     for (int done = 0; done < n_passes; done += a.n_slots) {
         const int n_here = n_passes - done < a.n_slots ? n_passes - done : a.n_slots;
 
@@ -126,13 +123,10 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
                 uint32_t w[2][2][4];
 
                 ring.take(a.n_stages, w);
+                x.load(x_first + 128 * i, there);
 #pragma unroll
                 for (int j = 0; j < 2; j++)
-                    load_x(x.word[j], x_first + 128 * i + 64 * j, there);
-#pragma unroll
-                for (int j = 0; j < 2; j++)
-                    multiply_32<BF16, 2>(sum, w[j], x.word[j][0], x.word[j][1], x.word[j][2],
-                                         x.word[j][3]);
+                    multiply_32<BF16, 2>(sum, w[j], x.word[j]);
             }
             store_sums<2>(a, sums, at, warp, lane, sum);
         }

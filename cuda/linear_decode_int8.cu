@@ -205,7 +205,7 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
     const int begin = first_chunk(n_chunks, warp);
     const int n_pieces = first_chunk(n_chunks, warp + 1) - begin;
     const int n_passes = (a.n_passes - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
-    struct decode_slot<codes_s8, SIDES> slot[DEPTH];
+    struct few_slot<codes_s8, SIDES> slot[DEPTH];
 
     let_next_start();
     struct few_loads<codes_s8, SIDES> loads(a, begin, n_pieces, n_passes, lane);
@@ -214,7 +214,7 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
         loads.load(a, &slot[i]);
     const uint4 first_weights = norm_weights(a, threadIdx.x);
     wait_for_launch_before();
-    stage_x<BF16>(a, x.values, (float *)sums, first_weights);
+    stage_x<BF16, 1>(a, x.values, (float *)sums, first_weights);
     look_at_rows<BF16>(a, x);
     quantize_rows<BF16>(a, x);
 
@@ -238,9 +238,7 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
                     turn_slots<codes_s8, SIDES, DEPTH>(slot, i);
                     break;
                 }
-#pragma unroll
-                for (int j = 0; j < 2; j++)
-                    load_x(fragment.word[j], x_first + CHUNK_COLS * piece + 64 * j, there);
+                fragment.load(x_first + CHUNK_COLS * piece, there);
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
                     const uint32_t *lower = slot[i].codes[0].word + 2 * j;

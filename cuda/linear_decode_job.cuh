@@ -16,7 +16,7 @@ struct decode_part {
     const float *scales2; /* NULL: `second` for all */
     const void *bias;
     void *y;
-    float second, offset, zero;
+    float second, offset;
     int n_units;
 };
 
@@ -34,10 +34,13 @@ struct decode_job {
     int64_t unit_bytes;
     int n_groups, group_shift; /* of a row; chunk >> shift where a group is chunks */
     int groups_log;            /* of 2: groups in a chunk */
+    int run_shift;             /* of columns of 64: number >> shift is the group */
+    unsigned fours_inverse;    /* (i * this) >> 32 is i / (2 * n_groups), i < 2^16 */
     int scale_bytes, zero_bytes;
     int row_inverse; /* (i * this) >> 16 is i / n_rows */
     float threshold; /* LLM.int8: of outliers */
     enum scale_form scale_form;
+    float zero;       /* of all groups, where no zero points are stored */
     const float *map; /* weight_dynamic_map */
     const void *x, *norm;
     float eps;
@@ -74,8 +77,12 @@ template <int N_BITS> struct codes_plain {
     struct group_t {
     };
 
-    __device__ static void fill_lookup(char *, const float *)
+    template <bool BF16> __device__ static void fill_lookup(char *, const float *)
     {
+    }
+    template <bool BF16> __device__ static group_t group(float, float, const float *)
+    {
+        return {};
     }
     __device__ void load(const uint8_t *piece)
     {
@@ -172,26 +179,6 @@ __device__ inline void open_pass(const struct decode_job &a, int begin, int lane
     }
 }
 
-/* From pass c->pass to the one `step` on, where they are evenly apart. */
-template <class C, int SIDES>
-__device__ inline void skip_passes(const struct decode_job &a, int step,
-                                   struct decode_cursor<SIDES> *c)
-{
-    const int n_units = a.pair ? step : SIDES * step;
-
-    c->pass += step;
-    c->piece = 0;
-#pragma unroll
-    for (int r = 0; r < SIDES; r++)
-        c->codes[r] += n_units * a.unit_bytes;
-    if (C::SCALED) {
-        const int n_groups = n_units * a.n_groups * UNIT_ROWS;
-        c->scales += (int64_t)n_groups * a.scale_bytes;
-        c->zeros += (int64_t)n_groups * a.zero_bytes;
-        c->first_group += n_groups;
-    }
-}
-
 /* 1, 2 or 4 bytes. */
 __device__ inline uint32_t load_number(const uint8_t *p, int n_bytes)
 {
@@ -231,7 +218,7 @@ __device__ inline void load_piece(const struct decode_job &a, const struct decod
 
 /* What a lane's stored numbers mean in this pass. */
 struct decode_numbers {
-    float second, offset, zero;
+    float second, offset;
     bool nested;
 };
 
@@ -243,7 +230,7 @@ __device__ inline struct decode_numbers numbers_of_pass(const struct decode_job 
 
     unit_of_pass<SIDES>(a, pass, side_of<SIDES>(lane), &part, &unit);
     const struct decode_part &p = a.part[part];
-    return { p.second, p.offset, p.zero, p.scales2 != NULL };
+    return { p.second, p.offset, p.scales2 != NULL };
 }
 
 __device__ inline float decoded_scale(const struct decode_job &a, const struct decode_numbers &n,
@@ -254,11 +241,8 @@ __device__ inline float decoded_scale(const struct decode_job &a, const struct d
     return a.scale_bytes == 2 ? half_bits_value(bits) : __uint_as_float(bits);
 }
 
-__device__ inline float decoded_zero(const struct decode_job &a, const struct decode_numbers &n,
-                                     uint32_t bits)
+__device__ inline float decoded_zero(const struct decode_job &a, uint32_t bits)
 {
-    if (a.zero_bytes == 0)
-        return n.zero;
     return a.zero_bytes == 1   ? (float)bits
            : a.zero_bytes == 2 ? half_bits_value(bits)
                                : __uint_as_float(bits);
@@ -275,50 +259,34 @@ template <class C, int SIDES> struct lane_numbers {
         for (int i = 0; i < SIDES; i++)
             if (C::SCALED && (i == 0 || a.groups_log == 2)) {
                 scale[i] = decoded_scale(a, n, s.scale[i], s.second, map);
-                zero[i] = C::ZERO ? decoded_zero(a, n, s.zero[i]) : 0.0f;
+                zero[i] = C::ZERO && a.zero_bytes ? decoded_zero(a, s.zero[i]) : 0.0f;
             }
     }
 };
 
-/* Fragments of the rows of W for k = 32 number j of a piece; g is kept from one j to the next. */
-template <class C, bool BF16, int SIDES>
-__device__ inline void weights_of(const struct decode_job &a, struct decode_slot<C, SIDES> &s,
-                                  int j, const struct lane_numbers<C, SIDES> &n,
-                                  typename C::group_t (&g)[SIDES], const char *lookup, int lane,
-                                  uint32_t (&w)[SIDES][4])
-{
-    if constexpr (C::SCALED)
-        if (j == 0 || a.groups_log == 2 || (a.groups_log && j == 2)) {
-            const int group = a.groups_log == 2 ? j : a.groups_log ? j / 2 : 0;
-#pragma unroll
-            for (int r = 0; r < SIDES; r++) {
-                const bool later = SIDES == 2 && group >= 2;
-                const int from = (SIDES == 2 ? group % 2 * 16 + 8 * r : group * 8) + lane / 4;
-                float scale =
-                    __shfl_sync(0xFFFFFFFFu, later ? n.scale[SIDES - 1] : n.scale[0], from);
-                float zero = 0;
+/* A run is 64 columns, or 32 where groups are: products take the bare values of codes, which are 16
+ * bits as they are, and the sum of a run is multiplied with its scale. */
 
-                if (C::ZERO)
-                    zero = __shfl_sync(0xFFFFFFFFu, later ? n.zero[SIDES - 1] : n.zero[0], from);
-                g[r] = C::template group<BF16>(scale, zero, a.table);
-            }
-        }
+/* What bare values are made of where all groups have one zero. */
+template <class C, bool BF16, int SIDES>
+__device__ inline void open_groups(const struct decode_job &a, typename C::group_t (&g)[SIDES])
+{
 #pragma unroll
     for (int r = 0; r < SIDES; r++)
-        s.codes[r].template pairs<BF16>(j, g[r], lookup, lane, w[r]);
+        g[r] = C::template group<BF16>(1.0f, a.zero, a.table);
 }
 
 /* One product of k = 32. */
 template <bool BF16, int SIDES>
-__device__ inline void multiply_32(float (&sum)[4], const uint32_t (&w)[SIDES][4], uint32_t x0,
-                                   uint32_t x1, uint32_t x2, uint32_t x3)
+__device__ inline void multiply_32(float (&sum)[4], const uint32_t (&w)[SIDES][4],
+                                   const uint32_t (&x)[4])
 {
     if (SIDES == 2) {
-        mma_16<BF16>(sum, w[0][0], w[SIDES - 1][0], w[0][1], w[SIDES - 1][1], x0, x1);
-        mma_16<BF16>(sum, w[0][2], w[SIDES - 1][2], w[0][3], w[SIDES - 1][3], x2, x3);
+        mma_16<BF16>(sum, w[0][0], w[SIDES - 1][0], w[0][1], w[SIDES - 1][1], x[0], x[1]);
+        mma_16<BF16>(sum, w[0][2], w[SIDES - 1][2], w[0][3], w[SIDES - 1][3], x[2], x[3]);
     } else {
-        mma_16<BF16>(sum, w[0][0], 0, w[0][1], 0, x0, x1);
-        mma_16<BF16>(sum, w[0][2], 0, w[0][3], 0, x2, x3);
+        mma_16<BF16>(sum, w[0][0], 0, w[0][1], 0, x[0], x[1]);
+        mma_16<BF16>(sum, w[0][2], 0, w[0][3], 0, x[2], x[3]);
     }
 }
 
@@ -459,13 +427,62 @@ __device__ inline float lane_factor(const struct decode_job &a, const float *sum
     return row < a.n_rows ? norm_factor(sums + row * K_PARTS, a.n_in, a.eps) : 0.0f;
 }
 
-/* x, which is in the compute dtype, as the product wants it.  Ends with a barrier. */
-template <bool BF16>
+/* The same from registers, where a thread has one vector of a row: for up to eight rows. */
+template <bool BF16, int ROWS>
+__device__ inline void stage_short_x(const struct decode_job &a, uint16_t *xs, float *sums,
+                                     uint4 weights)
+{
+    const int n_vectors = a.n_in / 8, v = threadIdx.x;
+    uint4 x[ROWS];
+
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+        x[r] = r < a.n_rows && v < n_vectors
+                   ? __ldcg((const uint4 *)a.x + (int64_t)r * n_vectors + v)
+                   : make_uint4(0, 0, 0, 0);
+    if (a.norm) {
+        float sum[ROWS];
+
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+            sum[r] = add_squares<BF16>(x[r], 0.0f);
+#pragma unroll
+        for (int half = 16; half; half /= 2)
+#pragma unroll
+            for (int r = 0; r < ROWS; r++)
+                sum[r] += __shfl_xor_sync(0xFFFFFFFFu, sum[r], half);
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+            if (v % 32 == 0)
+                sums[r * K_PARTS + v / 32] = sum[r];
+        __syncthreads();
+        const float factor = lane_factor(a, sums);
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+            x[r] = finished_x<BF16, BF16>(x[r], true, __shfl_sync(0xFFFFFFFFu, factor, r), weights);
+    }
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+        if (r < a.n_rows && v < n_vectors)
+            *(uint4 *)(xs + r * (a.n_in + X_PAD) + 8 * v) = x[r];
+    __syncthreads();
+}
+
+/* x, which is in the compute dtype, as the product wants it; up to SHORT_ROWS rows from registers
+ * where they are short.  Ends with a barrier. */
+template <bool BF16, int SHORT_ROWS>
 __device__ inline void stage_x(const struct decode_job &a, uint16_t *xs, float *sums,
                                uint4 first_weights)
 {
     const int n_vectors = a.n_in / 8, ld = a.n_in + X_PAD;
 
+    if (n_vectors <= DECODE_THREADS && a.n_rows <= SHORT_ROWS) {
+        if (a.n_rows == 1)
+            stage_short_x<BF16, 1>(a, xs, sums, first_weights);
+        else
+            stage_short_x<BF16, SHORT_ROWS>(a, xs, sums, first_weights);
+        return;
+    }
     copy_x(a, xs, ld);
     if (a.norm) {
         sum_squares<BF16>(a, xs, ld, sums);
@@ -569,18 +586,16 @@ __device__ inline void store_output(const struct decode_job &a, const struct dec
 #define MANY_STAGES   4                     /* chunks of x */
 #define WIDE_STAGES   4                     /* at most, of x */
 #define WIDE_BARRIERS 256                   /* bytes of them */
-#define HEAD_DEEP     6 /* pieces that a warp of the head has on their way: a->n_stages */
-#define HEAD_MIDDLE   4
+#define HEAD_DEEP     4 /* pieces that a warp of the head has on their way: a->n_stages */
 #define HEAD_SHALLOW  2
 #define HEAD_PIECE    (PASS_ROWS * 128) /* bytes */
 #define HEAD_BESTS    (DECODE_THREADS / 16 * 8)
 
 enum decode_kind {
-    DECODE_FEW,       /* up to 8 rows of x, two units of W a pass, pass after pass */
-    DECODE_FEW_SHORT, /* few and short rows of W: all decoded before x is there */
-    DECODE_FEW_LONG,  /* few rows of W, but long: one unit a pass, twice the blocks */
-    DECODE_HEAD,      /* up to 8 rows of x, the best of all rows of W, which are 16 bits */
-    DECODE_16,        /* up to 16 rows of x */
+    DECODE_FEW,      /* up to 8 rows of x, two units of W a pass, pass after pass */
+    DECODE_FEW_LONG, /* few rows of W, but long: one unit a pass, twice the blocks */
+    DECODE_HEAD,     /* up to 8 rows of x, the best of all rows of W, which are 16 bits */
+    DECODE_16,       /* up to 16 rows of x */
     DECODE_32,
     DECODE_64,
     DECODE_WIDE_16, /* the same on Hopper */
@@ -588,13 +603,14 @@ enum decode_kind {
     DECODE_WIDE_64
 };
 
-/* By the kind of codes, each in a file of its own; bf16: what x and W are rounded to. */
+/* By the kind of codes, each in a file of its own; short_runs: of 32 columns; bf16: what x and W
+ * are rounded to. */
 const void *decode_kernel_16(enum decode_kind kind, bool bf16);
-const void *decode_kernel_4(bool zeros_vary, enum decode_kind kind, bool bf16);
-const void *decode_kernel_2(enum decode_kind kind, bool bf16);
-const void *decode_kernel_3(enum decode_kind kind, bool bf16);
-const void *decode_kernel_5(enum decode_kind kind, bool bf16);
-const void *decode_kernel_6(enum decode_kind kind, bool bf16);
-const void *decode_kernel_8(enum decode_kind kind, bool bf16);
+const void *decode_kernel_4(bool zeros_vary, enum decode_kind kind, bool short_runs, bool bf16);
+const void *decode_kernel_2(enum decode_kind kind, bool short_runs, bool bf16);
+const void *decode_kernel_3(enum decode_kind kind, bool short_runs, bool bf16);
+const void *decode_kernel_5(enum decode_kind kind, bool short_runs, bool bf16);
+const void *decode_kernel_6(enum decode_kind kind, bool short_runs, bool bf16);
+const void *decode_kernel_8(enum decode_kind kind, bool short_runs, bool bf16);
 /* LLM.int8, for up to 8 rows; bf16: the model's type. */
 const void *decode_kernel_int8(enum decode_kind kind, bool bf16);

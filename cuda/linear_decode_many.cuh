@@ -39,23 +39,53 @@ __device__ inline void copy_chunk(const struct decode_job &a, int chunk, uint16_
     }
 }
 
+/* Of side r, the number for k = 32 number j of the lane's row. */
+__device__ inline float number_of_run(const struct decode_job &a, const float (&numbers)[2], int j,
+                                      int r, int lane)
+{
+    const int group = a.groups_log == 2 ? j : a.groups_log ? j / 2 : 0;
+    const float own = a.groups_log == 2 && j >= 2 ? numbers[1] : numbers[0];
+
+    return __shfl_sync(0xFFFFFFFFu, own, group % 2 * 16 + 8 * r + lane / 4);
+}
+
+/* sum += scale * run, of 8 rows each. */
+template <int NT>
+__device__ inline void scale_run(const float (&scale)[2], float (&run)[NT][4], float (&sum)[NT][4])
+{
+#pragma unroll
+    for (int m = 0; m < NT; m++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            sum[m][i] = fmaf(scale[i / 2], run[m][i], sum[m][i]);
+}
+
 /* Two or four tiles of x at a time, so that products which wait for each other are apart. */
 template <class C, bool BF16, int NT>
 __device__ inline void multiply_many(const struct decode_job &a, struct decode_slot<C, 2> &s,
                                      const struct decode_numbers &numbers, const uint16_t *xs,
                                      const char *lookup, const float *map, int lane,
-                                     float (&sum)[NT][4])
+                                     typename C::group_t (&g)[2], float (&sum)[NT][4])
 {
     constexpr int at_once = NT < 4 ? NT : 4;
     const uint16_t *own = xs + lane / 4 * MANY_LD + 8 * (lane % 4);
     const struct lane_numbers<C, 2> n(a, s, numbers, map);
-    typename C::group_t g[2];
+    float run[NT][4] = {};
 
 #pragma unroll
     for (int j = 0; j < C::PIECE_COLS / 32; j++) {
         uint32_t w[2][4];
 
-        weights_of<C, BF16, 2>(a, s, j, n, g, lookup, lane, w);
+        if constexpr (C::ZERO)
+            if (a.zero_bytes) {
+#pragma unroll
+                for (int r = 0; r < 2; r++)
+                    g[r] = C::template group<BF16>(1.0f, number_of_run(a, n.zero, j, r, lane),
+                                                   a.table);
+            }
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+            s.codes[r].template pairs<BF16>(j, g[r], lookup, lane, w[r]);
 #pragma unroll
         for (int first = 0; first < NT; first += at_once) {
             uint4 x[at_once];
@@ -64,11 +94,22 @@ __device__ inline void multiply_many(const struct decode_job &a, struct decode_s
                 x[m] = *(const uint4 *)(own + (first + m) * 8 * MANY_LD + 32 * j);
 #pragma unroll
             for (int m = 0; m < at_once; m++)
-                mma_16<BF16>(sum[first + m], w[0][0], w[1][0], w[0][1], w[1][1], x[m].x, x[m].y);
+                mma_16<BF16>(C::SCALED ? run[first + m] : sum[first + m], w[0][0], w[1][0], w[0][1],
+                             w[1][1], x[m].x, x[m].y);
 #pragma unroll
             for (int m = 0; m < at_once; m++)
-                mma_16<BF16>(sum[first + m], w[0][2], w[1][2], w[0][3], w[1][3], x[m].z, x[m].w);
+                mma_16<BF16>(C::SCALED ? run[first + m] : sum[first + m], w[0][2], w[1][2], w[0][3],
+                             w[1][3], x[m].z, x[m].w);
         }
+        if constexpr (C::SCALED)
+            if (j % 2 || a.groups_log == 2) {
+                const float scale[2] = { number_of_run(a, n.scale, j, 0, lane),
+                                         number_of_run(a, n.scale, j, 1, lane) };
+                scale_run<NT>(scale, run, sum);
+#pragma unroll
+                for (int m = 0; m < 4 * NT; m++)
+                    run[m / 4][m % 4] = 0;
+            }
     }
 }
 
@@ -249,9 +290,11 @@ __global__ static void __launch_bounds__(DECODE_THREADS, NT == 8 ? 1 : 2)
         load_next(&slot[i]);
     if (C::SCALED && a.scale_bytes == 1)
         map[threadIdx.x] = byte_scale(a, threadIdx.x);
-    C::fill_lookup(lookup, a.table);
+    C::template fill_lookup<BF16>(lookup, a.table);
     if (C::SCALED)
         numbers = numbers_of_pass<2>(a, pass, lane);
+    typename C::group_t g[2];
+    open_groups<C, BF16, 2>(a, g);
     wait_for_launch_before();
 
     float sum[NT][4] = {};
@@ -277,7 +320,7 @@ __global__ static void __launch_bounds__(DECODE_THREADS, NT == 8 ? 1 : 2)
 #pragma unroll
             for (int k = 0; k < per_chunk; k++) {
                 multiply_many<C, BF16, NT>(a, slot[i * per_chunk + k], numbers,
-                                           now + k * C::PIECE_COLS, lookup, map, lane, sum);
+                                           now + k * C::PIECE_COLS, lookup, map, lane, g, sum);
                 load_next(&slot[i * per_chunk + k]);
             }
         }

@@ -70,28 +70,30 @@ template <int NT> __device__ inline void clear_sums(float (&sum)[NT][4])
 #define NAMES_N16       NAMES_N8 ",%8,%9,%10,%11,%12,%13,%14,%15"
 /* clang-format on */
 
-#define WIDE_PRODUCT(what, names, left, right, sums)                                     \
-    asm volatile("wgmma.mma_async.sync.aligned." what " {" names "}, {" left "}, " right \
-                 ", 1, 1, 1, 0;"                                                         \
+#define WIDE_PRODUCT(what, names, left, right, adds, sums)                               \
+    asm volatile("{ .reg .pred adds; setp.ne.u32 adds, " adds ", 0;\n"                   \
+                 "wgmma.mma_async.sync.aligned." what " {" names "}, {" left "}, " right \
+                 ", adds, 1, 1, 0; }"                                                    \
                  : sums                                                                  \
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(x))
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(x), "r"((uint32_t)add))
 
-#define WIDE_PRODUCTS(type)                                                                        \
-    do {                                                                                           \
-        if constexpr (NT == 2)                                                                     \
-            WIDE_PRODUCT("m64n16k16.f32." type, NAMES_N8, "%8,%9,%10,%11", "%12", TILE_SUMS_2(0)); \
-        else if constexpr (NT == 4)                                                                \
-            WIDE_PRODUCT("m64n32k16.f32." type, NAMES_N16, "%16,%17,%18,%19", "%20",               \
-                         TILE_SUMS_4(0));                                                          \
-        else                                                                                       \
-            WIDE_PRODUCT("m64n64k16.f32." type, NAMES_N32, "%32,%33,%34,%35", "%36",               \
-                         TILE_SUMS_8(0));                                                          \
+#define WIDE_PRODUCTS(type)                                                                 \
+    do {                                                                                    \
+        if constexpr (NT == 2)                                                              \
+            WIDE_PRODUCT("m64n16k16.f32." type, NAMES_N8, "%8,%9,%10,%11", "%12", "%13",    \
+                         TILE_SUMS_2(0));                                                   \
+        else if constexpr (NT == 4)                                                         \
+            WIDE_PRODUCT("m64n32k16.f32." type, NAMES_N16, "%16,%17,%18,%19", "%20", "%21", \
+                         TILE_SUMS_4(0));                                                   \
+        else                                                                                \
+            WIDE_PRODUCT("m64n64k16.f32." type, NAMES_N32, "%32,%33,%34,%35", "%36", "%37", \
+                         TILE_SUMS_8(0));                                                   \
     } while (0)
 
-/* c += W x over 16 of k: 16 rows of W of each warp, the tiles of x. */
+/* c += W x, or (add is false) c = W x, over 16 of k: 16 rows of W of each warp, the tiles of x. */
 template <bool BF16, int NT>
-__device__ inline void multiply_step(float (&c)[NT][4], uint32_t a0, uint32_t a1, uint32_t a2,
-                                     uint32_t a3, uint64_t x)
+__device__ inline void multiply_step(float (&c)[NT][4], bool add, uint32_t a0, uint32_t a1,
+                                     uint32_t a2, uint32_t a3, uint64_t x)
 {
     if constexpr (BF16)
         WIDE_PRODUCTS("bf16.bf16");
@@ -112,8 +114,8 @@ __device__ inline void copy_late(uint32_t (&w)[2][4], uint32_t zero)
 /* Scales, and zero points, of the warp's rows as they are multiplied with: [group][16 rows]. */
 struct wide_scales {
     float *scale, *zero;
-    int first;    /* group of a row, which is the first one here */
-    int later[4]; /* numbers from one group of a chunk to that of k = 32 number j */
+    int first; /* group of a row, which is the first one here */
+    int later; /* numbers from one run of a chunk to the next */
 };
 
 __device__ inline int first_group(const struct decode_job &a, int chunk)
@@ -138,65 +140,123 @@ __device__ inline void stage_scales(const struct decode_job &a, const struct dec
             second = __ldg(c.scales2 + (c.first_group + g) / WEIGHT_NESTED_RUN);
         s.scale[own] = decoded_scale(
             a, numbers, load_number(c.scales + at * a.scale_bytes, a.scale_bytes), second, map);
-        if (C::ZERO)
-            s.zero[own] = decoded_zero(
-                a, numbers,
-                a.zero_bytes ? load_number(c.zeros + at * a.zero_bytes, a.zero_bytes) : 0);
+        if (C::ZERO && a.zero_bytes)
+            s.zero[own] = decoded_zero(a, load_number(c.zeros + at * a.zero_bytes, a.zero_bytes));
     }
 }
 
-/* Fragments for k = 32 number j of a piece; scales: those of the chunk's first group and the lane's
+/* Fragments for k = 32 number j of a piece; own: where the numbers of its group lie, of the lane's
  * row.  g is kept from one j to the next. */
 template <class C, bool BF16>
-__device__ inline void
-fragments_of(const struct decode_job &a, C (&codes)[2], int j, const struct wide_scales &s, int at,
-             typename C::group_t (&g)[2], const char *lookup, int lane, uint32_t (&w)[2][4])
+__device__ inline void fragments_of(const struct decode_job &a, C (&codes)[2], int j,
+                                    const struct wide_scales &s, int own, bool begins,
+                                    typename C::group_t (&g)[2], const char *lookup, int lane,
+                                    uint32_t (&w)[2][4])
 {
-    if constexpr (C::SCALED)
-        if (C::N_LOOKUP || j == 0 || a.groups_log == 2 || (a.groups_log && j == 2)) {
+    if constexpr (C::ZERO)
+        if (a.zero_bytes && begins) {
 #pragma unroll
-            for (int r = 0; r < 2; r++) {
-                const int own = at + s.later[j] + UNIT_ROWS * r;
-                g[r] = C::template group<BF16>(s.scale[own], C::ZERO ? s.zero[own] : 0.0f, a.table);
-            }
+            for (int r = 0; r < 2; r++)
+                g[r] = C::template group<BF16>(1.0f, s.zero[own + UNIT_ROWS * r], a.table);
         }
 #pragma unroll
     for (int r = 0; r < 2; r++)
         codes[r].template pairs<BF16>(j, g[r], lookup, lane, w[r]);
 }
 
-/* A piece, whose x is at x_at.  Two sets of fragments take turns: one is decoded while the other is
- * multiplied; where there is nothing to decode, one will do. */
-template <class C, bool BF16, int NT>
-__device__ inline void multiply_wide(const struct decode_job &a, C (&codes)[2],
-                                     const struct wide_scales &scales, int scales_at, uint32_t x_at,
-                                     const char *lookup, int lane, uint32_t zero,
-                                     float (&sum)[NT][4])
+/* In a cluster addresses have the block's number in their highest byte.  The same in all lanes:
+ * said so that the compiler knows it, too. */
+__device__ inline uint32_t piece_descriptor(uint32_t x_at)
 {
-    /* In a cluster addresses have the block's number in their highest byte.  The same in all lanes:
-     * said so that the compiler knows it, too. */
-    const uint32_t low = __reduce_or_sync(0xFFFFFFFFu, (x_at >> 4 & 0x3FFF) | 128 >> 4 << 16);
-    constexpr int n_sets = C::SCALED ? 2 : 1;
-    typename C::group_t g[2];
-    uint32_t w[n_sets][2][4];
+    return __reduce_or_sync(0xFFFFFFFFu, (x_at >> 4 & 0x3FFF) | 128 >> 4 << 16);
+}
+
+/* k = 32 number j: two steps. */
+template <bool BF16, int NT>
+__device__ inline void multiply_both(float (&c)[NT][4], bool add, uint32_t (&w)[2][4], uint32_t low,
+                                     int j)
+{
+    fragments_ready(w);
+    multiply_step<BF16, NT>(c, add, w[0][0], w[1][0], w[0][1], w[1][1],
+                            step_descriptor(low + 2 * j * NT * 16));
+    multiply_step<BF16, NT>(c, true, w[0][2], w[1][2], w[0][3], w[1][3],
+                            step_descriptor(low + (2 * j + 1) * NT * 16));
+    asm volatile("wgmma.commit_group.sync.aligned;");
+}
+
+/* A piece as it is, whose x is at x_at. */
+template <class C, bool BF16, int NT>
+__device__ inline void multiply_plain(C (&codes)[2], uint32_t x_at, uint32_t zero,
+                                      float (&sum)[NT][4])
+{
+    const uint32_t low = piece_descriptor(x_at);
+    const typename C::group_t none = {};
+    uint32_t w[2][4];
 
 #pragma unroll
     for (int j = 0; j < C::PIECE_COLS / 32; j++) {
-        uint32_t(&own)[2][4] = w[j % n_sets];
-
-        if (j >= n_sets)
-            fragments_read<n_sets - 1>();
-        fragments_of<C, BF16>(a, codes, j, scales, scales_at, g, lookup, lane, own);
-        if (!C::SCALED)
-            copy_late(own, zero);
-        fragments_ready(own);
-        multiply_step<BF16, NT>(sum, own[0][0], own[1][0], own[0][1], own[1][1],
-                                step_descriptor(low + 2 * j * NT * 16));
-        multiply_step<BF16, NT>(sum, own[0][2], own[1][2], own[0][3], own[1][3],
-                                step_descriptor(low + (2 * j + 1) * NT * 16));
-        asm volatile("wgmma.commit_group.sync.aligned;");
+        if (j)
+            fragments_read<0>();
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+            codes[r].template pairs<BF16>(j, none, NULL, 0, w[r]);
+        copy_late(w, zero);
+        multiply_both<BF16, NT>(sum, true, w, low, j);
     }
     fragments_read<0>();
+}
+
+/* A chunk of RUNS runs: each is a chain of products from zero, which scale_run() adds to the sum.
+ * Two sets of fragments take turns: one is decoded while the other is multiplied. */
+template <class C, bool BF16, int NT, int RUNS>
+__device__ inline void multiply_runs(const struct decode_job &a, C (&codes)[2],
+                                     const struct wide_scales &s, int scales_at, uint32_t x_at,
+                                     const char *lookup, int lane, typename C::group_t (&g)[2],
+                                     float (&run)[NT][4], float (&sum)[NT][4])
+{
+    const uint32_t low = piece_descriptor(x_at);
+    constexpr int steps = 4 / RUNS; /* products of k = 32 a run */
+    uint32_t w[2][2][4];
+    float scale[2];
+
+    auto end_run = [&] {
+        fragments_read<0>();
+        pin_sums(run);
+        scale_run<NT>(scale, run, sum);
+    };
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        const int own = scales_at + j / steps * s.later;
+        const bool begins = j % steps == 0;
+
+        if (j >= 2 && !begins)
+            fragments_read<1>();
+        fragments_of<C, BF16>(a, codes, j, s, own, begins, g, lookup, lane, w[j % 2]);
+        if (begins) {
+            if (j)
+                end_run();
+            scale[0] = s.scale[own];
+            scale[1] = s.scale[own + UNIT_ROWS];
+        }
+        multiply_both<BF16, NT>(run, !begins, w[j % 2], low, j);
+    }
+    end_run();
+}
+
+/* A piece.  Runs are of a known length, so that the compiler sees which products are on their way.
+ */
+template <class C, bool BF16, int NT>
+__device__ inline void multiply_wide(const struct decode_job &a, C (&codes)[2],
+                                     const struct wide_scales &s, int scales_at, uint32_t x_at,
+                                     const char *lookup, int lane, typename C::group_t (&g)[2],
+                                     float (&run)[NT][4], float (&sum)[NT][4])
+{
+    if constexpr (!C::SCALED)
+        multiply_plain<C, BF16, NT>(codes, x_at, a.n_stages >> 16, sum);
+    else if (a.groups_log < 2)
+        multiply_runs<C, BF16, NT, 2>(a, codes, s, scales_at, x_at, lookup, lane, g, run, sum);
+    else
+        multiply_runs<C, BF16, NT, 4>(a, codes, s, scales_at, x_at, lookup, lane, g, run, sum);
 }
 
 /* ---- the end of a cluster ---- */
@@ -434,7 +494,7 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
     barriers_made();
     if (C::SCALED && a.scale_bytes == 1 && threadIdx.x < 256)
         map[threadIdx.x] = byte_scale(a, threadIdx.x);
-    C::fill_lookup(lookup, a.table);
+    C::template fill_lookup<BF16>(lookup, a.table);
 
     struct wide_scales scales = {};
     if constexpr (C::SCALED) {
@@ -448,8 +508,7 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
         scales.scale = all + (a.n_staged ? warp : block_warp) * n_each * (1 + C::ZERO);
         scales.zero = scales.scale + n_each;
         scales.first = first_group(a, begin);
-        for (int i = 0; i < 4; i++)
-            scales.later[i] = (i << a.groups_log >> 2) * PASS_ROWS;
+        scales.later = a.groups_log ? PASS_ROWS : 0;
         numbers = numbers_of_pass<2>(a, pass, lane);
         __syncthreads(); /* the map is there */
         if (a.n_staged && begin < end)
@@ -460,8 +519,10 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
     __syncthreads();
     wait_for_launch_before();
 
-    float sum[NT][4];
+    typename C::group_t g[2];
+    float sum[NT][4], run[NT][4];
 
+    open_groups<C, BF16, 2>(a, g);
     if (asks)
 #pragma unroll 1
         for (int i = 0; i < a.n_stages && to_ask.more(); i++) {
@@ -469,6 +530,7 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
             to_ask.next();
         }
     clear_sums(sum);
+    clear_sums(run);
     int now = 0;
     bool begun = false;
 #pragma unroll 1
@@ -505,7 +567,7 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
                         multiply_wide<C, BF16, NT>(a, codes[i][k], scales, scales_at,
                                                    ring.xs + ring.stage * wide_chunk<NT>() +
                                                        k * piece_x,
-                                                   lookup, lane, a.n_stages >> 16, sum);
+                                                   lookup, lane, g, run, sum);
                         if (to_load.more())
                             load_codes<C>(rows.codes, to_load.chunk * per_chunk + k, lane,
                                           codes[i][k]);

@@ -191,7 +191,7 @@ template <bool VARIES> struct codes_4 {
     uint32_t word[4];
     typedef struct scale_zero group_t;
 
-    __device__ static void fill_lookup(char *lookup, const float *table)
+    template <bool BF16> __device__ static void fill_lookup(char *lookup, const float *table)
     {
         for (int i = threadIdx.x; i < 256 * TABLE_COPIES / 2; i += blockDim.x) {
             int byte = i / (TABLE_COPIES / 2);
@@ -229,6 +229,47 @@ template <bool VARIES> struct codes_4 {
     }
 };
 
+/* The same of one zero, without scale: pairs as the product takes them, which the table holds
+ * rounded. */
+struct codes_4_bare {
+    static constexpr bool SCALED = true, ZERO = false;
+    static constexpr int N_WORDS = 4, BITS = 4, PIECE_COLS = CHUNK_COLS;
+    static constexpr int N_LOOKUP = 256 * 32 * 4; /* a copy for each lane, its own bank */
+    uint32_t word[4];
+    struct group_t {
+    };
+
+    /* A thread has the copies of a byte; eight lanes at a time are all banks. */
+    template <bool BF16> __device__ static void fill_lookup(char *lookup, const float *table)
+    {
+        for (int byte = threadIdx.x; byte < 256; byte += blockDim.x) {
+            const uint32_t pair = pack_pair<BF16>(table[byte & 15], table[byte >> 4]);
+
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                ((uint4 *)lookup)[8 * byte + (i + byte) % 8] = make_uint4(pair, pair, pair, pair);
+        }
+    }
+    __device__ void load(const uint8_t *chunk, int lane)
+    {
+        uint4 v = load_16(chunk + 16 * lane);
+
+        word[0] = v.x, word[1] = v.y, word[2] = v.z, word[3] = v.w;
+    }
+    template <bool BF16> __device__ static group_t group(float, float, const float *)
+    {
+        return {};
+    }
+    template <bool BF16>
+    __device__ void pairs(int j, const group_t &, const char *lookup, int lane, uint32_t out[4])
+    {
+#pragma unroll
+        for (int b = 0; b < 4; b++) /* 128 times byte b, and the lane's place */
+            out[b] =
+                *(const uint32_t *)(lookup + __dp4a(word[j], 128u << 8 * b, 4u * (uint32_t)lane));
+    }
+};
+
 /* 2 bits: the four finished values of a group are eight bytes, and a permutation picks two. */
 struct codes_2 {
     static constexpr bool SCALED = true, ZERO = true; /* group() wants it */
@@ -238,7 +279,7 @@ struct codes_2 {
         uint32_t low, high; /* values 0 and 1, 2 and 3 */
     };
 
-    __device__ static void fill_lookup(char *, const float *)
+    template <bool BF16> __device__ static void fill_lookup(char *, const float *)
     {
     }
     __device__ void load(const uint8_t *chunk, int lane)
@@ -277,7 +318,7 @@ struct codes_3 {
         uint32_t low[2], high[2];
     };
 
-    __device__ static void fill_lookup(char *, const float *)
+    template <bool BF16> __device__ static void fill_lookup(char *, const float *)
     {
     }
     __device__ void load(const uint8_t *chunk, int lane)
@@ -344,7 +385,7 @@ template <int HIGH> struct codes_4_and {
     uint32_t word[4 + HIGH];
     typedef struct scale_zero group_t;
 
-    __device__ static void fill_lookup(char *, const float *)
+    template <bool BF16> __device__ static void fill_lookup(char *, const float *)
     {
     }
     __device__ void load(const uint8_t *chunk, int lane)
@@ -387,7 +428,7 @@ struct codes_8 {
     uint32_t word[8];
     typedef struct scale_zero group_t;
 
-    __device__ static void fill_lookup(char *, const float *)
+    template <bool BF16> __device__ static void fill_lookup(char *, const float *)
     {
     }
     __device__ void load(const uint8_t *chunk, int lane)
