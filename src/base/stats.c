@@ -73,18 +73,31 @@ static double *sorted(const double *x, int64_t n)
     return copy;
 }
 
-double stats_quantile(const double *x, int64_t n, double q)
+/* Of values in their order. */
+static double quantile_of(const double *s, int64_t n, double q)
 {
-    if (n < 1 || !(q >= 0 && q <= 1))
-        return NAN;
-    double *s = sorted(x, n);
-    if (!s)
+    if (!(q >= 0 && q <= 1))
         return NAN;
     double at = q * (double)(n - 1);
     int64_t i = (int64_t)at;
     double part = at - (double)i;
-    double value = part > 0 && s[i] != s[i + 1] ? s[i] + part * (s[i + 1] - s[i]) : s[i];
+    return part > 0 && s[i] != s[i + 1] ? s[i] + part * (s[i + 1] - s[i]) : s[i];
+}
+
+void stats_quantiles(const double *x, int64_t n, const double *q, int n_q, double *out)
+{
+    double *s = n < 1 ? NULL : sorted(x, n);
+
+    for (int i = 0; i < n_q; i++)
+        out[i] = s ? quantile_of(s, n, q[i]) : NAN;
     free(s);
+}
+
+double stats_quantile(const double *x, int64_t n, double q)
+{
+    double value;
+
+    stats_quantiles(x, n, &q, 1, &value);
     return value;
 }
 

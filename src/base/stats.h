@@ -16,6 +16,8 @@ double stats_skewness(const double *x, int64_t n); /* mean cube / sd^3; NaN with
 double stats_median(const double *x, int64_t n);   /* x stays as it is */
 double stats_quantile(const double *x, int64_t n, double q); /* linear between order statistics,
                                                                 as numpy; a NaN in x gives NaN */
+/* Several at once: out[i] is the quantile q[i]. */
+void stats_quantiles(const double *x, int64_t n, const double *q, int n_q, double *out);
 
 struct estimate {
     int64_t n, n_clusters;

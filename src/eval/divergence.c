@@ -66,14 +66,19 @@ static double log_ratio_of(const struct divergence *d)
 }
 
 /* Percentiles as llama.cpp prints them; linear between order statistics. */
-static struct js *percentiles(double *x, int64_t n)
+static struct js *percentiles(const double *x, int64_t n)
 {
     static const double at[] = { 0, 0.1, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9, 100 };
+    enum { N = sizeof at / sizeof *at };
+    double q[N], values[N];
     struct js *table = js_new_object(), *percent = js_new_array(), *value = js_new_array();
 
-    for (size_t i = 0; i < sizeof at / sizeof *at; i++) {
+    for (int i = 0; i < N; i++)
+        q[i] = at[i] / 100;
+    stats_quantiles(x, n, q, N, values);
+    for (int i = 0; i < N; i++) {
         js_append(percent, js_new_real(at[i]));
-        js_append(value, js_new_real(stats_quantile(x, n, at[i] / 100)));
+        js_append(value, js_new_real(values[i]));
     }
     js_set(table, "percent", percent);
     js_set(table, "value", value);

@@ -63,25 +63,27 @@ static int make_last(struct forward *f, enum phase phase, int64_t first, int64_t
     return 0;
 }
 
-int head_logits(struct forward *f, enum phase phase, int64_t first, int64_t n, struct err *e)
+int head_logits(struct forward *f, enum phase phase, int64_t first, int64_t n, struct tensor *last,
+                struct tensor *logits, struct err *e)
 {
     const struct model *m = f->model;
     struct backend *b = m->backend;
+    const bool is_int8 = m->head.form == WEIGHT_INT8;
     int32_t each[HEAD_ROWS_MAX + 1]; /* LLM.int8: outliers of a row alone, whatever comes with it */
 
-    for (int32_t i = 0; i <= n; i++)
+    for (int32_t i = 0; is_int8 && i <= n; i++)
         each[i] = i;
     const struct linear_args head = {
-        .x = &f->last,
+        .x = last,
         .w = &m->head,
-        .y = &f->logits,
+        .y = logits,
         .n_rows = n,
         .compute = m->head.form == WEIGHT_PLAIN ? m->dtype : m->compute,
         .phase = phase,
-        .segments = { m->head.form == WEIGHT_INT8 ? (int)n : 0, each },
+        .segments = { is_int8 ? (int)n : 0, each },
     };
 
-    if (make_last(f, phase, first, n, &f->last, e) < 0)
+    if (make_last(f, phase, first, n, last, e) < 0)
         return -1;
     return b->ops->linear(b, &head, e) < 0 ? err_in(e, "the head") : 0;
 }
@@ -200,7 +202,7 @@ int head_run(struct forward *f, const struct batch *batch, int64_t n_rows, enum 
         int64_t chunk = n - first < f->head_rows ? n - first : f->head_rows;
         int rc;
 
-        if (head_logits(f, batch->phase, first, chunk, e) < 0)
+        if (head_logits(f, batch->phase, first, chunk, &f->last, &f->logits, e) < 0)
             return -1;
         if (wants_nll(want))
             rc = take_nll(f, first, chunk, out->nll, e);

@@ -59,9 +59,11 @@ int forward_check_ids(const struct forward *f, const int32_t *ids, int64_t n_row
 /* The list to f->forbidden. */
 int head_upload_forbidden(struct forward *f, const int32_t *ids, int n, struct err *e);
 /* After a pass: lists every row that has a next id, as WANT_NLL does, on the device, too; how many.
- * Then the logits of the listed rows first .. first + n - 1 into f->logits, n <= head_rows. */
+ * Then the logits of the listed rows first .. first + n - 1 into `logits`, by way of `last`, where
+ * they stand normed.  Both: room for n rows; n <= head_rows where the head is LLM.int8's. */
 int64_t head_list_rows(struct forward *f, const struct batch *batch, struct err *e);
-int head_logits(struct forward *f, enum phase phase, int64_t first, int64_t n, struct err *e);
+int head_logits(struct forward *f, enum phase phase, int64_t first, int64_t n, struct tensor *last,
+                struct tensor *logits, struct err *e);
 /* From the residual stream of n_rows rows to what is wanted. */
 int head_run(struct forward *f, const struct batch *batch, int64_t n_rows, enum want want,
              const int32_t *forbidden, int n_forbidden, struct forward_out *out, struct err *e);

@@ -48,6 +48,12 @@ static inline int64_t model_part(const struct model *m, int64_t n)
     return m->split.n > 1 ? n / m->split.n : n;
 }
 
+/* Does the work queue up on something else than our processor? */
+static inline bool model_is_on_device(const struct model *m)
+{
+    return m->backend->ops->decode != NULL;
+}
+
 void model_release(struct model *m); /* zero state and twice are fine */
 /* Rows of the embedding, plain or packed: ids on the device, out [>= n_rows, D] of the model dtype.
  */
