@@ -10,6 +10,7 @@
 
 #define N_STORIES 3
 #define N_TURNS   5
+#define GOES_ON   1 /* this turn of each story is what the later ones begin with, all of it */
 #define N_PROMPTS (N_STORIES * N_TURNS + 2)
 #define IDS_MAX   200
 #define N_NEW     12
@@ -98,8 +99,8 @@ static void make_prompts(void)
             n = turn ? 30 : 1;
         for (int k = 0; k < n; k++)
             ids_of[i][k] = any_id(story % N_STORIES + 3, k);
-        if (story < N_STORIES)
-            ids_of[i][n - 1] = any_id(i, 400); /* each turn ends in its own way */
+        if (story < N_STORIES && turn != GOES_ON)
+            ids_of[i][n - 1] = any_id(i, 400); /* turns end in their own way, but for one */
         prompts[i] = (struct generate_prompt){ ids_of[i], n };
     }
 }
@@ -191,9 +192,8 @@ static void compare(const struct model *m, const struct expected *want, const st
               "prompt %d gives the same %d ids (batch %d, %d steps at a time%s%s)", i, want[i].n,
               w->batch_size, w->n_steps, w->alone ? ", nothing shared" : "",
               w->backwards ? ", backwards" : "");
-        CHECK(r->n_shared >= 0 && r->n_shared < prompts[i].n_ids,
-              "of the %d ids of prompt %d the last at least is computed, %d were shared",
-              prompts[i].n_ids, i, r->n_shared);
+        CHECK(r->n_shared >= 0 && r->n_shared <= prompts[i].n_ids,
+              "of the %d ids of prompt %d %d were shared", prompts[i].n_ids, i, r->n_shared);
         *shared += r->n_shared;
     }
     generate_release(got, N_PROMPTS);
@@ -235,29 +235,63 @@ static void every_way_gives_the_same(void **state)
     }
 }
 
-/* In one batch, in the list's order: a turn waits for the first one of its story, not for all. */
+/* Whatever the list's order: the last turn of a story is computed whole, of the others what they
+ * end with, if it is not where the last goes on. */
 static void turns_share_what_they_begin_with(void **state)
 {
+    static const int sizes[] = { 1, 2, 5, N_PROMPTS };
+    struct generate_counts counts;
     struct generate_result got[N_PROMPTS];
-    struct generate_options o = { .batch_size = N_PROMPTS, .max_new_tokens = 2 };
+    struct generate_options o = { .max_new_tokens = N_NEW, .n_steps = 1, .counts = &counts };
     struct err e = ERR_INIT;
     struct model m;
 
     (void)state;
     make_model(0, &m);
-    CHECK_OK(generate(&m, prompts, N_PROMPTS, &o, got, &e), e);
-    for (int i = 0; i < N_STORIES * N_TURNS; i++) {
-        /* All of an earlier turn but the id that it ends with. */
-        int least = i % N_TURNS ? prompts[i - i % N_TURNS].n_ids - 1 : 0;
+    for (int k = 0; k < 4; k++) {
+        int64_t n_rows = 0;
 
-        CHECK(i % N_TURNS ? got[i].n_shared >= least : got[i].n_shared == 0,
-              "turn %d of story %d shares %d ids", i % N_TURNS, i / N_TURNS, got[i].n_shared);
+        o.batch_size = sizes[k];
+        CHECK_OK(generate(&m, prompts, N_PROMPTS, &o, got, &e), e);
+        for (int i = 0; i < N_STORIES * N_TURNS; i++) {
+            const int turn = i % N_TURNS, n = prompts[i].n_ids, shared = got[i].n_shared;
+
+            CHECK(turn == N_TURNS - 1 ? shared < 16 : shared == n - (turn != GOES_ON),
+                  "turn %d of story %d shares %d of %d ids in batches of %d", turn, i / N_TURNS,
+                  shared, n, sizes[k]);
+        }
+        CHECK(got[N_PROMPTS - 1].n_shared == 30,
+              "the beginning of a story costs nothing (%d of 30)", got[N_PROMPTS - 1].n_shared);
+        for (int i = 0; i < N_PROMPTS; i++)
+            n_rows += prompts[i].n_ids - got[i].n_shared;
+        CHECK(counts.n_rows == n_rows, "%lld rows are computed, %lld were not shared",
+              (long long)counts.n_rows, (long long)n_rows);
+        CHECK(k > 0 || !counts.n_copied, "what is in the slot is not copied");
+        generate_release(got, N_PROMPTS);
     }
-    CHECK(got[N_PROMPTS - 1].n_shared == 29,
-          "a prompt that others go on from computes its last "
-          "id alone (%d shared)",
-          got[N_PROMPTS - 1].n_shared);
-    generate_release(got, N_PROMPTS);
+    CHECK(counts.n_steps == N_NEW - 1 && counts.n_fed == N_PROMPTS * (N_NEW - 1),
+          "%lld steps, each of all prompts", (long long)counts.n_steps);
+    model_release(&m);
+}
+
+/* A slot for which no story is left helps with another's turns. */
+static void no_slot_stays_empty(void **state)
+{
+    struct generate_counts counts;
+    struct generate_result got[N_TURNS];
+    struct generate_options o = {
+        .batch_size = 3, .max_new_tokens = N_NEW, .n_steps = 1, .counts = &counts
+    };
+    struct err e = ERR_INIT;
+    struct model m;
+
+    (void)state;
+    make_model(0, &m);
+    CHECK_OK(generate(&m, prompts, N_TURNS, &o, got, &e), e);
+    CHECK(counts.n_steps == 2 * (N_NEW - 1), "five turns by three slots: two rounds (%lld steps)",
+          (long long)counts.n_steps);
+    CHECK(counts.n_copied > 0, "of one story");
+    generate_release(got, N_TURNS);
     model_release(&m);
 }
 
@@ -449,6 +483,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_way_gives_the_same),
         cmocka_unit_test(turns_share_what_they_begin_with),
+        cmocka_unit_test(no_slot_stays_empty),
         cmocka_unit_test(dynamic_rope_shares_short_prompts_alone),
         cmocka_unit_test(a_device_gives_the_same),
         cmocka_unit_test(decode_is_told_everything),

@@ -270,11 +270,8 @@ static void every_turn_is_a_document(void **state)
           "the golds are of the turn that is asked");
     size_t *at = coqa_pick_turns(&set, &o, 0, &n);
     CHECK(n == 3 && at[2] == 2, "all of them");
-    size_t *order = coqa_running_order(&set, at, n);
-    CHECK(order[0] == 1 && order[1] == 0 && order[2] == 2, "a story's last turn runs first");
     CHECK(memcmp(set.at[1].prompt, set.at[0].prompt, set.at[0].n_prompt * sizeof(int32_t)) == 0,
-          "its prompt begins with the one before");
-    free(order);
+          "a turn's prompt begins with the one before");
     free(at);
     o.limit = 1;
     at = coqa_pick_turns(&set, &o, 0, &n);

@@ -19,7 +19,6 @@
 #define QUESTIONS_MAX 64
 #define PIECE         2048 /* ids of a request in one pass */
 #define ROWS          2048 /* of a pass, about */
-#define DEVICE_PART   8    /* of what is free on a device */
 
 struct runner {
     const struct choice_set *set;
@@ -56,17 +55,6 @@ static int32_t inputs_of(const struct choice_request *q)
 
 /* ---- memory ---- */
 
-/* Ranks share a host and take little; a device is ours. */
-static int64_t room_for(const struct model *m)
-{
-    struct err e = ERR_INIT;
-    int64_t n_bytes;
-
-    if (m->backend->ops->decode && backend_free_bytes(m->backend, &n_bytes, &e) == 0 && n_bytes > 0)
-        return n_bytes / DEVICE_PART;
-    return profile_batch_bytes(m);
-}
-
 static int64_t rows_for(const struct runner *r, int size)
 {
     return most(r->piece, least(ROWS, size * r->longest));
@@ -74,7 +62,7 @@ static int64_t rows_for(const struct runner *r, int size)
 
 static int size_for(const struct runner *r, const struct model *m, int64_t n)
 {
-    int64_t room = room_for(m);
+    int64_t room = profile_batch_bytes(m);
     int size = (int)least(n, QUESTIONS_MAX);
 
     while (size > 1 && (int64_t)(forward_bytes(m, rows_for(r, size), size) +

@@ -95,14 +95,14 @@ static int score_document(const struct task_context *c, const struct coqa_docume
     return 0;
 }
 
-/* Positions 0 .. n-1 in a drawn order (tests). */
-static size_t *drawn_order(size_t n, int64_t seed)
+/* Positions 0 .. n-1, or in a drawn order (tests). */
+static size_t *running_order(size_t n, bool shuffle, int64_t seed)
 {
     size_t *order = mem_array(n, sizeof *order);
 
     for (size_t i = 0; i < n; i++)
         order[i] = i;
-    for (size_t i = 0; i + 1 < n; i++) {
+    for (size_t i = 0; shuffle && i + 1 < n; i++) {
         size_t k = i + rng_below((uint64_t)seed, RNG_TEST, i, n - i), x = order[i];
         order[i] = order[k];
         order[k] = x;
@@ -125,7 +125,7 @@ static int batch_for(const struct task_context *c, const struct generate_prompt 
 static int answer_all(const struct task_context *c, const struct coqa_set *set,
                       const size_t *picked, size_t n, struct coqa_item *items, struct err *e)
 {
-    size_t *order = c->shuffle ? drawn_order(n, c->seed) : coqa_running_order(set, picked, n);
+    size_t *order = running_order(n, c->shuffle, c->seed);
     struct generate_prompt *prompts = mem_array(n, sizeof *prompts);
     struct generate_result *results = mem_array(n, sizeof *results);
     struct stopper stopper = { .c = c, .n_ids = tokenizer_size(c->tokenizer) };
@@ -133,7 +133,8 @@ static int answer_all(const struct task_context *c, const struct coqa_set *set,
                                   .eos_ids = c->model->config.eos_ids,
                                   .n_eos = c->model->config.n_eos,
                                   .stop = answer_stops,
-                                  .context = &stopper };
+                                  .context = &stopper,
+                                  .counts = c->counts };
 
     stopper.has_line_end = mem_array(stopper.n_ids, 1);
     for (size_t i = 0; i < n; i++) {

@@ -49,10 +49,6 @@ size_t *coqa_pick(size_t n, int64_t limit, bool random, int64_t seed, size_t *n_
 size_t *coqa_pick_turns(const struct coqa_set *s, const struct coqa_options *o, int64_t seed,
                         size_t *n_picked);
 
-/* Positions in `picked` in the order to run them, malloc'ed: a story's last turn first.  What its
- * prompt left in the cache is what the other turns' prompts begin with, all of them at once. */
-size_t *coqa_running_order(const struct coqa_set *s, const size_t *picked, size_t n);
-
 int coqa_options(const struct js *options, struct coqa_options *o, struct err *e); /* checked */
 
 /* The official evaluation of a file of predictions ([{ "id", "turn_id", "answer" }, ...]): its

@@ -380,18 +380,3 @@ size_t *coqa_pick_turns(const struct coqa_set *s, const struct coqa_options *o, 
     *n_picked = n;
     return at;
 }
-
-size_t *coqa_running_order(const struct coqa_set *s, const size_t *picked, size_t n)
-{
-    size_t *order = mem_array(n, sizeof *order), story = 0, end;
-
-    for (size_t begin = 0; begin < n; begin = end) {
-        while (s->first[story + 1] <= picked[begin])
-            story++;
-        for (end = begin + 1; end < n && picked[end] < s->first[story + 1]; end++)
-            ;
-        for (size_t i = begin; i < end; i++)
-            order[i] = begin + end - 1 - i;
-    }
-    return order;
-}

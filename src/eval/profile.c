@@ -4,6 +4,7 @@
 #include <string.h>
 
 #define BATCH_BYTES_MAX ((int64_t)256 << 20)
+#define BATCH_PART      8 /* of what is free */
 
 static const struct {
     const char *name;
@@ -55,6 +56,7 @@ int profile_encode(const struct profile *p, const struct tokenizer *t, const str
     return profile_check_ids(c, out->ids + before, out->n - before, e);
 }
 
+/* Ranks share a host and take little; a device is ours. */
 int64_t profile_batch_bytes(const struct model *m)
 {
     struct err e = ERR_INIT;
@@ -62,8 +64,8 @@ int64_t profile_batch_bytes(const struct model *m)
 
     if (backend_free_bytes(m->backend, &n_bytes, &e) < 0 || n_bytes <= 0)
         return BATCH_BYTES_MAX / 4; /* a device that does not say: little */
-    int64_t part = n_bytes / 8;
-    return part < BATCH_BYTES_MAX ? part : BATCH_BYTES_MAX;
+    int64_t part = n_bytes / BATCH_PART;
+    return part < BATCH_BYTES_MAX || model_is_on_device(m) ? part : BATCH_BYTES_MAX;
 }
 
 int profile_batch_size(const struct model *m, int asked, size_t bytes_each, int most)

@@ -10,8 +10,8 @@ int profile_encode(const struct profile *p, const struct tokenizer *t, const str
                    const char *text, size_t n_bytes, struct token_ids *out, struct err *e);
 int profile_check_ids(const struct config *c, const int32_t *ids, size_t n, struct err *e);
 
-/* Bytes that the sequences of a batch may take together: a part of what is free, and a modest
- * one, so that several ranks fit on one host.  Never changes a result. */
+/* Bytes that the sequences of a batch may take together: a part of what is free, and on a host,
+ * where several ranks are to fit, a modest one.  Never changes a result. */
 int64_t profile_batch_bytes(const struct model *m);
 /* Sequences at a time: as asked, or what fits in that many bytes; 1 to most. */
 int profile_batch_size(const struct model *m, int asked, size_t bytes_each, int most);

@@ -8,6 +8,7 @@
 
 #include "base/js.h"
 #include "base/memory.h"
+#include "model/generate.h"
 #include "model/model.h"
 #include "tokenizer/tokenizer.h"
 
@@ -26,9 +27,10 @@ struct task_context { /* of one job */
     const struct model *base; /* the unquantized model, where the task needs it */
     const struct tokenizer *tokenizer;
     const struct profile *profile;
-    int64_t seed;   /* what a random subset is drawn by */
-    int batch_size; /* 0: from free memory */
-    bool shuffle;   /* run items in a drawn order (tests); results never change */
+    int64_t seed;                   /* what a random subset is drawn by */
+    int batch_size;                 /* 0: from free memory */
+    bool shuffle;                   /* run items in a drawn order (tests); results never change */
+    struct generate_counts *counts; /* what generating took (tests, benchmarks); may be NULL */
 };
 
 struct task {

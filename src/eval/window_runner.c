@@ -13,7 +13,8 @@
 #include <string.h>
 
 #define BATCH_MAX 32
-#define WHOLE_MAX 4096 /* ids of a window that runs in one pass */
+#define ROWS_MAX  16384 /* of a pass, where the number of windows is ours to choose */
+#define WHOLE_MAX 4096  /* ids of a window that runs in one pass */
 #define PIECE     2048
 
 struct window_runner {
@@ -37,6 +38,8 @@ static int size_for(const struct model *m, const struct windows *w, int64_t piec
         return 1;
     if (asked > 0)
         return asked < w->n ? asked : (int)w->n;
+    while (most > 1 && most * piece > ROWS_MAX)
+        most--;
     while (most > 1 && (int64_t)(forward_bytes(m, most * piece, most) +
                                  kv_cache_bytes(m, most, w->longest)) > room)
         most--;

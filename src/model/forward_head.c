@@ -33,7 +33,8 @@ static int64_t list_rows(struct forward *f, const struct batch *batch, enum want
         int32_t last = f->first_row[s + 1] - 1;
 
         for (int32_t row = last_only ? last : f->first_row[s]; row <= last; row++) {
-            int32_t id = wants_nll(want) ? target_of(batch, row, row == last) : 0;
+            int32_t id =
+                wants_nll(want) || want == WANT_ARGMAX ? target_of(batch, row, row == last) : 0;
             if (id < 0)
                 continue;
             wanted[n] = row;
@@ -151,11 +152,16 @@ static int take_argmax(struct forward *f, int64_t first, int64_t n, int n_forbid
 }
 
 /* The likeliest ids of chunk rows, likewise. */
-static int take_likeliest(struct forward *f, int64_t first, int64_t n, int32_t *out, struct err *e)
+static int take_likeliest(struct forward *f, int64_t first, int64_t n, int n_forbidden,
+                          int32_t *out, struct err *e)
 {
     struct backend *b = f->model->backend;
     const int32_t *wanted = f->host_numbers + NUMBER_WANTED * f->max_rows + first;
-    const struct argmax_args a = { .logits = &f->logits, .n_rows = n, .out = f->next };
+    const struct argmax_args a = { .logits = &f->logits,
+                                   .n_rows = n,
+                                   .forbidden = n_forbidden ? f->forbidden : NULL,
+                                   .n_forbidden = n_forbidden,
+                                   .out = f->next };
     int32_t ids[HEAD_ROWS_MAX];
 
     if (b->ops->argmax(b, &a, e) < 0 ||
@@ -194,7 +200,8 @@ int head_run(struct forward *f, const struct batch *batch, int64_t n_rows, enum 
         out->nll[row] = NAN;
     if (b->ops->upload(b, f->numbers + offset, f->host_numbers + offset, n_bytes, e) < 0)
         return -1;
-    if (want == WANT_LAST_ARGMAX && head_upload_forbidden(f, forbidden, n_forbidden, e) < 0)
+    if ((want == WANT_LAST_ARGMAX || want == WANT_ARGMAX) &&
+        head_upload_forbidden(f, forbidden, n_forbidden, e) < 0)
         return -1;
     if (want == WANT_NLL && b->ops->linear_nll && f->model->head.form == WEIGHT_PLAIN)
         return n ? stream_nll(f, batch->phase, n, out->nll, e) : b->ops->sync(b, e);
@@ -208,11 +215,13 @@ int head_run(struct forward *f, const struct batch *batch, int64_t n_rows, enum 
             rc = take_nll(f, first, chunk, out->nll, e);
         else if (want == WANT_LAST_ARGMAX)
             rc = take_argmax(f, first, chunk, n_forbidden, e);
+        else if (want == WANT_ARGMAX)
+            rc = take_likeliest(f, first, chunk, n_forbidden, out->next_ids, e);
         else
             rc = b->ops->download(b, out->logits + first * vocab, f->logits.data,
                                   (size_t)(chunk * vocab) * sizeof(float), e);
         if (rc == 0 && want == WANT_NLL_GREEDY)
-            rc = take_likeliest(f, first, chunk, out->next_ids, e);
+            rc = take_likeliest(f, first, chunk, 0, out->next_ids, e);
         if (rc < 0)
             return -1;
     }

@@ -1,5 +1,6 @@
 /* generate.h - greedy generation of many prompts, continuously batched: a sequence that is
- * finished leaves, the next one enters.  Prompts that begin alike share what they begin with.
+ * finished leaves, the next one enters, in an order of our own.  Prompts that begin alike share
+ * what they begin with.
  * Each result depends on its prompt alone. */
 #pragma once
 
@@ -8,6 +9,13 @@
 struct generate_prompt {
     const int32_t *ids;
     int32_t n_ids;
+};
+
+/* What was done for all prompts together. */
+struct generate_counts {
+    int64_t n_passes, n_rows;        /* over pieces of prompts */
+    int64_t n_copied;                /* ids whose keys and values went from slot to slot */
+    int64_t n_looks, n_steps, n_fed; /* calls for steps, their steps, ids fed in them */
 };
 
 struct generate_options {
@@ -22,12 +30,14 @@ struct generate_options {
     void *context;
     int n_steps;        /* ids of a sequence between two looks at it; 0: as suits the device */
     bool share_nothing; /* compute every prompt from its first id on, whatever others began with */
+    struct generate_counts *counts; /* NULL: not asked for */
 };
 
 struct generate_result {
     int32_t *ids; /* malloc'ed; without the eos */
     int32_t n_ids;
-    int32_t n_shared; /* ids of the prompt whose keys and values came from another's */
+    int32_t n_shared; /* ids of the prompt whose keys and values came from another's; all of them
+                         where the first new id came from there, too */
     bool broken;      /* a logit was NaN: generation stopped there */
 };
 

@@ -128,12 +128,13 @@ struct batch {
      * what is in the slot once these are. */
     const int32_t *length; /* [n_seqs] */
     /* WANT_NLL, WANT_NLL_GREEDY: the id that each row predicts, -1: the row is not scored.  NULL:
-     * the next id of its sequence. */
+     * the next id of its sequence.  WANT_ARGMAX: -1: the row is not asked. */
     const int32_t *targets; /* [T] */
 };
 
 enum want {
     WANT_LAST_ARGMAX, /* greedy next id of each sequence: next_ids [n_seqs] */
+    WANT_ARGMAX,      /* greedy next id of each row that is asked: next_ids [T] */
     WANT_LAST_LOGITS, /* logits of each sequence's last row: logits [n_seqs, V] */
     WANT_ALL_LOGITS,  /* logits of every row: logits [T, V]; small models and tests */
     WANT_NLL,         /* nll of ids[t + 1] at every row t but each sequence's last: nll [T],
@@ -152,7 +153,7 @@ void forward_close(struct forward *f);
 size_t forward_bytes(const struct model *m, int64_t max_rows, int max_seqs);
 
 struct forward_out {
-    int32_t *next_ids; /* host, [n_seqs]; WANT_NLL_GREEDY: [T] */
+    int32_t *next_ids; /* host, [n_seqs]; WANT_ARGMAX, WANT_NLL_GREEDY: [T] */
     float *logits;     /* host */
     float *nll;        /* host, [T] */
 };
