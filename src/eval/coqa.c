@@ -95,6 +95,30 @@ static int score_document(const struct task_context *c, const struct coqa_docume
     return 0;
 }
 
+/* results[i] belongs to item order[i].  Side by side; of several errors the first item's is told.
+ */
+static int score_all(const struct task_context *c, const struct coqa_set *set, const size_t *picked,
+                     const size_t *order, const struct generate_result *results, size_t n,
+                     struct coqa_item *items, struct err *e)
+{
+    size_t bad = n, which = 0;
+
+#pragma omp parallel for schedule(dynamic, 16)
+    for (size_t i = 0; i < n; i++) {
+        const size_t item = order[i];
+        struct err own = ERR_INIT;
+
+        if (score_document(c, &set->at[picked[item]], &results[i], &items[item], &own) == 0)
+            continue;
+#pragma omp critical
+        if (item < bad) {
+            bad = item;
+            which = i;
+        }
+    }
+    return bad < n ? score_document(c, &set->at[picked[bad]], &results[which], &items[bad], e) : 0;
+}
+
 /* Positions 0 .. n-1, or in a drawn order (tests). */
 static size_t *running_order(size_t n, bool shuffle, int64_t seed)
 {
@@ -143,8 +167,8 @@ static int answer_all(const struct task_context *c, const struct coqa_set *set,
     }
     o.batch_size = batch_for(c, prompts, n);
     int rc = generate(c->model, prompts, (int)n, &o, results, e);
-    for (size_t i = 0; i < n && rc == 0; i++)
-        rc = score_document(c, &set->at[picked[order[i]]], &results[i], &items[order[i]], e);
+    if (rc == 0)
+        rc = score_all(c, set, picked, order, results, n, items, e);
     generate_release(results, (int)n);
     free(stopper.has_line_end);
     free(results);
