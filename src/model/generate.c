@@ -545,8 +545,19 @@ static int run_pass(struct generation *g, struct err *e)
     return 0;
 }
 
-/* Steps until the next look at n sequences.  The longer answers have been so far, the more: a
- * quarter of an answer may be thrown away. */
+/* The longer answers have been so far, the more: a third of an answer may be thrown away.  But no
+ * part of one that goes on to the end: its steps come in equal parts. */
+static int64_t steps_until_look(const struct generation *g)
+{
+    const int64_t full = most(1, g->o->max_new_tokens - 1);
+    const int64_t wanted =
+        least(g->n_steps, 1 + (g->n_ended ? g->n_new / g->n_ended / 3 : g->n_steps / 2));
+    const int64_t n_looks = (full + wanted - 1) / wanted;
+
+    return (full + n_looks - 1) / n_looks;
+}
+
+/* Steps until the next look at n sequences. */
 static int steps_for(const struct generation *g, bool ending, int n)
 {
     int64_t longest = 0, until_ending = INT32_MAX, wanted = g->n_steps;
@@ -557,7 +568,7 @@ static int steps_for(const struct generation *g, bool ending, int n)
         until_ending = least(until_ending, g->o->min_new_tokens - n_new);
     }
     if (!g->o->n_steps && (g->o->stop || g->o->n_eos))
-        wanted = least(wanted, 1 + (g->n_ended ? g->n_new / g->n_ended / 4 : 3));
+        wanted = steps_until_look(g);
     return (int)least(least(wanted, longest), ending ? longest : until_ending);
 }
 
