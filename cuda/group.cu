@@ -22,6 +22,7 @@
 #include "overlap.cuh"
 
 extern "C" {
+#include "backend/group.h"
 #include "backend/meeting.h"
 #include "base/memory.h"
 }
@@ -29,10 +30,11 @@ extern "C" {
 #include <stdio.h>
 #include <stdlib.h>
 
-#define MEMBERS_MOST 8
-#define LINES        16384             /* of a small call, from one member */
-#define LARGE_BYTES  ((size_t)8 << 20) /* of a large call, from one member */
-#define LARGE_BLOCKS 64
+/* Of a call, from one member. */
+#define MEMBERS_MOST INBOX_MEMBERS
+#define LINES        INBOX_LINES
+#define LARGE_BYTES  INBOX_LARGE_BYTES
+#define LARGE_BLOCKS INBOX_FLAGS
 #define N_THREADS    512
 #define HOST_ROOM    ((size_t)4 << 20)
 #define BROKEN_EVERY 4096 /* looks at the inbox */
@@ -43,6 +45,7 @@ struct inbox {
     uint4 lines[2][MEMBERS_MOST][LINES];
     char large[2][MEMBERS_MOST][LARGE_BYTES];
 };
+static_assert(sizeof(struct inbox) == INBOX_BYTES, "what a dry run counts");
 
 struct cuda_members {
     struct meeting *meeting;
@@ -432,12 +435,16 @@ static bool no_peers(void)
 }
 
 /* Its own memory of the driver's, kept until the end: another process may have it open. */
-static bool open_own(struct cuda_members *m, struct address *out)
+static bool open_own(struct cuda_state *s, struct address *out)
 {
+    struct cuda_members *m = s->members;
     cudaError_t rc = cudaSuccess;
 
-    if (!m->own)
+    if (!m->own) {
         rc = cudaMalloc((void **)&m->own, sizeof *m->own);
+        if (rc == cudaSuccess)
+            backend_adopt(s->backend, MEM_SCRATCH, m->own, sizeof *m->own);
+    }
     if (rc == cudaSuccess && !m->counter)
         rc = cudaMalloc((void **)&m->counter, 2 * sizeof *m->counter);
     if (rc == cudaSuccess)
@@ -511,12 +518,13 @@ static void close_others(struct cuda_members *m)
 
 /* All members can reach each other, or none uses it.  Once this is over, everybody has opened what
  * there is. */
-static int reach_others(struct cuda_members *m, const struct group_seat *seat, struct err *e)
+static int reach_others(struct cuda_state *s, const struct group_seat *seat, struct err *e)
 {
+    struct cuda_members *m = s->members;
     struct address own = {}, all[MEMBERS_MOST];
     int64_t can[MEMBERS_MOST];
 
-    own.can = open_own(m, &own) && register_broken(m);
+    own.can = open_own(s, &own) && register_broken(m);
     if (seat->swap(seat->context, &own, sizeof own, all, e) < 0)
         return -1;
     if (meeting_tell(m->meeting, open_others(m, seat, all), can, e) < 0)
@@ -537,7 +545,7 @@ static int group_join(struct backend *b, const struct group_seat *seat, struct e
     if (!m)
         m = s->members = (struct cuda_members *)mem_alloc(sizeof *m);
     m->n_joined++;
-    if (meeting_open(&m->meeting, seat, HOST_ROOM, e) < 0 || reach_others(m, seat, e) < 0)
+    if (meeting_open(&m->meeting, seat, HOST_ROOM, e) < 0 || reach_others(s, seat, e) < 0)
         return -1;
     return 0;
 }
@@ -565,6 +573,7 @@ void cuda_members_close(struct cuda_state *s)
     if (!m)
         return;
     group_leave(s->backend);
+    backend_disown(s->backend, m->own);
     cudaFree(m->own);
     cudaFree(m->counter);
     free(m);

@@ -1,6 +1,7 @@
 /* prepare.c - see prepare.h. */
 #include "prepare.h"
 
+#include "backend/group.h"
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/log.h"
@@ -341,6 +342,7 @@ int prepare_cost(const struct prepared *p, const char *backend, const struct job
                       (int64_t)dtype_bytes(p->config.stored_dtype) / n_parts,
         .quantized = strcmp(spec.method, "none") != 0,
         .model_bytes = sizes->model_bytes / n_parts,
+        .scratch_bytes = backend_group_bytes(backend, n_parts),
         .calibration_flops =
             looks ? calibration_flops(&p->config, &spec, calibration_tokens(&plan) / n_parts) : 0,
         .quality = j->quality,

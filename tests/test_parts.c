@@ -5,10 +5,12 @@
 #include "check.h"
 #include "members.h"
 
+#include "backend/group.h"
 #include "base/memory.h"
 #include "model/model.h"
 #include "quant/quant.h"
 
+#include <math.h>
 #include <string.h>
 #include <time.h>
 
@@ -108,6 +110,8 @@ static int collect_all(struct member *m, const void *what, struct err *e)
     int64_t all[MEMBERS_MOST], free_bytes;
 
     (void)what;
+    if ((int64_t)m->backend.mem.now[MEM_SCRATCH] != backend_group_bytes(members_backend(), m->n))
+        return err_set(e, ERR_INPUT, "%zu bytes in the account", m->backend.mem.now[MEM_SCRATCH]);
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
         if (collect_block(m, &blocks[i], e) < 0)
             return -1;
@@ -121,6 +125,12 @@ static int collect_all(struct member *m, const void *what, struct err *e)
     if (backend_first_says(&m->backend, m->index == 0) != true ||
         backend_first_says(&m->backend, m->index != 0) != false)
         return err_set(e, ERR_INPUT, "the first decides");
+    if (!backend_any_says(&m->backend, m->index == m->n - 1) ||
+        backend_any_says(&m->backend, false))
+        return err_set(e, ERR_INPUT, "each is heard");
+    if (backend_sum(&m->backend, 0.5 + m->index) != 0.5 * m->n * m->n ||
+        !isnan(backend_sum(&m->backend, m->index ? 1 : NAN)))
+        return err_set(e, ERR_INPUT, "numbers are added up");
     if (backend_free_bytes(&m->backend, &free_bytes, e) < 0)
         return -1;
     member_give(m, &free_bytes, sizeof free_bytes);
@@ -509,7 +519,7 @@ static void check_calibrating(const struct calibrating *c)
 
 static void a_group_shares_the_calibration_set(void **state)
 {
-    static const int n_windows[] = { 1, 5, 11 };
+    static const int n_windows[] = { 1, 5 };
 
     (void)state;
     want_two();
@@ -519,7 +529,7 @@ static void a_group_shares_the_calibration_set(void **state)
 
             check_calibrating(&c);
         }
-    const struct calibrating host = { .spec = N_SPECS - 2, .n_windows = 3, .on_host = true };
+    const struct calibrating host = { .spec = N_SPECS - 2, .n_windows = 11, .on_host = true };
     check_calibrating(&host);
 }
 

@@ -1,6 +1,7 @@
 /* backend.c - the list of backends, and the account of what their memory is used for. */
 #include "backend/backend.h"
 
+#include "backend/group.h"
 #include "base/memory.h"
 
 #include <assert.h>
@@ -272,19 +273,32 @@ static size_t job_bytes(const struct mem_account *m)
     return m->now[MEM_WEIGHTS] + m->now[MEM_CACHE] + m->now[MEM_SCRATCH];
 }
 
-int backend_alloc(struct backend *b, enum mem_tag tag, size_t n_bytes, void **out, struct err *e)
+void backend_adopt(struct backend *b, enum mem_tag tag, void *p, size_t n_bytes)
 {
     struct mem_account *m = &b->mem;
 
-    *out = NULL;
-    if (b->ops->alloc(b, n_bytes, out, e) < 0)
-        return err_in(e, "%s", tag_names[tag]);
-    remember(b, (struct live){ .address = *out, .n_bytes = n_bytes, .tag = tag });
+    remember(b, (struct live){ .address = p, .n_bytes = n_bytes, .tag = tag });
     m->now[tag] += n_bytes;
     if (m->now[tag] > m->peak[tag])
         m->peak[tag] = m->now[tag];
     if (job_bytes(m) > m->job_peak)
         m->job_peak = job_bytes(m);
+}
+
+void backend_disown(struct backend *b, void *p)
+{
+    if (!p)
+        return;
+    struct live entry = forget(b, p);
+    b->mem.now[entry.tag] -= entry.n_bytes;
+}
+
+int backend_alloc(struct backend *b, enum mem_tag tag, size_t n_bytes, void **out, struct err *e)
+{
+    *out = NULL;
+    if (b->ops->alloc(b, n_bytes, out, e) < 0)
+        return err_in(e, "%s", tag_names[tag]);
+    backend_adopt(b, tag, *out, n_bytes);
     return 0;
 }
 
@@ -292,8 +306,7 @@ void backend_free(struct backend *b, void *p)
 {
     if (!p)
         return;
-    struct live entry = forget(b, p);
-    b->mem.now[entry.tag] -= entry.n_bytes;
+    backend_disown(b, p);
     b->ops->free(b, p);
 }
 

@@ -2,6 +2,7 @@
  * is measured once, so that a drifting clock rate does not look like a difference between them. */
 #include "bench/bench.h"
 
+#include "backend/group.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -55,7 +56,8 @@ static int measure_memory(const struct model *m, const struct point *p, int64_t 
         point_measure(&run, p, &ignored, e) < 0)
         goto out;
     out->cache_bytes = (int64_t)(account->peak[MEM_CACHE] - before.now[MEM_CACHE]);
-    out->scratch_bytes = (int64_t)(account->peak[MEM_SCRATCH] - before.now[MEM_SCRATCH]);
+    out->scratch_bytes = (int64_t)(account->peak[MEM_SCRATCH] - before.now[MEM_SCRATCH]) +
+                         backend_group_bytes(m->backend->ops->name, m->backend->n_members);
     rc = 0;
 out:
     forward_close(run.forward);

@@ -1,12 +1,13 @@
 /* group.c - processes on one host that work on one job together: parts of a matrix are brought to
  * all of them through memory that they share. */
+#include "backend/group.h"
 #include "backend/meeting.h"
 #include "cpu/cpu.h"
 
 #include <assert.h>
 #include <string.h>
 
-#define ROOM_BYTES ((size_t)1 << 20)
+#define ROOM_BYTES GROUP_CPU_ROOM
 
 static struct meeting *meeting_of(const struct backend *b)
 {
@@ -17,13 +18,17 @@ static int group_join(struct backend *b, const struct group_seat *seat, struct e
 {
     struct cpu_state *s = b->state;
 
-    return meeting_open(&s->meeting, seat, ROOM_BYTES, e);
+    if (meeting_open(&s->meeting, seat, ROOM_BYTES, e) < 0)
+        return -1;
+    backend_adopt(b, MEM_SCRATCH, s->meeting, 2 * ROOM_BYTES);
+    return 0;
 }
 
 static void group_leave(struct backend *b)
 {
     struct cpu_state *s = b->state;
 
+    backend_disown(b, s->meeting);
     meeting_close(s->meeting);
     s->meeting = NULL;
 }

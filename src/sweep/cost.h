@@ -33,7 +33,7 @@ struct cost_input {
     /* Of the experiment. */
     bool quantized;
     int64_t model_bytes;      /* as quant_sizes_of() counts */
-    int64_t scratch_bytes;    /* working memory of the largest call */
+    int64_t scratch_bytes;    /* what a device holds for the group it works in */
     double calibration_flops; /* of methods that look at text: layers, Hessians, searches */
 
     /* Of the tasks; 0 where not asked for. */
