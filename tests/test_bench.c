@@ -1,6 +1,8 @@
 /* test_bench.c - the protocol on a small random model: shapes, counts and bytes, not times. */
 #include "check.h"
+#include "members.h"
 
+#include "backend/group.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/rng.h"
@@ -419,7 +421,7 @@ static void test_pieces(void **state)
 
 /* ---- a device that tells how it does ---- */
 
-static double began_s, clock_of_look;
+static double began_s, clock_of_look, watt_of_counter = 100;
 static int n_looks;
 static bool has_counter;
 
@@ -436,7 +438,7 @@ static int pretend_health(struct backend *b, struct device_health *out, struct e
 static int pretend_energy(struct backend *b, double *joule, struct err *e)
 {
     (void)b, (void)e;
-    *joule = has_counter ? 5 * floor((clock_seconds() - began_s) / 0.05) : NAN;
+    *joule = has_counter ? 0.05 * watt_of_counter * floor((clock_seconds() - began_s) / 0.05) : NAN;
     return 0;
 }
 
@@ -545,9 +547,68 @@ static void test_energy(void **state)
     js_release(out);
 }
 
+/* Member k draws 100 (k + 1) W; the one that `what` names has no counter. */
+static int measure_member(struct member *m, const void *what, struct err *e)
+{
+    struct bench_options o = options();
+    struct js *out = js_new_object();
+    double numbers[4] = { NAN };
+
+    (void)e;
+    backend = m->backend;
+    o.energy = true;
+    o.n_prefill = o.n_batch = 1;
+    has_counter = m->index != *(const int *)what;
+    watt_of_counter = 100 * (m->index + 1);
+    run_watched(&o, out);
+    const struct js *energy = js_get(out, "energy");
+    if (energy) {
+        numbers[0] = js_real(js_get(energy, "watt"));
+        numbers[1] = js_real(js_get(energy, "idle_watt"));
+        numbers[2] = js_real(js_get(energy, "seconds"));
+        numbers[3] =
+            js_real(js_get(energy, "joule_per_token")) * (double)js_int(js_get(energy, "n_tokens"));
+    }
+    member_give(m, numbers, sizeof numbers);
+    const int64_t bytes[] = { member(out, "scratch_bytes"),
+                              strstr(backend.notes, "energy: not told by a device of the group") !=
+                                  NULL };
+    member_give(m, bytes, sizeof bytes);
+    m->backend = backend;
+    js_release(out);
+    return 0;
+}
+
+static void test_groups(void **state)
+{
+    const int nobody = -1, second = 1;
+    double numbers[4];
+    int64_t said[2], alone[2];
+    (void)state;
+
+    CHECK(members_run(1, measure_member, &nobody), "one measures");
+    memcpy(alone, shared->result[0] + sizeof numbers, sizeof alone);
+    CHECK(members_run(2, measure_member, &nobody), "two measure together");
+    for (int i = 0; i < 2; i++) {
+        memcpy(numbers, shared->result[i], sizeof numbers);
+        memcpy(said, shared->result[i] + sizeof numbers, sizeof said);
+        CHECK(fabs(numbers[0] - 300) < 30 && fabs(numbers[1] - 300) < 30 && numbers[2] >= 2,
+              "the energy of both: %g W over %g s, at rest %g W", numbers[0], numbers[2],
+              numbers[1]);
+        CHECK(fabs(numbers[3] - numbers[0] * numbers[2]) < 1e-6 * numbers[3], "in each token");
+        CHECK(said[0] - alone[0] == backend_group_bytes("cpu", 2),
+              "%lld bytes of scratch, %lld alone", (long long)said[0], (long long)alone[0]);
+    }
+    CHECK(members_run(2, measure_member, &second), "one of them without a counter");
+    memcpy(numbers, shared->result[0], sizeof numbers);
+    memcpy(said, shared->result[0] + sizeof numbers, sizeof said);
+    CHECK(isnan(numbers[0]) && said[1], "no number, and why");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_groups), /* before there are threads, which a fork would lose */
         cmocka_unit_test(test_what_comes_out),
         cmocka_unit_test(test_minimum_time),
         cmocka_unit_test(test_work),
@@ -560,5 +621,7 @@ int main(void)
         cmocka_unit_test(test_energy),
     };
 
+    if (!members_share())
+        return 1;
     return cmocka_run_group_tests_name("bench", tests, set_up, tear_down);
 }

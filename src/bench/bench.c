@@ -305,7 +305,11 @@ static int measure_all(const struct model *m, struct buffers *b, const struct be
 /* ---- energy ---- */
 
 /* The counter moves every 20 to 100 ms and takes a while to be read: a region begins and ends where
- * it has just moved, and is not looked at in between. */
+ * it has just moved, and is not looked at in between.
+ *
+ * In a group each device has its own counter, which moves at its own moments: each member takes its
+ * power over a region that they run together, but for a step of the counter at both ends, and the
+ * powers are added. */
 #define ENERGY_S 2.0
 
 struct meter {
@@ -324,12 +328,12 @@ static double energy_now(struct backend *b)
     return b->ops->energy && b->ops->energy(b, &joule, &ignored) == 0 ? joule : NAN;
 }
 
-/* point_repeat_steps() asks before each round of steps. */
-static bool meter_goes_on(void *context, int64_t n_tokens)
+static bool wants_more(struct meter *m, int64_t n_tokens)
 {
-    struct meter *m = context;
     double s = clock_seconds();
 
+    if (m->n_tokens)
+        return false;
     if (m->begun && s - m->from_s < ENERGY_S)
         return true;
     double j = energy_now(m->backend);
@@ -349,6 +353,14 @@ static bool meter_goes_on(void *context, int64_t n_tokens)
         m->to_s = s; /* the first look behind the region only tells where the counter stands */
     }
     return s - m->start_s < (m->begun ? 5 : 1) * ENERGY_S;
+}
+
+/* point_repeat_steps() asks before each round of steps. */
+static bool meter_goes_on(void *context, int64_t n_tokens)
+{
+    struct meter *m = context;
+
+    return backend_any_says(m->backend, wants_more(m, n_tokens));
 }
 
 /* The device at rest, its context open. */
@@ -375,15 +387,19 @@ static int measure_energy(const struct model *m, struct buffers *b, const struct
     struct point_run run = run_of(m, b, o, decode);
     if (point_repeat_steps(&run, decode, meter_goes_on, &meter, e) < 0)
         return err_in(e, "the region whose energy is measured");
-    if (meter.n_tokens == 0) {
-        backend_note(m->backend, "energy: the device's counter did not move");
+    const double seconds = meter.to_s - meter.from_s;
+    const double own = meter.n_tokens ? (meter.to_j - meter.from_j) / seconds : NAN;
+    const double watt = backend_sum(m->backend, own), idle_all = backend_sum(m->backend, idle);
+    if (isnan(watt)) {
+        backend_note(m->backend, m->backend->n_members
+                                     ? "energy: the counter of a device of the group did not move"
+                                     : "energy: the device's counter did not move");
         return 0;
     }
     struct js *energy = js_new_object();
-    double joule = meter.to_j - meter.from_j, seconds = meter.to_s - meter.from_s;
-    js_set_real(energy, "joule_per_token", joule / (double)meter.n_tokens);
-    js_set_real(energy, "watt", joule / seconds);
-    js_set_real(energy, "idle_watt", idle);
+    js_set_real(energy, "joule_per_token", watt * seconds / (double)meter.n_tokens);
+    js_set_real(energy, "watt", watt);
+    js_set_real(energy, "idle_watt", idle_all);
     js_set_int(energy, "n_tokens", meter.n_tokens);
     js_set_real(energy, "seconds", seconds);
     js_set(out, "energy", energy);
@@ -566,12 +582,11 @@ int bench_run(const struct model *m, const struct bench_options *o, struct js *o
 
     if (bench_check(&m->config, o, e) < 0)
         return -1;
-    bool energy = o->energy && !b->n_members && !isnan(energy_now(b));
+    bool energy = o->energy && !isnan(backend_sum(b, energy_now(b)));
     double idle = energy ? idle_of(b, o) : NAN;
-    if (o->energy && b->n_members && b->ops->health)
-        backend_note(b, "energy: not measured where devices share a job");
-    else if (o->energy && !energy && b->ops->health)
-        backend_note(b, "energy: not told by this device");
+    if (o->energy && !energy && b->ops->health)
+        backend_note(b, b->n_members ? "energy: not told by a device of the group"
+                                     : "energy: not told by this device");
     n = point_list(o, points);
     if (memory_of_largest(m, o, points, n, out, e) < 0 ||
         open_buffers(m, points, n, &buffers, e) < 0 ||
