@@ -55,11 +55,24 @@ method = "bnb_4bit"
 [[experiment]]
 name = "int8"
 method = "bnb_8bit"
+[[experiment]]
+name = "gptq"
+method = "gptq"
+group_size = 64
+desc_act = true
+[[experiment]]
+name = "awq"
+method = "awq"
+group_size = 64
+[calibration]
+path = "$sweeps/demo/calibration.txt"
+samples = 5
+sequence_length = 64
 TOML
 
 scores() {
-    grep -o '"experiment":"[^"]*"\|"seed":[0-9]*\|"prediction":\[[^]]*\]\|"window_nll":\[[^]]*\]' \
-        "$work/$1.h5.journal" | paste -sd' ' | sed 's/"experiment"/\n&/g' | sort
+    grep -o '"experiment":"[^"]*"\|"seed":[0-9]*\|"prediction":\[[^]]*\]\|"window_nll":\[[^]]*\]\|"mse":\[[^]]*\]\|"loss":\[[^]]*\]' \
+        "$work/$1.h5.journal" | paste -sd' ' | sed 's/ *"experiment"/\n&/g' | sort
 }
 
 LLQ_TEST_BACKEND=cuda timeout -k 3 90 "$parts" >"$work/out" 2>&1
@@ -68,14 +81,21 @@ LLQ_TEST_BACKEND=cuda LLQ_TEST_NO_PEERS=1 timeout -k 3 90 "$parts" >"$work/out" 
 ok "and by way of the host"
 run 1 one
 ok "one rank"
-[ "$(scores one | grep -c '"prediction".*"window_nll"')" = 3 ]
-ok "its journal holds the scores of three jobs"
+[ "$(scores one | grep -c '"prediction".*"window_nll"')" = 5 ]
+ok "its journal holds the scores of five jobs"
+[ "$(scores one | grep -c '"experiment":"[ga][pw]t*q" .*"mse"')" = 2 ]
+ok "and what the methods that look at text made of each matrix"
 run 2 two --set model.tensor_parallel=2
 ok "two ranks share each job"
 ! grep -q "cannot reach each other" "$work/two.h5.journal"
 ok "they reach each other's memory"
 [ "$(scores two)" = "$(scores one)" ]
-ok "the scores are those of one rank"
+ok "the scores are those of one rank, and GPTQ and AWQ pack the same"
+for name in one two; do
+    [ "$(grep -c '"joule_per_token"\|energy: ' "$work/$name.h5.journal")" = 5 ]
+    ok "$name: each benchmark has its energy, or says why not"
+done
+grep -o '"joule_per_token":[0-9.]*\|energy: [^";]*' "$work/two.h5.journal" | sort | uniq -c
 LLQ_TEST_ONCE=$work/mark LLQ_TEST_LOSE_DEVICE=nf4 run 2 lost --set model.tensor_parallel=2
 ok "a lost GPU: the sweep succeeds"
 [ "$(grep -c 'it is tried once more' "$work/out")" = 1 ] && [ "$(scores lost)" = "$(scores one)" ]

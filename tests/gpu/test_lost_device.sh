@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# An operation takes the device down in the middle of a sweep: its job fails and says why, a new
-# engine takes over, the other jobs succeed.  LLQ_TEST_BACKEND=cpu plays it with a crash instead.
+# An operation on an address that is none takes the device down in the middle of a sweep, for good
+# (CUDA's illegal address): its job is tried once more, then fails and says why, a new engine takes
+# over, the other jobs succeed; on one rank and on two under mpirun, which share a GPU where there is
+# one.  LLQ_TEST_BACKEND=cpu plays it with a crash instead.
 here=$(cd "$(dirname "$0")" && pwd)
 backend=${LLQ_TEST_BACKEND:-cuda}
 program=$here/llq_sweep sweeps=$here/sweeps
@@ -38,4 +40,47 @@ else
 fi
 run --resume -o "$work/lost.h5" && grep -q 'ok=3 failed=0' "$work/lost.h5.status"
 ok "without the fault it can be resumed to the end"
+
+command -v mpirun >/dev/null || { echo "SKIP two ranks: no mpirun here"; echo "$cases cases ran"; exit 0; }
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+share=() says='signal 11'
+if [ "$backend" = cuda ]; then
+    says='illegal memory access'
+    [ "$(nvidia-smi -L 2>/dev/null | grep -c '^GPU')" -gt 1 ] || share=(--share-gpu)
+fi
+
+ranks() { # ranks NAME OPTIONS...: six jobs on two ranks
+    local name=$1
+    shift
+    timeout -k 3 120 mpirun --oversubscribe --bind-to none -np 2 "$program" --backend "$backend" "${share[@]}" \
+        --limit 4 --seeds 0,1 --experiment fp16_baseline --experiment bnb_4bit_nf4 --experiment rtn_3bit_g32 \
+        -o "$work/$name.h5" "$@" "$sweeps/demo.toml" >"$work/out" 2>&1
+}
+
+scores() {
+    grep -o '"experiment":"[^"]*"\|"seed":[0-9]*\|"prediction":\[[^]]*\]\|"window_nll":\[[^]]*\]' \
+        "$work/$1.h5.journal" | paste -sd' ' | sed 's/ *"experiment"/\n&/g' | sort
+}
+
+ranks whole
+ok "two ranks, undisturbed"
+[ "$(scores whole | grep -c '"prediction"')" -ge 5 ]
+ok "their journal holds scores"
+LLQ_TEST_ONCE=$work/mark LLQ_TEST_LOSE_DEVICE=bnb_4bit_nf4 ranks once
+ok "a device that is lost once: the sweep succeeds"
+grep -q 'ok=6 failed=0 total=6' "$work/once.h5.status"
+ok "with every job"
+grep -qE "bnb_4bit_nf4 seed [01]: .*$says.* on rank [01]; it is tried once more" "$work/out"
+ok "the retry is told, with the fault"
+[ "$(grep -c 'it is tried once more' "$work/out")" = 1 ] && [ "$(grep -c 'a new engine takes its place' "$work/out")" = 1 ]
+ok "one retry, one new engine"
+[ "$(scores once)" = "$(scores whole)" ]
+ok "and the scores of the undisturbed sweep"
+LLQ_TEST_LOSE_DEVICE=bnb_4bit_nf4 ranks twice
+[ $? = 1 ] && grep -q 'ok=4 failed=2 total=6' "$work/twice.h5.status"
+ok "whenever it runs: its jobs fail, the others succeed"
+[ "$(grep -c 'it is tried once more' "$work/out")" = 2 ] && [ "$(grep -c 'a new engine takes its place' "$work/out")" -ge 3 ]
+ok "each was tried twice, by new engines"
+grep -qE "^bnb_4bit_nf4, seed [01], process: .*$says.*; again: " "$work/out"
+ok "the error says how, and how to run it again"
 echo "$cases cases ran"

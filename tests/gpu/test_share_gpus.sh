@@ -26,7 +26,7 @@ run() { # run RANKS NAME OPTIONS...
 
 scores() {
     grep -o '"experiment":"[^"]*"\|"seed":[0-9]*\|"prediction":\[[^]]*\]\|"window_nll":\[[^]]*\]' \
-        "$work/$1.h5.journal" | paste -sd' ' | sed 's/"experiment"/\n&/g' | sort
+        "$work/$1.h5.journal" | paste -sd' ' | sed 's/ *"experiment"/\n&/g' | sort
 }
 
 run 1 one
