@@ -134,7 +134,7 @@ GPU_TOO   := $(patsubst %,$(BUILD)/gpu/%,test_choice test_divergence test_eval_d
              test_generate test_gptq test_gptq_golden test_parts)# of the CPU's tests
 GPU_TESTS := $(patsubst tests/gpu/%.c,$(BUILD)/gpu/%,$(wildcard tests/gpu/*.c)) \
              $(GPU_TOO)
-GPU_BENCHES := $(addprefix $(BUILD)/gpu/,bench_points bench_decode bench_eval bench_gemm bench_gptq \
+GPU_BENCHES := $(addprefix $(BUILD)/gpu/,bench_points bench_calibrate bench_decode bench_eval bench_gemm bench_gptq \
                bench_group bench_linear bench_load bench_quantize bench_share make_model)
 GPU_PROGRAMS = $(GPU_TESTS) $(GPU_BENCHES) $(BUILD)/gpu/llq_sweep
 # What any Linux and the MPI of the other machine bring themselves.

@@ -11,15 +11,16 @@ struct maker {
     struct backend *b;
     uint16_t *values, *draws;
     uint64_t stream;
+    struct split split; /* of linears */
 };
 
-/* Values about normal; 16 random bits pick one of 65536 draws. */
-static int random_matrix(struct maker *m, int64_t n_rows, int64_t n_cols, struct tensor *out,
-                         struct err *e)
+/* Values about normal; 16 random bits pick one of 65536 draws.  Of them the rows of a part. */
+static int random_rows(struct maker *m, int64_t n_rows, int64_t n_cols, struct split s,
+                       struct tensor *out, struct err *e)
 {
     const uint64_t stream = ++m->stream;
 
-    if (tensor_alloc(m->b, MEM_BASE, DTYPE_BF16, n_rows, n_cols, out, e) < 0)
+    if (tensor_alloc(m->b, MEM_BASE, DTYPE_BF16, n_rows / s.n, n_cols, out, e) < 0)
         return -1;
 #pragma omp parallel for
     for (int64_t i = 0; i < n_rows * n_cols / 4; i++) {
@@ -27,7 +28,14 @@ static int random_matrix(struct maker *m, int64_t n_rows, int64_t n_cols, struct
         for (int k = 0; k < 4; k++)
             m->values[4 * i + k] = m->draws[bits >> 16 * k & 0xFFFF];
     }
-    return m->b->ops->upload(m->b, out->data, m->values, tensor_bytes(out), e);
+    return m->b->ops->upload(m->b, out->data, m->values + s.index * out->n_rows * n_cols,
+                             tensor_bytes(out), e);
+}
+
+static int random_matrix(struct maker *m, int64_t n_rows, int64_t n_cols, struct tensor *out,
+                         struct err *e)
+{
+    return random_rows(m, n_rows, n_cols, (struct split){ 0, 1 }, out, e);
 }
 
 static int ones(struct maker *m, int64_t n, struct tensor *out, struct err *e)
@@ -49,7 +57,7 @@ static int make_layer(struct maker *k, const struct config *c, struct layer *lay
         int64_t n_out, n_in;
 
         config_linear_shape(c, l, &n_out, &n_in);
-        if (random_matrix(k, n_out, n_in, &w, e) < 0)
+        if (random_rows(k, n_out, n_in, k->split, &w, e) < 0)
             return -1;
         layer->linear[l] = weight_of_tensor(&w);
         layer->linear[l].owned = true;
@@ -57,20 +65,22 @@ static int make_layer(struct maker *k, const struct config *c, struct layer *lay
     return 0;
 }
 
-/* bf16, norms of 1, the head the embedding; the same numbers every time.  m: model_release(), also
- * after an error. */
-static int make_random_model(struct backend *b, const struct config *c, struct model *m,
-                             struct err *e)
+/* bf16, norms of 1, the head the embedding; the same numbers every time, whole or a part of them.
+ * m: model_release(), also after an error. */
+static int make_random_part(struct backend *b, const struct config *c, struct split split,
+                            struct model *m, struct err *e)
 {
     const int64_t inner = c->intermediate_size * c->hidden_size;
     const int64_t embed = c->vocab_size * c->hidden_size;
     struct maker k = { .b = b,
+                       .split = split,
                        .values = mem_array((size_t)(inner > embed ? inner : embed), 2),
                        .draws = mem_array(65536, 2) };
     int rc = -1;
 
     *m = (struct model){ .config = *c,
                          .backend = b,
+                         .split = split,
                          .dtype = DTYPE_BF16,
                          .compute = DTYPE_BF16,
                          .owns_embed = true,
@@ -94,4 +104,10 @@ out:
     free(k.values);
     free(k.draws);
     return rc;
+}
+
+static inline int make_random_model(struct backend *b, const struct config *c, struct model *m,
+                                    struct err *e)
+{
+    return make_random_part(b, c, (struct split){ 0, 1 }, m, e);
 }
