@@ -412,6 +412,31 @@ static int run_part(const struct part *p, enum layer_step step, tap_fn *tap, voi
     return 0;
 }
 
+/* Slot and position of each row of n sequences from the s-th on; those of the batch before serve
+ * again where they are the same, as with samples of one length. */
+static int put_numbers(struct calibration_run *c, int64_t s, int n, struct err *e)
+{
+    const int64_t *first = &c->ids->first[s];
+    bool same = c->n_filled == n;
+
+    for (int i = 0; i <= n; i++) {
+        const int32_t at = (int32_t)(first[i] - first[0]);
+
+        same = same && c->first_row[i] == at;
+        c->first_row[i] = at;
+    }
+    if (same)
+        return 0;
+    for (int i = 0; i < n; i++)
+        for (int32_t at = c->first_row[i]; at < c->first_row[i + 1]; at++) {
+            c->host_numbers[at] = i;
+            c->host_numbers[c->max_rows + at] = at - c->first_row[i];
+        }
+    c->n_filled = n;
+    return c->b->ops->upload(c->b, c->numbers, c->host_numbers,
+                             (size_t)(2 * c->max_rows) * sizeof *c->numbers, e);
+}
+
 /* Sequences from s on, before `end`, that fit; the number of them. */
 static int fill_part(struct part *p, int64_t s, int64_t end, struct err *e)
 {
@@ -431,21 +456,8 @@ static int fill_part(struct part *p, int64_t s, int64_t end, struct err *e)
         n++;
     }
     p->n_rows = first[s + n] - first[s];
-    for (int i = 0; i < n; i++) {
-        int64_t at = first[s + i] - first[s], length = first[s + i + 1] - first[s + i];
-
-        c->first_row[i] = (int32_t)at;
-        for (int64_t k = 0; k < length; k++) {
-            c->host_numbers[at + k] = i;
-            c->host_numbers[c->max_rows + at + k] = (int32_t)k;
-        }
-    }
-    c->first_row[n] = (int32_t)p->n_rows;
     p->segments = (struct segments){ .n = n, .first_row = c->first_row };
-    if (c->b->ops->upload(c->b, c->numbers, c->host_numbers,
-                          (size_t)(2 * c->max_rows) * sizeof *c->numbers, e) < 0)
-        return -1;
-    return n;
+    return put_numbers(c, s, n, e) < 0 ? -1 : n;
 }
 
 int calibration_share(struct calibration_run *c, int share, int64_t i, enum layer_step step,
@@ -457,11 +469,15 @@ int calibration_share(struct calibration_run *c, int share, int64_t i, enum laye
     c->share = share;
     for (int64_t s = c->share_seq[share]; s < c->share_seq[share + 1]; s += n) {
         n = fill_part(&p, s, c->share_seq[share + 1], e);
-        /* The next part's numbers must not overtake this one's kernels. */
-        if (n < 0 || run_part(&p, step, tap, context, e) < 0 || c->b->ops->sync(c->b, e) < 0)
+        if (n < 0 || run_part(&p, step, tap, context, e) < 0)
             return err_in(e, "calibrating layer %lld", (long long)i);
     }
     return 0;
+}
+
+int calibration_wait(struct calibration_run *c, int64_t i, struct err *e)
+{
+    return c->b->ops->sync(c->b, e) < 0 ? err_in(e, "calibrating layer %lld", (long long)i) : 0;
 }
 
 int calibration_step(struct calibration_run *c, int64_t i, enum layer_step step,
@@ -470,7 +486,7 @@ int calibration_step(struct calibration_run *c, int64_t i, enum layer_step step,
     for (int k = 0; k < c->n_shares; k++)
         if (calibration_share(c, c->first_share + k, i, step, linear, tap, context, e) < 0)
             return -1;
-    return 0;
+    return calibration_wait(c, i, e);
 }
 
 int calibration_add_up(struct calibration_run *c, double of[CALIBRATION_SHARES], double *sum,

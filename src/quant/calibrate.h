@@ -46,6 +46,7 @@ struct calibration_run {
     int32_t *numbers;      /* device, [2 * max_rows]: slot, position */
     int32_t *host_numbers; /* the same */
     int32_t *first_row;    /* host, [n_seqs + 1] */
+    int n_filled;          /* sequences of which the numbers are there */
     int max_seqs;
 };
 
@@ -58,10 +59,11 @@ bool calibration_some(const struct calibration_run *c, int first, int n);
 /* First token of a share; CALIBRATION_SHARES: n_tokens. */
 int64_t calibration_token(const struct calibration_run *c, int share);
 
-/* One step of layer i with these weights [N_LINEARS], for one of this member's shares; for all of
- * them.  tap may be NULL. */
+/* One step of layer i with these weights [N_LINEARS], for one of this member's shares, begun; for
+ * all of them, done.  tap may be NULL. */
 int calibration_share(struct calibration_run *c, int share, int64_t i, enum layer_step step,
                       const struct weight *linear, tap_fn *tap, void *context, struct err *e);
+int calibration_wait(struct calibration_run *c, int64_t i, struct err *e);
 int calibration_step(struct calibration_run *c, int64_t i, enum layer_step step,
                      const struct weight *linear, tap_fn *tap, void *context, struct err *e);
 

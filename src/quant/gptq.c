@@ -176,6 +176,8 @@ static int sum_up(struct summing *s, struct err *e)
     const int64_t n_all = s->room[0].n_rows * s->room[0].n_cols, piece = s->g->pieces.n_cols;
     int rc = sum_shares(s, run->first_share, run->n_shares, 0, e);
 
+    if (rc == 0)
+        rc = calibration_wait(run, s->layer, e);
     for (int i = 1; i < N_ROOMS; i++)
         tensor_free(s->g->sums, &s->room[i]);
     for (int64_t at = 0; rc == 0 && run->n_sharing > 1 && at < n_all; at += piece)
