@@ -1,7 +1,7 @@
 /* bench.h - timings and bytes of one model, by the definitions of sweeps/README.md:
  * prefill_ms, decode_ms_per_token, e2e_ms, throughput; memory of what a deployment
  * holds (packed weights + cache + scratch of the largest point).  Of a model in parts: the times of
- * the group, the bytes of this device. */
+ * the group, the energy of all its devices, the bytes of this one. */
 #pragma once
 
 #include "base/js.h"
