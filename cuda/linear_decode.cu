@@ -1,14 +1,13 @@
 /* linear_decode.cu - which kernel a product of the decode phase takes, and its launch. */
 #include "linear_decode_job.cuh"
 
-#define FEW_ROWS    8
-#define FEW_BYTES   (110 << 10) /* of shared memory a block, so that two fit (sm_80: one) */
-#define SLOTS_BYTES (16 << 10)  /* of them for sums */
-#define NUMBERS_BYTES \
-    (24 << 10) /* of them for scales and zero points, where they are more than one pass */
-#define HEAD_BYTES   (120 << 10) /* of a block of the head, which is alone */
-#define BLOCKS_OF_SM 2
-#define PASS_FLOATS  (2 * UNIT_ROWS * sizeof(float))
+#define FEW_ROWS      8
+#define FEW_BYTES     (110 << 10) /* of shared memory a block, so that two fit (sm_80: one) */
+#define SLOTS_BYTES   (16 << 10)  /* of them for sums */
+#define NUMBERS_BYTES (24 << 10)  /* of them for scales and zero points of all slots but one */
+#define HEAD_BYTES    (120 << 10) /* of a block of the head, which is alone */
+#define BLOCKS_OF_SM  2
+#define PASS_FLOATS   (2 * UNIT_ROWS * sizeof(float))
 /* Of shared memory, for a block that has a multiprocessor for itself, and for one of two. */
 #define WIDE_ROOM_ONE (220 << 10)
 #define WIDE_ROOM_TWO (112 << 10)
@@ -196,7 +195,7 @@ static size_t x_bytes(const struct decode_linear *a)
                                     : values);
 }
 
-/* Few rows of W, but long ones of whole bytes: a pass of one unit makes twice the blocks. */
+/* Few rows of W as they are, but long ones: a pass of one unit makes twice the blocks. */
 static enum decode_kind kind_of_few(const struct cuda_state *s, const struct decode_linear *a)
 {
     if (is_coded(a->w[0]) || a->epilogue == DECODE_SWIGLU || a->epilogue == DECODE_ARGMAX ||

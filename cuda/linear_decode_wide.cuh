@@ -229,7 +229,7 @@ __device__ inline void multiply_runs(const struct decode_job &a, C (&codes)[2],
         const int own = scales_at + j / steps * s.later;
         const bool begins = j % steps == 0;
 
-        if (j >= 2 && !begins)
+        if (j >= 2)
             fragments_read<1>();
         fragments_of<C, BF16>(a, codes, j, s, own, begins, g, lookup, lane, w[j % 2]);
         if (begins) {
