@@ -24,11 +24,14 @@ end() {
     [ "$cases" -gt 0 ]
 }
 
-run() { # run NP ARGS...: prints the command; output in $work/out
-    local np=$1
+run() { # run NP ARGS...: prints the command; in $work/out stderr, then stdout, which race in mpirun
+    local np=$1 status
     shift
     echo "+ mpirun -np $np llq_sweep $*"
-    mpirun --oversubscribe --bind-to none -np "$np" "$program" "$@" >"$work/out" 2>&1
+    mpirun --oversubscribe --bind-to none -np "$np" "$program" "$@" >"$work/stdout" 2>"$work/out"
+    status=$?
+    cat "$work/stdout" >>"$work/out"
+    return $status
 }
 
 # The demo model on few items: quick enough to be run dozens of times.
