@@ -241,6 +241,50 @@ static void empty_answers_are_said(void **state)
           note(&s, 1, "coqa_f1"));
     CHECK(strstr(note(&s, 1, "coqa_f1"), "3 of 50 contexts lost their left end"),
           "and what was cut");
+    CHECK(!strcmp(
+              table_text(&s.summary, 1, "warnings"),
+              "coqa_f1, coqa_em: 26 of 50 answers are empty: is this the model's tokenizer?; 3 of "
+              "50 contexts lost their left end"),
+          "the summary has it, too: \"%s\"", table_text(&s.summary, 1, "warnings"));
+    summary_release(&s);
+    hand_release(&h);
+}
+
+static void one_document_has_no_interval(void **state)
+{
+    (void)state;
+    struct hand h;
+    struct summary s = of_flips(&h, 1, 0, 0);
+
+    CHECK(of(&s, 1, "coqa_em", "mean") == 1, "one right answer");
+    CHECK(isnan(of(&s, 1, "coqa_em", "item_ci_low")) &&
+              isnan(of(&s, 1, "coqa_em", "item_ci_high")) &&
+              isnan(table_real(&s.summary, 1, "coqa_f1_ci_low")),
+          "is no interval");
+    CHECK(strstr(note(&s, 1, "coqa_em"), "fewer than two values") &&
+              !strstr(note(&s, 1, "coqa_em"), "nan"),
+          "with the reason: \"%s\"", note(&s, 1, "coqa_em"));
+    CHECK(strstr(table_text(&s.summary, 1, "warnings"), "no interval: fewer than two values"),
+          "which the summary says: \"%s\"", table_text(&s.summary, 1, "warnings"));
+    summary_release(&s);
+    hand_release(&h);
+}
+
+static void few_documents_are_said(void **state)
+{
+    (void)state;
+    struct hand h;
+    struct summary s = of_flips(&h, 12, 1, 2);
+
+    CHECK(strstr(note(&s, 1, "coqa_em"), "few documents for their skewness"), "in the note");
+    CHECK(strstr(table_text(&s.summary, 1, "warnings"),
+                 "few documents for their skewness: the interval may be too narrow"),
+          "and in the summary: \"%s\"", table_text(&s.summary, 1, "warnings"));
+    summary_release(&s);
+    hand_release(&h);
+    s = of_flips(&h, 60, 1, 2);
+    CHECK(!*table_text(&s.summary, 1, "warnings"), "enough are not: \"%s\"",
+          table_text(&s.summary, 1, "warnings"));
     summary_release(&s);
     hand_release(&h);
 }
@@ -634,6 +678,8 @@ int main(void)
         cmocka_unit_test(fifty_items_cannot_decide_what_five_hundred_can),
         cmocka_unit_test(one_flip_does_not_prove_equivalence),
         cmocka_unit_test(empty_answers_are_said),
+        cmocka_unit_test(one_document_has_no_interval),
+        cmocka_unit_test(few_documents_are_said),
         cmocka_unit_test(only_a_real_difference_dominates),
         cmocka_unit_test(one_run_stands_for_every_seed),
         cmocka_unit_test(identical_scores_are_no_proof_but_identical_windows_are),

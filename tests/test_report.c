@@ -385,6 +385,26 @@ static void the_file_gives_the_report_of_the_tables(void **state)
     hand_release(&h);
 }
 
+static void warnings_are_printed_once(void **state)
+{
+    (void)state;
+    struct store_report r = sample();
+    static const char *const text[] = { "coqa_f1: one", "coqa_f1: one", "", "coqa_f1: two" };
+
+    table_add_column(&r.summary, "warnings", "", "", COLUMN_TEXT, -1);
+    char *got = print(&r, 100);
+    CHECK(!strstr(got, "warning"), "without any none is printed");
+    free(got);
+    for (int i = 0; i < 4; i++)
+        table_set_text(&r.summary, i, "warnings", text[i]);
+    got = print(&r, 100);
+    CHECK(strstr(got, "\nwarning: fp16_baseline, bnb_4bit_nf4: coqa_f1: one\n"
+                      "warning: broken: coqa_f1: two\n"),
+          "a line a text, with whom it concerns: %s", got);
+    free(got);
+    release(&r);
+}
+
 static void csv_is_rfc_4180(void **state)
 {
     (void)state;
@@ -430,6 +450,7 @@ int main(void)
         cmocka_unit_test(two_partners_are_two_tables),
         cmocka_unit_test(numbers_keep_the_digits_that_count),
         cmocka_unit_test(the_file_gives_the_report_of_the_tables),
+        cmocka_unit_test(warnings_are_printed_once),
         cmocka_unit_test(csv_is_rfc_4180),
     };
 

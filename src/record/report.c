@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WIDTH_STANDARD = 100, WIDTH_MIN = 40, NUMBER_MAX = 48, CELL_MAX = 160 };
+enum { WIDTH_STANDARD = 100, WIDTH_MIN = 40, NUMBER_MAX = 48, CELL_MAX = 160, WARNED_NAMED = 3 };
 
 /* ---- numbers ---- */
 
@@ -257,6 +257,32 @@ static void print_comparisons(FILE *to, const struct store_report *r, int width)
         fprintf(to, "\ncomparisons are missing: %s\n", r->no_comparisons);
 }
 
+/* ---- warnings ---- */
+
+/* A line a text, with the experiments that it concerns; many have the same one. */
+static void print_warnings(FILE *to, const struct table *t)
+{
+    for (int i = 0; i < t->n_rows; i++) {
+        const char *text = table_text(t, i, "warnings");
+        bool is_new = text && *text;
+        int n = 0;
+
+        for (int k = 0; k < i && is_new; k++)
+            is_new = strcmp(table_text(t, k, "warnings"), text) != 0;
+        for (int k = i; k < t->n_rows && is_new; k++) {
+            const char *name = table_text(t, k, "name");
+            if (strcmp(table_text(t, k, "warnings"), text) != 0)
+                continue;
+            if (n++ < WARNED_NAMED)
+                fprintf(to, "%s%s", n == 1 ? "warning: " : ", ", name ? name : "?");
+        }
+        if (n > WARNED_NAMED)
+            fprintf(to, " and %d more", n - WARNED_NAMED);
+        if (n)
+            fprintf(to, ": %s\n", text);
+    }
+}
+
 /* ---- failures ---- */
 
 /* Not wrapped: the text ends with a command to be copied. */
@@ -311,5 +337,6 @@ void report_print(FILE *to, const struct store_report *r, int width)
     print_summary(to, &r->summary, width);
     print_legend(to, r);
     print_comparisons(to, r, width);
+    print_warnings(to, &r->summary);
     print_failures(to, &r->failures);
 }

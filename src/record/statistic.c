@@ -11,19 +11,35 @@
 
 /* ---- notes ---- */
 
-/* Adds to the note, after "; " where something stands already. */
+/* Adds to a text, after "; " where something stands already. */
+static void add(char *text, size_t room, const char *fmt, va_list args)
+{
+    size_t used = strlen(text);
+
+    if (used && used + 3 < room) {
+        strcpy(text + used, "; ");
+        used += 2;
+    }
+    vsnprintf(text + used, room - used, fmt, args);
+}
+
 static void note(struct statistic *t, const char *fmt, ...) PRINTF_LIKE(2, 3);
 static void note(struct statistic *t, const char *fmt, ...)
 {
-    size_t used = strlen(t->note);
     va_list args;
 
-    if (used && used + 3 < sizeof t->note) {
-        strcpy(t->note + used, "; ");
-        used += 2;
-    }
     va_start(args, fmt);
-    vsnprintf(t->note + used, sizeof t->note - used, fmt, args);
+    add(t->note, sizeof t->note, fmt, args);
+    va_end(args);
+}
+
+static void warn(struct statistic *t, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static void warn(struct statistic *t, const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    add(t->warning, sizeof t->warning, fmt, args);
     va_end(args);
 }
 
@@ -127,8 +143,13 @@ static void note_coverage(struct statistic *t, const struct items *items,
     for (int64_t i = 0; i < items->n; i++)
         value[i] = items->all[i].value;
     double g = stats_skewness(value, items->n);
-    if (x->e.n_clusters < DOCUMENTS_FEW || (!is_share && (double)x->e.n_clusters < 25 * g * g))
-        note(t, "few documents for their skewness of %.1f: the interval may be too narrow", g);
+    if (x->e.n_clusters < DOCUMENTS_FEW || (!is_share && (double)x->e.n_clusters < 25 * g * g)) {
+        if (isfinite(g))
+            note(t, "few documents for their skewness of %.1f: the interval may be too narrow", g);
+        else
+            note(t, "few documents, all alike: the interval may be too narrow");
+        warn(t, "few documents for their skewness: the interval may be too narrow");
+    }
     free(value);
 }
 
@@ -145,7 +166,8 @@ static void across_items(struct statistic *t, const struct runs *r, const struct
     *x = items_estimate(&items, confidence);
     struct interval limits = limits_of(&x->e, m, confidence);
     const char *reason = x->e.reason;
-    if (x->is_binary && m->is_share && x->design == ITEMS_ONE_RUN) {
+    /* Nothing is known of the spread of one, whatever its score. */
+    if (x->e.n_clusters > 1 && x->is_binary && m->is_share && x->design == ITEMS_ONE_RUN) {
         limits = stats_wilson(round(x->e.mean * (double)x->e.n), (double)x->e.n, confidence);
         reason = "Wilson";
     } else if (x->e.is_constant && m->is_share) {
@@ -160,6 +182,8 @@ static void across_items(struct statistic *t, const struct runs *r, const struct
         note(t, "%s", items.n ? reason : "no scores by item");
     if (isfinite(limits.low))
         note_coverage(t, &items, x, m->is_share);
+    else if (items.n)
+        warn(t, "no interval: %s", reason);
     items_release(&items);
 }
 
@@ -174,11 +198,16 @@ static void note_answers(struct statistic *t, const struct runs *r, const struct
         n_cut += r->all[i].ok ? js_int(js_get(group, "truncated")) : 0;
         n += r->all[i].ok ? js_int(js_get(group, "n")) : 0;
     }
-    if (2 * n_empty > n)
+    if (2 * n_empty > n) {
         note(t, "%lld of %lld answers are empty: is this the model's tokenizer?",
              (long long)n_empty, (long long)n);
-    if (n_cut)
+        warn(t, "%lld of %lld answers are empty: is this the model's tokenizer?",
+             (long long)n_empty, (long long)n);
+    }
+    if (n_cut) {
         note(t, "%lld of %lld contexts lost their left end", (long long)n_cut, (long long)n);
+        warn(t, "%lld of %lld contexts lost their left end", (long long)n_cut, (long long)n);
+    }
 }
 
 /* ---- one metric ---- */
@@ -197,6 +226,8 @@ static void quality(struct statistic *t, const struct sweep *s, const struct run
     across_items(&items, r, m, s->confidence, &x);
     t->item_low = items.item_low;
     t->item_high = items.item_high;
+    if (!isfinite(t->seed_low)) /* else the summary shows the interval across seeds */
+        warn(t, "%s", items.warning);
 
     /* Several runs that agree in every item: whatever the seed drove, it changed nothing. */
     bool same_items = equal && t->n_seeds > 1 && x.design == ITEMS_ONE_RUN;

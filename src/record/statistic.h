@@ -10,7 +10,8 @@ struct statistic {
     double item_low, item_high; /* across items: clustered t, Wilson, or ranks of repeats; those of
                                    scores in [0, 1] never leave it (stats_bounded) */
     bool seed_effective;        /* a seed can and does change it */
-    char note[256];             /* how the intervals were made, or why there is none */
+    char note[512];             /* how the intervals were made, or why there is none */
+    char warning[256];          /* what the summary must not hide; "" mostly */
 };
 
 struct statistic statistic_make(const struct sweep *s, const struct runs *r,

@@ -170,6 +170,30 @@ static void add_summary_columns(struct table *t, const struct measures *m)
         table_add_column(t, name, x->unit, "across seeds where they matter, else across items",
                          COLUMN_REAL, -1);
     }
+    table_add_column(t, "warnings", "", "of its metrics: what their numbers do not say",
+                     COLUMN_TEXT, -1);
+}
+
+/* "coqa_f1, coqa_em: few documents ..."; a text that several metrics share stands there once. */
+static void add_warnings(struct table *t, int row, const struct measures *m,
+                         const struct statistic *x)
+{
+    struct bytes all = BYTES_INIT;
+
+    for (int i = 0; i < m->n; i++) {
+        bool is_new = *x[i].warning && m->all[i].metric->in_summary;
+        for (int k = 0; k < i && is_new; k++)
+            is_new = !m->all[k].metric->in_summary || strcmp(x[k].warning, x[i].warning) != 0;
+        if (!is_new)
+            continue;
+        bytes_printf(&all, "%s%s", all.n ? "; " : "", m->all[i].name);
+        for (int k = i + 1; k < m->n; k++)
+            if (m->all[k].metric->in_summary && !strcmp(x[k].warning, x[i].warning))
+                bytes_printf(&all, ", %s", m->all[k].name);
+        bytes_printf(&all, ": %s", x[i].warning);
+    }
+    table_set_text(t, row, "warnings", all.n ? all.data : "");
+    bytes_release(&all);
 }
 
 static const char *status_of(const struct runs *r)
@@ -220,14 +244,17 @@ static void add_experiment(const struct sweep *s, const struct runs *r, const st
     table_set_real(t, row, "gpu_seconds", device_seconds(r));
 
     add_statistics_columns(&out->statistics);
+    struct statistic *one = mem_array((size_t)m->n, sizeof *one);
     for (int i = 0; i < m->n; i++) {
-        struct statistic one = statistic_make(s, r, &m->all[i]);
-        add_statistic(&out->statistics, m->all[i].name, &one);
+        one[i] = statistic_make(s, r, &m->all[i]);
+        add_statistic(&out->statistics, m->all[i].name, &one[i]);
         if (m->all[i].metric->in_summary)
-            add_metric(t, row, m->all[i].name, &one);
+            add_metric(t, row, m->all[i].name, &one[i]);
         else if (table_column(t, m->all[i].name) >= 0)
-            table_set_real(t, row, m->all[i].name, one.mean);
+            table_set_real(t, row, m->all[i].name, one[i].mean);
     }
+    add_warnings(t, row, m, one);
+    free(one);
 }
 
 static void add_compression(struct table *t, const char *baseline)
