@@ -51,6 +51,15 @@ class Table(dict):
         return [str(v) for v in self[name].values] if name in self else [""] * self.n_rows
 
 
+def warnings_of(summary):
+    """Lines "EXPERIMENT, ...: text" of /summary; experiments with the same text share one."""
+    whose = {}
+    for name, text in zip(summary.texts("name"), summary.texts("warnings")):
+        if text:
+            whose.setdefault(text, []).append(name)
+    return [f"{', '.join(names)}: {text}" for text, names in whose.items()]
+
+
 def open_results(path):
     """An open h5py.File; NotResults where it is none of ours."""
     if not os.path.exists(path):

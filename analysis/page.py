@@ -183,9 +183,10 @@ def forest(comparisons, metric, methods):
     out.append(f'<rect x="{x(-margin):.1f}" y="{top - 8}" width="{x(margin) - x(-margin):.1f}" '
                f'height="{step * len(rows) + 8}" fill="#7aa7d9" opacity=".16"/>')
     for t in x.ticks():
+        inside = min(max(x(t), 24), wide - 24)  # half of the number's width
         out.append(f'<line x1="{x(t):.1f}" x2="{x(t):.1f}" y1="{top - 8}" '
                    f'y2="{top + step * len(rows)}" stroke="var(--line)"/>'
-                   f'<text class="dim" x="{x(t):.1f}" y="{height - 14}" text-anchor="middle">'
+                   f'<text class="dim" x="{inside:.1f}" y="{height - 14}" text-anchor="middle">'
                    f'{t:+g}{" %" if percent else ""}</text>')
     out.append(f'<line x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{top - 8}" y2="{top + step * len(rows)}" '
                'stroke="var(--fg)"/>')
@@ -236,6 +237,7 @@ def fronts(f, summary, front, cost, metric):
     names, methods = summary.texts("name"), summary.texts("method")
     xs, ys = summary.numbers(cost), summary.numbers(metric)
     low, high = summary.numbers(metric + "_ci_low"), summary.numbers(metric + "_ci_high")
+    least, most = summary.numbers(cost + "_ci_low"), summary.numbers(cost + "_ci_high")
     log = metric in RATIOS
     keep = [i for i in range(len(names)) if math.isfinite(xs[i]) and math.isfinite(ys[i]) and
             (ys[i] > 0 or not log)]
@@ -248,7 +250,7 @@ def fronts(f, summary, front, cost, metric):
     off = [i for i, away in zip(keep, far) if away]  # the others would be one line
     shown = [i for i in keep if i not in off]
     wide, height, left, bottom = 620, 400, 56, 46
-    x = Scale([xs[i] for i in shown], left + 10, wide - 150, log=True)
+    x = Scale([v for i in shown for v in (xs[i], least[i], most[i])], left + 10, wide - 150, log=True)
     y = Scale([v for i in shown for v in (ys[i], low[i], high[i])], height - bottom, 20, log=log, pad=0.14)
     out = [f'<div class="scroll"><svg viewBox="0 0 {wide} {height}" role="img" aria-label="{esc(title_of(metric))}">']
     out += grid(x, y, wide, height, left, bottom)
@@ -259,6 +261,10 @@ def fronts(f, summary, front, cost, metric):
         if math.isfinite(low[i]) and math.isfinite(high[i]) and (low[i] > 0 or not log):
             out.append(f'<line x1="{x(xs[i]):.1f}" x2="{x(xs[i]):.1f}" y1="{y(low[i]):.1f}" '
                        f'y2="{y(high[i]):.1f}" stroke="{color}" stroke-width="2"{faint}/>')
+        if least[i] > 0 and math.isfinite(most[i]):
+            out.append(f'<line class="across" x1="{x(least[i]):.1f}" x2="{x(most[i]):.1f}" '
+                       f'y1="{y(ys[i]):.1f}" y2="{y(ys[i]):.1f}" stroke="{color}" '
+                       f'stroke-width="2"{faint}/>')
         out.append(f'<circle cx="{x(xs[i]):.1f}" cy="{y(ys[i]):.1f}" r="6" fill="{color}"{faint}>'
                    f'<title>{esc(names[i])}: {num(xs[i])}, {num(ys[i])}</title></circle>')
         place = next((dy for dy in (-9, 17, -24, 32, -39, 47)
@@ -499,7 +505,9 @@ def make(f):
                 summary_table(summary, quality, ("bits_per_weight", "model_mb", "compression",
                                                  "n_seeds", "status")),
                 f"Brackets: {percent:g} % intervals, across seeds where these matter, else across "
-                "items."),
+                "items."
+                + "".join(f"</p><p><strong>Warning</strong>: {esc(text)}."
+                          for text in llq_read.warnings_of(summary))),
         section("differences", "Differences, pair by pair", plots,
                 f"Against {esc(a['baseline'])} unless another stands there; paired on the same "
                 "items. Lines: intervals; shaded: differences that do not matter (the margin). "

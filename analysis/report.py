@@ -104,6 +104,7 @@ def summary_markdown(f, summary):
              f"{'' if a['complete'] else '; **the sweep is not complete**'}.\n",
              f"Brackets: {100 * a['confidence']:g} % confidence intervals.\n",
              "## Size and quality\n", metrics_table(summary, FACTS, quality)]
+    parts += [f"Warning: {text}.\n" for text in llq_read.warnings_of(summary)]
     if speed:
         parts += ["## Speed and memory\n", metrics_table(summary, FACTS[:1], speed)]
     return "\n".join(parts)

@@ -86,6 +86,9 @@ static void make_tables(struct world *w)
     table_add_column(s, "decode_ms_per_token", "ms", "median", COLUMN_REAL, 0);
     table_add_column(s, "model_mb", "MiB", "everything of the model", COLUMN_REAL, 0);
     table_add_column(s, "method", "", "of quantization", COLUMN_TEXT, -1);
+    table_add_column(s, "decode_ms_per_token_ci_low", "ms", "of its interval", COLUMN_REAL, -1);
+    table_add_column(s, "decode_ms_per_token_ci_high", "ms", "of its interval", COLUMN_REAL, -1);
+    table_add_column(s, "warnings", "", "of its metrics", COLUMN_TEXT, -1);
     for (int i = 0; i < N_EXPERIMENTS; i++) {
         int row = table_add_row(s);
         table_set_text(s, row, "name", w->experiments[i].name);
@@ -97,6 +100,9 @@ static void make_tables(struct world *w)
         table_set_real(s, row, "model_mb", 4.5 / (i + 1));
         table_set_text(s, row, "method", w->experiments[i].method);
         table_set_real(s, row, "decode_ms_per_token", 1.0 / 3.0);
+        table_set_real(s, row, "decode_ms_per_token_ci_low", 0.25);
+        table_set_real(s, row, "decode_ms_per_token_ci_high", 0.5);
+        table_set_text(s, row, "warnings", i ? "coqa_f1: few & skewed" : "");
     }
     table_add_column(c, "a", "", "experiment", COLUMN_TEXT, -1);
     table_add_column(c, "delta", "", "a - b", COLUMN_REAL, -1); /* and no row */

@@ -74,7 +74,8 @@ static void report_of_results(void **state)
     struct bytes csv = whole("report/summary.csv"), md = whole("report/summary.md");
     struct bytes png = whole("report/size_quality.png"), pdf = whole("report/size_quality.pdf");
     CHECK(
-        strstr(csv.data, "fp16_baseline,16,False,0.1,0.0875,0.1125,0.3333333333333333,4.5,none\n"),
+        strstr(csv.data,
+               "fp16_baseline,16,False,0.1,0.0875,0.1125,0.3333333333333333,4.5,none,0.25,0.5,\n"),
         "the CSV has every digit: %s", csv.data);
     CHECK(strstr(csv.data, ",,,,0.3333333333333333,1.5,"), "what is not known is empty: %s",
           csv.data);
@@ -86,6 +87,14 @@ static void report_of_results(void **state)
     CHECK(strncmp(html.data, "<!doctype html>", 15) == 0 && strstr(html.data, "bnb_4bit_nf4") &&
               strstr(html.data, "Size against quality") && strstr(html.data, "</html>"),
           "a page with the experiments and the front");
+    CHECK(strstr(html.data, "bnb_4bit_nf4, rtn_2bit: coqa_f1: few &amp; skewed"),
+          "and its warnings, once for all that have them");
+    const char *latency = strstr(html.data, "<h2 id=\"latency\">");
+    const char *across = strstr(html.data, "class=\"across\"");
+    CHECK(latency && across > latency && strstr(across + 1, "class=\"across\""),
+          "both points of the latency front have its interval, sizes have none");
+    CHECK(strstr(md.data, "Warning: bnb_4bit_nf4, rtn_2bit: coqa_f1: few & skewed"),
+          "the Markdown has the warnings, too: %s", md.data);
     CHECK(!strstr(html.data, "src=") && !strstr(html.data, "http:") && !strstr(html.data, "https:"),
           "that loads nothing from anywhere");
     bytes_release(&html);
