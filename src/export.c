@@ -138,6 +138,7 @@ static void add_counts(struct js *all, const char *task, const struct js *record
 
     js_set_int(samples, "effective", n);
     js_set_int(object_in(all, "n-shot"), task, 0);
+    js_set_int(object_in(all, "versions"), task, js_int(js_get(record, "version"))); /* ours */
     js_set(object_in(object_in(all, "configs"), task), "llq_sweep", js_copy(record));
 }
 

@@ -97,7 +97,8 @@ ok "what is no condition"
 ok "--export csv writes the tables"
 "$program" --export lm-eval whole.h5 >out 2>&1 && [ "$(wc -l <out)" = 5 ] &&
     grep -q '"f1,none":' whole.nf4.json && grep -q '"em_stderr,none":' whole.nf4.json &&
-    grep -q '"n-samples":{"coqa":{"effective":10}' whole.nf4.json
+    grep -q '"n-samples":{"coqa":{"effective":10}' whole.nf4.json &&
+    grep -q '"versions":{"coqa":1,"perplexity":1}' whole.nf4.json
 ok "--export lm-eval writes a file an experiment, with that program's keys"
 refuses 'nowhere.h5' --export csv nowhere.h5
 ok "a file that is not there"
