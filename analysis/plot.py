@@ -1,4 +1,4 @@
-"""plot.py - size against quality, with the intervals that the results file holds."""
+"""plot.py - size and latency against quality, and differences, with the file's intervals."""
 
 import math
 import textwrap
@@ -35,6 +35,9 @@ SIZES = {
     "model_mb": "model size (MiB)",
     "bits_per_weight": "stored bits per weight",
 }
+LATENCY = "decode_ms_per_token"
+VERDICTS = {"better": "#009E73", "equivalent": "#0072B2", "non_inferior": "#56B4E9",
+            "worse": "#D55E00"}
 
 
 def _plain(value, _position=None):
@@ -194,7 +197,12 @@ def _panel(ax, summary, metric, size, baseline):
     better = {True: " (higher is better)", False: " (lower is better)"}.get(
         column.higher_is_better, "")
     ax.set_title(METRICS.get(metric, metric) + better, fontsize=11, loc="left")
-    ax.set_xlabel(SIZES.get(size, size), fontsize=10)
+    ax.set_xlabel(SIZES.get(size, "decode (ms a token)" if size == LATENCY else size), fontsize=10)
+    for i in shown:  # sizes have no interval
+        least, most = (summary.numbers(size + end)[index[i]] for end in ("_ci_low", "_ci_high"))
+        if math.isfinite(least) and math.isfinite(most):
+            ax.plot([least, most], [y[i], y[i]], lw=1.4, alpha=0.85, zorder=3,
+                    color=STYLES.get(methods[i], OTHER_STYLE)[0])
     ax.margins(x=0.16, y=0.14)
     ax.grid(True, which="major", color="#e4e4e4", lw=0.7)
     ax.set_axisbelow(True)
@@ -243,8 +251,55 @@ def size_quality(summary, size, title, baseline, confidence, paths):
         _draw_labels(fig, ax, *what)
         ax.set_xlim(limits[0])
         ax.set_ylim(limits[1])
+    _save(fig, paths)
+    return metrics
+
+
+def _save(fig, paths):
     for path in paths:
         # No time of writing inside: the same results give the same files.
         fig.savefig(path, metadata={"CreationDate": None} if path.endswith(".pdf") else None)
     plt.close(fig)
+
+
+def differences(comparisons, title, paths):
+    """Differences pair by pair with intervals, margin and verdict, a panel a metric; as above."""
+    v = {c: comparisons.numbers(c) for c in ("delta", "ci_low", "ci_high", "margin")}
+    a, b, metric, verdict = (comparisons.texts(c) for c in ("a", "b", "metric", "verdict"))
+    known = [r for r in range(comparisons.n_rows) if math.isfinite(v["delta"][r])]
+    metrics = list(dict.fromkeys(metric[r] for r in known))
+    if not metrics:
+        return []
+    most = max(sum(metric[r] == m for r in known) for m in metrics)
+    fig, axes = plt.subplots(1, len(metrics), figsize=(0.6 + 5.0 * len(metrics), min(1.6 + 0.3 * most, 400)),
+                             dpi=150, squeeze=False)
+    fig.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold")
+    for ax, m in zip(axes[0], metrics):
+        rows = [r for r in known if metric[r] == m]
+        ax.axvspan(-v["margin"][rows[0]], v["margin"][rows[0]], color="#7aa7d9", alpha=0.16, lw=0)
+        ax.axvline(0, color="#444444", lw=1)
+        for y, r in enumerate(rows):
+            color = VERDICTS.get(verdict[r], OTHER_STYLE[0])
+            if math.isfinite(v["ci_low"][r]) and math.isfinite(v["ci_high"][r]):
+                ax.plot([v["ci_low"][r], v["ci_high"][r]], [y, y], color=color, lw=2)
+            ax.plot(v["delta"][r], y, "o", color=color, ms=6)
+        ax.set_yticks(range(len(rows)), [f"{a[r]} − {b[r]}\n{verdict[r].replace('_', '-')}"
+                                         for r in rows], fontsize=7)
+        ax.invert_yaxis()
+        # One that is far off would make a line of all others.
+        ends = sorted(max(abs(v[c][r]) for c in ("delta", "ci_low", "ci_high")
+                          if math.isfinite(v[c][r])) for r in rows)
+        usual = max(ends[max(0, 2 * len(ends) // 3 - 1)], v["margin"][rows[0]])
+        if ends[-1] > 6 * usual:
+            ax.set_xlim(-3 * usual, 3 * usual)
+            far = [f"{a[r]} {v['delta'][r]:+.3g}" for r in rows if abs(v["delta"][r]) > 3 * usual]
+            ax.set_xlabel(textwrap.fill("off the plot: " + ", ".join(far), 60) if far else "",
+                          fontsize=8)
+        ax.set_title(METRICS.get(m, m) + (" (logarithm)" if m in LOG_METRICS else ""), fontsize=11,
+                     loc="left")
+        ax.grid(True, axis="x", color="#e4e4e4", lw=0.7)
+        ax.set_axisbelow(True)
+        ax.tick_params(axis="x", labelsize=8)
+    fig.tight_layout(rect=(0, 0, 1, 0.98))
+    _save(fig, paths)
     return metrics

@@ -165,14 +165,25 @@ def write_report(f, folder, size):
     write_csv(to("comparisons.csv"), comparisons)
     write_text(to("report.html"), page.make(f))
     written = ["report.html", "summary.md", "comparisons.md", "summary.csv", "comparisons.csv"]
-    plots = ["size_quality.png", "size_quality.pdf"]
-    title = f"{f.attrs['name']}: size and quality" if f.attrs["name"] else "Size and quality"
-    if plot.size_quality(summary, size, title, f.attrs["baseline"], float(f.attrs["confidence"]),
-                         [to(p) for p in plots]):
-        written += plots
-    else:
+    sweep, baseline = f.attrs["name"], f.attrs["baseline"]
+    confidence = float(f.attrs["confidence"])
+
+    def draw(stem, title, make):
+        """Keeps the names of what was drawn; `make` gets title and paths."""
+        names = [stem + ".png", stem + ".pdf"]
+        drawn = make(f"{sweep}: {title}" if sweep else title[0].upper() + title[1:],
+                     [to(n) for n in names])
+        written.extend(names if drawn else [])
+        return drawn
+
+    if not draw("size_quality", "size and quality", lambda title, paths: plot.size_quality(
+            summary, size, title, baseline, confidence, paths)):
         print(f"report.py: no experiment has both {size} and a quality metric: no plot",
               file=sys.stderr)
+    draw("latency_quality", "latency and quality", lambda title, paths: plot.size_quality(
+        summary, plot.LATENCY, title, baseline, confidence, paths))
+    draw("differences", "differences, pair by pair",
+         lambda title, paths: plot.differences(comparisons, title, paths))
     return [to(name) for name in written]
 
 

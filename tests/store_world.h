@@ -105,7 +105,22 @@ static void make_tables(struct world *w)
         table_set_text(s, row, "warnings", i ? "coqa_f1: few & skewed" : "");
     }
     table_add_column(c, "a", "", "experiment", COLUMN_TEXT, -1);
-    table_add_column(c, "delta", "", "a - b", COLUMN_REAL, -1); /* and no row */
+    table_add_column(c, "delta", "", "a - b", COLUMN_REAL, -1);
+    static const char *const texts[] = { "b", "metric", "verdict" };
+    static const char *const reals[] = { "ci_low", "ci_high", "margin" };
+    for (int k = 0; k < 3; k++) {
+        table_add_column(c, texts[k], "", "", COLUMN_TEXT, -1);
+        table_add_column(c, reals[k], "", "", COLUMN_REAL, -1);
+    }
+    table_add_row(c);
+    table_set_text(c, 0, "a", "bnb_4bit_nf4");
+    table_set_text(c, 0, "b", "fp16_baseline");
+    table_set_text(c, 0, "metric", "coqa_f1");
+    table_set_text(c, 0, "verdict", "better");
+    table_set_real(c, 0, "delta", 0.2);
+    table_set_real(c, 0, "ci_low", 0.15);
+    table_set_real(c, 0, "ci_high", 0.25);
+    table_set_real(c, 0, "margin", 0.01);
 
     static const char *const front[][3] = { { "size_quality", "coqa_f1", "bnb_4bit_nf4" },
                                             { "size_quality", "coqa_f1", "fp16_baseline" },

@@ -48,10 +48,11 @@ static struct bytes whole(const char *name)
 
 static void remove_report(void)
 {
-    static const char *const names[] = { "report.html",      "summary.md",
-                                         "summary.csv",      "comparisons.md",
-                                         "comparisons.csv",  "size_quality.png",
-                                         "size_quality.pdf", "" };
+    static const char *const names[] = {
+        "report.html",         "summary.md",       "summary.csv",      "comparisons.md",
+        "comparisons.csv",     "size_quality.png", "size_quality.pdf", "latency_quality.png",
+        "latency_quality.pdf", "differences.png",  "differences.pdf",  ""
+    };
     char file[160];
 
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -100,6 +101,18 @@ static void report_of_results(void **state)
     bytes_release(&html);
     CHECK(png.n > 10000 && memcmp(png.data, "\x89PNG", 4) == 0, "a plot as PNG");
     CHECK(pdf.n > 5000 && memcmp(pdf.data, "%PDF", 4) == 0, "and as PDF");
+    static const char *const others[] = { "latency_quality", "differences" };
+    for (int i = 0; i < 2; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "report/%s.png", others[i]);
+        struct bytes one = whole(name);
+        CHECK(one.n > 5000 && memcmp(one.data, "\x89PNG", 4) == 0, "%s as PNG", others[i]);
+        bytes_release(&one);
+        snprintf(name, sizeof name, "report/%s.pdf", others[i]);
+        one = whole(name);
+        CHECK(one.n > 2000 && memcmp(one.data, "%PDF", 4) == 0, "%s as PDF", others[i]);
+        bytes_release(&one);
+    }
     bytes_release(&said);
     bytes_release(&csv);
     bytes_release(&md);
