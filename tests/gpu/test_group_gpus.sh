@@ -1,24 +1,11 @@
 #!/usr/bin/env bash
 # Two GPUs of a machine share each job (tensor_parallel = 2): the scores are the bytes of one GPU's,
 # whether they reach each other's memory or not; a lost GPU costs the job a second try.
-here=$(cd "$(dirname "$0")" && pwd)
-program=$here/llq_sweep sweeps=$here/sweeps parts=$here/test_parts
-[ -x "$program" ] || {
-    program=$here/../../llq_sweep sweeps=$here/../../sweeps
-    parts=$here/../../${LLQ_BUILD:-build/cuda}/gpu/test_parts
-}
-gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU')
+. "$(dirname "$0")/common.sh"
+parts=$here/test_parts
+[ -x "$parts" ] || parts=$here/../../${LLQ_BUILD:-build/cuda}/gpu/test_parts
 [ "$gpus" -gt 1 ] || { echo "SKIP GPUs that share a job: one GPU here"; exit 0; }
 command -v mpirun >/dev/null || { echo "SKIP no mpirun here"; exit 0; }
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cases=0
-
-ok() { # ok SENTENCE: the last command's status decides
-    [ "$?" = 0 ] || { tail -30 "$work/out"; echo "does not hold: $*" >&2; exit 1; }
-    cases=$((cases + 1))
-}
 
 run() { # run RANKS NAME OPTIONS...
     local np=$1 name=$2
@@ -71,26 +58,21 @@ samples = 5
 sequence_length = 64
 TOML
 
-scores() {
-    grep -o '"experiment":"[^"]*"\|"seed":[0-9]*\|"prediction":\[[^]]*\]\|"window_nll":\[[^]]*\]\|"mse":\[[^]]*\]\|"loss":\[[^]]*\]' \
-        "$work/$1.h5.journal" | paste -sd' ' | sed 's/ *"experiment"/\n&/g' | sort
-}
-
 LLQ_TEST_BACKEND=cuda timeout -k 3 90 "$parts" >"$work/out" 2>&1
 ok "parts give the bits of the whole on two GPUs"
 LLQ_TEST_BACKEND=cuda LLQ_TEST_NO_PEERS=1 timeout -k 3 90 "$parts" >"$work/out" 2>&1
 ok "and by way of the host"
 run 1 one
 ok "one rank"
-[ "$(scores one | grep -c '"prediction".*"window_nll"')" = 5 ]
+[ "$(scores one mse loss | grep -c '"prediction".*"window_nll"')" = 5 ]
 ok "its journal holds the scores of five jobs"
-[ "$(scores one | grep -c '"experiment":"[ga][pw]t*q" .*"mse"')" = 2 ]
+[ "$(scores one mse loss | grep -c '"experiment":"[ga][pw]t*q" .*"mse"')" = 2 ]
 ok "and what the methods that look at text made of each matrix"
 run 2 two --set model.tensor_parallel=2
 ok "two ranks share each job"
 ! grep -q "cannot reach each other" "$work/two.h5.journal"
 ok "they reach each other's memory"
-[ "$(scores two)" = "$(scores one)" ]
+[ "$(scores two mse loss)" = "$(scores one mse loss)" ]
 ok "the scores are those of one rank, and GPTQ and AWQ pack the same"
 for n in 1 2; do
     run $n energy$n --experiment nf4 --set benchmark.energy=true --set model.tensor_parallel=$n
@@ -102,6 +84,6 @@ for n in 1 2; do
 done
 LLQ_TEST_ONCE=$work/mark LLQ_TEST_LOSE_DEVICE=nf4 run 2 lost --set model.tensor_parallel=2
 ok "a lost GPU: the sweep succeeds"
-[ "$(grep -c 'it is tried once more' "$work/out")" = 1 ] && [ "$(scores lost)" = "$(scores one)" ]
+[ "$(grep -c 'it is tried once more' "$work/out")" = 1 ] && [ "$(scores lost mse loss)" = "$(scores one mse loss)" ]
 ok "with a second try of its job, and the same scores"
 echo "$cases cases ran"

@@ -3,18 +3,8 @@
 # (CUDA's illegal address): its job is tried once more, then fails and says why, a new engine takes
 # over, the other jobs succeed; on one rank and on two under mpirun, which share a GPU where there is
 # one.  LLQ_TEST_BACKEND=cpu plays it with a crash instead.
-here=$(cd "$(dirname "$0")" && pwd)
+. "$(dirname "$0")/common.sh"
 backend=${LLQ_TEST_BACKEND:-cuda}
-program=$here/llq_sweep sweeps=$here/sweeps
-[ -x "$program" ] || { program=$here/../../llq_sweep; sweeps=$here/../../sweeps; }
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cases=0
-
-ok() { # ok SENTENCE: the last command's status decides
-    [ "$?" = 0 ] || { cat "$work/out"; echo "does not hold: $*" >&2; exit 1; }
-    cases=$((cases + 1))
-}
 
 run() {
     "$program" --backend "$backend" --limit 4 --seeds 0 --experiment fp16_baseline \
@@ -42,7 +32,6 @@ run --resume -o "$work/lost.h5" && grep -q 'ok=3 failed=0' "$work/lost.h5.status
 ok "without the fault it can be resumed to the end"
 
 command -v mpirun >/dev/null || { echo "SKIP two ranks: no mpirun here"; echo "$cases cases ran"; exit 0; }
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 share=() says='signal 11'
 if [ "$backend" = cuda ]; then
     says='illegal memory access'
@@ -55,11 +44,6 @@ ranks() { # ranks NAME OPTIONS...: six jobs on two ranks
     timeout -k 3 120 mpirun --oversubscribe --bind-to none -np 2 "$program" --backend "$backend" "${share[@]}" \
         --limit 4 --seeds 0,1 --experiment fp16_baseline --experiment bnb_4bit_nf4 --experiment rtn_3bit_g32 \
         -o "$work/$name.h5" "$@" "$sweeps/demo.toml" >"$work/out" 2>&1
-}
-
-scores() {
-    grep -o '"experiment":"[^"]*"\|"seed":[0-9]*\|"prediction":\[[^]]*\]\|"window_nll":\[[^]]*\]' \
-        "$work/$1.h5.journal" | paste -sd' ' | sed 's/ *"experiment"/\n&/g' | sort
 }
 
 ranks whole

@@ -1,19 +1,8 @@
 #!/usr/bin/env bash
 # What the program scores on a GPU, item by item, is the same bytes for any number of ranks, any batch
 # size, any order of jobs, and after a resume.  LLQ_TEST_BACKEND=cpu plays it on the CPU engine.
-here=$(cd "$(dirname "$0")" && pwd)
-program=$here/llq_sweep sweeps=$here/sweeps
-[ -x "$program" ] || { program=$here/../../llq_sweep; sweeps=$here/../../sweeps; }
+. "$(dirname "$0")/common.sh"
 command -v mpirun >/dev/null || { echo "SKIP no mpirun here"; exit 0; }
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cases=0
-
-ok() { # ok SENTENCE: the last command's status decides
-    [ "$?" = 0 ] || { cat "$work/out"; echo "does not hold: $*" >&2; exit 1; }
-    cases=$((cases + 1))
-}
 
 run() { # run RANKS NAME OPTIONS...
     local np=$1 name=$2
@@ -24,22 +13,16 @@ run() { # run RANKS NAME OPTIONS...
         "$sweeps/demo.toml" >"$work/out" 2>&1
 }
 
-# Whatever is recorded item by item, job by job, in an order of its own.
-scores() {
-    grep -o '"experiment":"[^"]*"\|"seed":[0-9]*\|"prediction":\[[^]]*\]\|"f1_item":\[[^]]*\]\|"window_nll":\[[^]]*\]' \
-        "$work/$1.h5.journal" | paste -sd' ' | sed 's/"experiment"/\n&/g' | sed 's/ *$//' | sort
-}
-
 same() { # same RANKS NAME OPTIONS...
     run "$@"
     ok "$2 finishes"
-    [ "$(scores "$2")" = "$reference" ]
+    [ "$(scores "$2" f1_item)" = "$reference" ]
     ok "$2: the same bytes"
 }
 
 run 1 one
 ok "one rank"
-reference=$(scores one)
+reference=$(scores one f1_item)
 [ "$(grep -c '"prediction":.*"window_nll":\|"window_nll":.*"prediction":' <<<"$reference")" = 6 ]
 ok "six jobs have their items"
 same 2 two_ranks

@@ -1,20 +1,9 @@
 #!/usr/bin/env bash
 # Several ranks on a machine with GPUs: one reads the weights and NCCL brings them to the others, the
 # scores are those of one rank; a rank without a GPU of its own idles, or shares when it may.
-here=$(cd "$(dirname "$0")" && pwd)
-program=$here/llq_sweep sweeps=$here/sweeps
-[ -x "$program" ] || { program=$here/../../llq_sweep; sweeps=$here/../../sweeps; }
+. "$(dirname "$0")/common.sh"
 command -v mpirun >/dev/null || { echo "SKIP no mpirun here"; exit 0; }
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 LLQ_TEST_SHARE_ALL=1
-gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU')
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cases=0
-
-ok() { # ok SENTENCE: the last command's status decides
-    [ "$?" = 0 ] || { cat "$work/out"; echo "does not hold: $*" >&2; exit 1; }
-    cases=$((cases + 1))
-}
+export LLQ_TEST_SHARE_ALL=1
 
 run() { # run RANKS NAME OPTIONS...
     local np=$1 name=$2
@@ -22,11 +11,6 @@ run() { # run RANKS NAME OPTIONS...
     mpirun --oversubscribe --bind-to none -np "$np" "$program" --backend cuda -v --limit 4 --seeds 0,1 \
         --experiment fp16_baseline --experiment bnb_4bit_nf4 -o "$work/$name.h5" "$@" "$sweeps/demo.toml" \
         >"$work/out" 2>&1
-}
-
-scores() {
-    grep -o '"experiment":"[^"]*"\|"seed":[0-9]*\|"prediction":\[[^]]*\]\|"window_nll":\[[^]]*\]' \
-        "$work/$1.h5.journal" | paste -sd' ' | sed 's/ *"experiment"/\n&/g' | sort
 }
 
 run 1 one
