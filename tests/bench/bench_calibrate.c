@@ -57,21 +57,6 @@ struct result {
     char device[128];
 };
 
-static int make_ids(int n_seqs, int length, struct quant_calibration *out, struct err *e)
-{
-    const size_t n = (size_t)n_seqs * (size_t)length;
-    int32_t *ids = mem_array(n, sizeof *ids), *lengths = mem_array((size_t)n_seqs, sizeof *lengths);
-
-    for (size_t i = 0; i < n; i++)
-        ids[i] = (int32_t)(rng_u64(5, RNG_TEST, i) % VOCAB);
-    for (int i = 0; i < n_seqs; i++)
-        lengths[i] = length;
-    int rc = quant_calibration_make(out, ids, n, lengths, (size_t)n_seqs, e);
-    free(ids);
-    free(lengths);
-    return rc;
-}
-
 static uint64_t hash_of(uint64_t hash, const unsigned char *bytes, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -114,7 +99,7 @@ static int time_way(const struct model *base, const struct asked *a, int k, stru
     struct quant_report report = { 0 };
     struct model packed = MODEL_INIT;
 
-    if (make_ids(a->n_samples, ways[k].length, &ids, e) < 0)
+    if (make_random_calibration(a->n_samples, ways[k].length, VOCAB, &ids, e) < 0)
         return -1;
     spec.calibration = &ids;
     mem_account_reset_peak(b);

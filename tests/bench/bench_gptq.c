@@ -54,21 +54,6 @@ static struct config config_of(const struct shapes *s, int n_layers)
                             .tied = true };
 }
 
-static int make_ids(int n_seqs, struct quant_calibration *out, struct err *e)
-{
-    const size_t n = (size_t)n_seqs * LENGTH;
-    int32_t *ids = mem_array(n, sizeof *ids), *lengths = mem_array((size_t)n_seqs, sizeof *lengths);
-
-    for (size_t i = 0; i < n; i++)
-        ids[i] = (int32_t)(rng_u64(5, RNG_TEST, i) % VOCAB);
-    for (int i = 0; i < n_seqs; i++)
-        lengths[i] = LENGTH;
-    int rc = quant_calibration_make(out, ids, n, lengths, (size_t)n_seqs, e);
-    free(ids);
-    free(lengths);
-    return rc;
-}
-
 /* ---- parts ---- */
 
 /* H of a sequence of random rows; its time. */
@@ -204,7 +189,7 @@ static int time_model(const struct model *base, int n_seqs, struct err *e)
     double solver = 0, largest = 0;
     int rc = -1;
 
-    if (make_ids(n_seqs, &ids, e) < 0)
+    if (make_random_calibration(n_seqs, LENGTH, VOCAB, &ids, e) < 0)
         return -1;
     mem_account_reset_peak(b);
     double start = clock_seconds();

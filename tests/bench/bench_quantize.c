@@ -234,21 +234,6 @@ out:
 
 /* ---- methods that look at text ---- */
 
-static int make_ids(struct quant_calibration *out, int n_seqs, int length, struct err *e)
-{
-    const size_t n = (size_t)n_seqs * (size_t)length;
-    int32_t *ids = mem_array(n, sizeof *ids), *lengths = mem_array((size_t)n_seqs, sizeof *ids);
-
-    for (size_t i = 0; i < n; i++)
-        ids[i] = (int32_t)(rng_u64(7, RNG_WEIGHTS, i) % (uint64_t)shapes.vocab_size);
-    for (int i = 0; i < n_seqs; i++)
-        lengths[i] = length;
-    int rc = quant_calibration_make(out, ids, n, lengths, (size_t)n_seqs, e);
-    free(lengths);
-    free(ids);
-    return rc;
-}
-
 static int calibrate(const struct model *base, const struct quant_spec *method,
                      const struct quant_calibration *ids, struct err *e)
 {
@@ -389,7 +374,7 @@ static int bench_calibrated(const struct model *base, const char *method, int n_
     struct quant_calibration ids;
     int rc = 0;
 
-    if (make_ids(&ids, cpu ? 2 : 128, cpu ? 128 : 512, e) < 0)
+    if (make_random_calibration(cpu ? 2 : 128, cpu ? 128 : 512, shapes.vocab_size, &ids, e) < 0)
         return -1;
     printf("%lld sequences, %lld tokens\n", (long long)ids.n_seqs,
            (long long)ids.first[ids.n_seqs]);

@@ -1,9 +1,11 @@
-/* random_model.h - the base model of benchmark programs that need no file: random weights. */
+/* random_model.h - what benchmark programs that need no file work on: a base model of random
+ * weights, and random ids to calibrate with. */
 #pragma once
 
 #include "base/memory.h"
 #include "base/rng.h"
 #include "model/model.h"
+#include "quant/calibrate.h"
 
 #include <stdlib.h>
 
@@ -110,4 +112,21 @@ static inline int make_random_model(struct backend *b, const struct config *c, s
                                     struct err *e)
 {
     return make_random_part(b, c, (struct split){ 0, 1 }, m, e);
+}
+
+/* n_seqs sequences of `length` ids. */
+static inline int make_random_calibration(int n_seqs, int length, int64_t vocab_size,
+                                          struct quant_calibration *out, struct err *e)
+{
+    const size_t n = (size_t)n_seqs * (size_t)length;
+    int32_t *ids = mem_array(n, sizeof *ids), *lengths = mem_array((size_t)n_seqs, sizeof *lengths);
+
+    for (size_t i = 0; i < n; i++)
+        ids[i] = (int32_t)(rng_u64(5, RNG_TEST, i) % (uint64_t)vocab_size);
+    for (int i = 0; i < n_seqs; i++)
+        lengths[i] = length;
+    int rc = quant_calibration_make(out, ids, n, lengths, (size_t)n_seqs, e);
+    free(ids);
+    free(lengths);
+    return rc;
 }
