@@ -12,8 +12,8 @@
  *                                                     are quantized too (linear() does it)
  *
  * rounded once to the compute dtype.  All fp32 arithmetic, each operation rounded.  A product of
- * the decode phase may round the value without its scale instead, and scale sums of a group in fp32,
- * as kernels that never dequantize do.
+ * the decode phase may round the value without its scale instead, and scale sums of a group in
+ * fp32, as kernels that never dequantize do.
  *
  *   codes   row r starts at byte r * row_bytes; inside a row, code i of b bits sits at bits
  *           b*i ... b*i + b-1 of a little-endian bit stream; row_bytes is a multiple of 4.

@@ -5,7 +5,7 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "model/model.h"
-#include "quant/calibrate.h"
+#include "quant/quant.h"
 
 #include <stdlib.h>
 
