@@ -231,11 +231,8 @@ template <bool VARIES> struct codes_4 {
 
 /* The same of one zero, without scale: pairs as the product takes them, which the table holds
  * rounded. */
-struct codes_4_bare {
-    static constexpr bool SCALED = true, ZERO = false;
-    static constexpr int N_WORDS = 4, BITS = 4, PIECE_COLS = CHUNK_COLS;
+struct codes_4_bare : codes_4<false> {
     static constexpr int N_LOOKUP = 256 * 32 * 4; /* a copy for each lane, its own bank */
-    uint32_t word[4];
     struct group_t {
     };
 
@@ -249,12 +246,6 @@ struct codes_4_bare {
             for (int i = 0; i < 8; i++)
                 ((uint4 *)lookup)[8 * byte + (i + byte) % 8] = make_uint4(pair, pair, pair, pair);
         }
-    }
-    __device__ void load(const uint8_t *chunk, int lane)
-    {
-        uint4 v = load_16(chunk + 16 * lane);
-
-        word[0] = v.x, word[1] = v.y, word[2] = v.z, word[3] = v.w;
     }
     template <bool BF16> __device__ static group_t group(float, float, const float *)
     {
