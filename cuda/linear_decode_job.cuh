@@ -109,15 +109,6 @@ template <class C> __device__ constexpr int piece_bytes(void)
     return C::SCALED ? CHUNK_COLS * C::BITS : 128;
 }
 
-/* A piece of one or two units on its way.  A lane has the scale of one row and group of the chunk:
- * of two units lane 16 i + 8 r + row that of unit r, group i, groups 2 and 3 in a second register;
- * of one unit lane 8 i + row. */
-template <class C, int SIDES> struct decode_slot {
-    C codes[SIDES];
-    uint32_t scale[SIDES], zero[SIDES];
-    float second;
-};
-
 /* Where a warp reads next. */
 template <int SIDES> struct decode_cursor {
     int pass, piece;
@@ -187,35 +178,6 @@ __device__ inline uint32_t load_number(const uint8_t *p, int n_bytes)
     return n_bytes == 2 ? __ldg((const uint16_t *)p) : __ldg((const uint32_t *)p);
 }
 
-/* The next piece, of chunk number `chunk` of the rows. */
-template <class C, int SIDES>
-__device__ inline void load_piece(const struct decode_job &a, const struct decode_cursor<SIDES> &c,
-                                  int chunk, int lane, struct decode_slot<C, SIDES> *to)
-{
-#pragma unroll
-    for (int r = 0; r < SIDES; r++) {
-        const uint8_t *piece = c.codes[r] + c.piece * piece_bytes<C>();
-        if constexpr (C::SCALED)
-            to->codes[r].load(piece, lane);
-        else
-            to->codes[r].load(piece);
-    }
-    if constexpr (C::SCALED) {
-        const int group =
-            (a.groups_log ? chunk << a.groups_log : chunk >> a.group_shift) + c.own_group;
-#pragma unroll
-        for (int i = 0; i < SIDES; i++)
-            if (i == 0 || a.groups_log == 2) {
-                int at = (group + 2 * i) * UNIT_ROWS;
-                to->scale[i] = load_number(c.scales + at * a.scale_bytes, a.scale_bytes);
-                if (C::ZERO && a.zero_bytes)
-                    to->zero[i] = load_number(c.zeros + at * a.zero_bytes, a.zero_bytes);
-            }
-        if (c.scales2)
-            to->second = __ldg(c.scales2 + (c.first_group + group) / WEIGHT_NESTED_RUN);
-    }
-}
-
 /* What a lane's stored numbers mean in this pass. */
 struct decode_numbers {
     float second, offset;
@@ -247,22 +209,6 @@ __device__ inline float decoded_zero(const struct decode_job &a, uint32_t bits)
            : a.zero_bytes == 2 ? half_bits_value(bits)
                                : __uint_as_float(bits);
 }
-
-/* The scales and zero points of a slot, in the lanes that loaded them. */
-template <class C, int SIDES> struct lane_numbers {
-    float scale[SIDES], zero[SIDES];
-
-    __device__ lane_numbers(const struct decode_job &a, const struct decode_slot<C, SIDES> &s,
-                            const struct decode_numbers &n, const float *map)
-    {
-#pragma unroll
-        for (int i = 0; i < SIDES; i++)
-            if (C::SCALED && (i == 0 || a.groups_log == 2)) {
-                scale[i] = decoded_scale(a, n, s.scale[i], s.second, map);
-                zero[i] = C::ZERO && a.zero_bytes ? decoded_zero(a, s.zero[i]) : 0.0f;
-            }
-    }
-};
 
 /* A run is 64 columns, or 32 where groups are: products take the bare values of codes, which are 16
  * bits as they are, and the sum of a run is multiplied with its scale. */

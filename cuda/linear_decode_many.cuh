@@ -39,6 +39,59 @@ __device__ inline void copy_chunk(const struct decode_job &a, int chunk, uint16_
     }
 }
 
+/* A piece on its way.  Lane 16 i + 8 r + row has the scale of that row of unit r in group i of the
+ * chunk, groups 2 and 3 in a second register. */
+template <class C> struct many_slot {
+    C codes[2];
+    uint32_t scale[2], zero[2];
+    float second;
+};
+
+/* The next piece, of chunk number `chunk` of the rows. */
+template <class C>
+__device__ inline void load_piece(const struct decode_job &a, const struct decode_cursor<2> &c,
+                                  int chunk, int lane, struct many_slot<C> *to)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const uint8_t *piece = c.codes[r] + c.piece * piece_bytes<C>();
+        if constexpr (C::SCALED)
+            to->codes[r].load(piece, lane);
+        else
+            to->codes[r].load(piece);
+    }
+    if constexpr (C::SCALED) {
+        const int group =
+            (a.groups_log ? chunk << a.groups_log : chunk >> a.group_shift) + c.own_group;
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            if (i == 0 || a.groups_log == 2) {
+                int at = (group + 2 * i) * UNIT_ROWS;
+                to->scale[i] = load_number(c.scales + at * a.scale_bytes, a.scale_bytes);
+                if (C::ZERO && a.zero_bytes)
+                    to->zero[i] = load_number(c.zeros + at * a.zero_bytes, a.zero_bytes);
+            }
+        if (c.scales2)
+            to->second = __ldg(c.scales2 + (c.first_group + group) / WEIGHT_NESTED_RUN);
+    }
+}
+
+/* The scales and zero points of a slot, in the lanes that loaded them. */
+template <class C> struct many_numbers {
+    float scale[2], zero[2];
+
+    __device__ many_numbers(const struct decode_job &a, const struct many_slot<C> &s,
+                            const struct decode_numbers &n, const float *map)
+    {
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            if (C::SCALED && (i == 0 || a.groups_log == 2)) {
+                scale[i] = decoded_scale(a, n, s.scale[i], s.second, map);
+                zero[i] = C::ZERO && a.zero_bytes ? decoded_zero(a, s.zero[i]) : 0.0f;
+            }
+    }
+};
+
 /* Of side r, the number for k = 32 number j of the lane's row. */
 __device__ inline float number_of_run(const struct decode_job &a, const float (&numbers)[2], int j,
                                       int r, int lane)
@@ -62,14 +115,14 @@ __device__ inline void scale_run(const float (&scale)[2], float (&run)[NT][4], f
 
 /* Two or four tiles of x at a time, so that products which wait for each other are apart. */
 template <class C, bool BF16, int NT>
-__device__ inline void multiply_many(const struct decode_job &a, struct decode_slot<C, 2> &s,
+__device__ inline void multiply_many(const struct decode_job &a, struct many_slot<C> &s,
                                      const struct decode_numbers &numbers, const uint16_t *xs,
                                      const char *lookup, const float *map, int lane,
                                      typename C::group_t (&g)[2], float (&sum)[NT][4])
 {
     constexpr int at_once = NT < 4 ? NT : 4;
     const uint16_t *own = xs + lane / 4 * MANY_LD + 8 * (lane % 4);
-    const struct lane_numbers<C, 2> n(a, s, numbers, map);
+    const struct many_numbers<C> n(a, s, numbers, map);
     float run[NT][4] = {};
 
 #pragma unroll
@@ -265,14 +318,14 @@ __global__ static void __launch_bounds__(DECODE_THREADS, NT == 8 ? 1 : 2)
     const int n_pieces = n_chunks * per_chunk;
     struct decode_cursor<2> next = {
     };
-    struct decode_slot<C, 2> slot[DEPTH * per_chunk];
+    struct many_slot<C> slot[DEPTH * per_chunk];
     struct decode_numbers numbers = {};
     float *total = totals + warp * many_sums<NT>() + 4 * lane;
 
-    auto load_next = [&](struct decode_slot<C, 2> *to) {
+    auto load_next = [&](struct many_slot<C> *to) {
         if (next.piece == n_pieces)
             return;
-        load_piece<C, 2>(a, next, next.piece / per_chunk, lane, to);
+        load_piece<C>(a, next, next.piece / per_chunk, lane, to);
         next.piece++;
     };
     auto copy_next = [&](int chunk) {
