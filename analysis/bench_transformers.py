@@ -6,8 +6,8 @@ imported), beside the figures that bench_points wrote of llq_sweep, on the same 
 
 prefill: a prompt of 512 ids to the first new id on the host.  decode: 128 ids more behind it, greedy,
 batch 1, a token.  b1, b4, b8: tokens a second of 128 new ids behind prompts of 16, the prompts' time
-included.  Medians of --repeats runs behind two for warm-up.  A checkpoint of random weights without
-tokenizer will do: no time here depends on values.
+included.  Medians of --repeats runs behind --warmup.  A checkpoint of random weights without
+tokenizer will do: no time here depends on values.  A format that fails is named, and the status is 1.
 """
 
 import argparse
@@ -17,25 +17,26 @@ import sys
 import time
 
 PROMPT, NEW, SHORT, BATCHES = 512, 128, 16, (1, 4, 8)
-COLUMNS = ("prefill", "decode") + tuple(f"b{b}" for b in BATCHES)
+COLUMNS = ("prefill", "decode") + tuple(f"b{b}" for b in BATCHES) + ("weights",)
+FORMS = (".2f", ".3f", ".0f", ".0f", ".0f", ".1f")
 
 # What bitsandbytes 0.50 gave on one H200 with Llama-3.2-1B shapes, for machines without it.
 STATED = {
-    "nf4 double": (14.0, 10.0, 100, 392, 628),
-    "fp4 double": (14.5, 11.1, 90, 386, 609),
-    "nf4": (12.2, 10.0, 100, 403, 697),
-    "LLM.int8": (29.8, 23.5, 43, 142, 281),
+    "nf4 double": (14.0, 10.0, 100, 392, 628, 965.13),
+    "fp4 double": (14.5, 11.1, 90, 386, 609, 965.13),
+    "nf4": (12.2, 10.0, 100, 403, 697, 965.13),
+    "LLM.int8": (29.8, 23.5, 43, 142, 281, 1429.13),
 }
 
 
-def median_ms(torch, run, repeats):
+def median_ms(torch, run, repeats, warmup=2):
     times = []
-    for i in range(2 + repeats):
+    for i in range(warmup + repeats):
         torch.cuda.synchronize()
         start = time.perf_counter()
         run()
         torch.cuda.synchronize()
-        if i >= 2:
+        if i >= warmup:
             times.append(1e3 * (time.perf_counter() - start))
     return statistics.median(times)
 
@@ -70,22 +71,21 @@ def generate(torch, model, prompt, n_new):
     )
 
 
-def measure(torch, model, repeats):
+def measure(torch, model, repeats, warmup):
+    def ms(run):
+        return median_ms(torch, run, repeats, warmup)
+
     long = ids(torch, model, 1, PROMPT)
     with torch.inference_mode():
-        prefill = median_ms(
-            torch,
-            lambda: model(long, use_cache=True, logits_to_keep=1).logits.argmax(-1).item(),
-            repeats,
-        )
-        first = median_ms(torch, lambda: generate(torch, model, long, 1), repeats)
-        all_of_it = median_ms(torch, lambda: generate(torch, model, long, 1 + NEW), repeats)
+        prefill = ms(lambda: model(long, use_cache=True, logits_to_keep=1).logits.argmax(-1).item())
+        first = ms(lambda: generate(torch, model, long, 1))
+        all_of_it = ms(lambda: generate(torch, model, long, 1 + NEW))
         rates = []
         for batch in BATCHES:
             prompt = ids(torch, model, batch, SHORT)
-            ms = median_ms(torch, lambda: generate(torch, model, prompt, NEW), repeats)
-            rates.append(1e3 * batch * NEW / ms)
-    return (prefill, (all_of_it - first) / NEW, *rates)
+            rates.append(1e3 * batch * NEW / ms(lambda: generate(torch, model, prompt, NEW)))
+    weights = model.get_memory_footprint() / 2**20
+    return (prefill, (all_of_it - first) / NEW, *rates, weights)
 
 
 def forms(torch):
@@ -118,7 +118,7 @@ def forms(torch):
 
 
 def read_ours(path):
-    """format -> (prefill, decode, b1, b4, b8), None where a figure is missing."""
+    """format -> what COLUMNS says, None where a figure is missing."""
     ours = {}
     with open(path, newline="", encoding="utf-8") as f:
         for row in csv.DictReader(f):
@@ -128,12 +128,14 @@ def read_ours(path):
                 figures[row["what"]] = value
             elif row["what"] == "throughput" and f"b{at}" in figures:
                 figures[f"b{at}"] = value
+            elif row["what"] == "weights":
+                figures["weights"] = value
     return {name: tuple(f[c] for c in COLUMNS) for name, f in ours.items()}
 
 
 def ratio(column, theirs, ours):
-    """How many times faster ours is: times fall, rates rise."""
-    return theirs / ours if column in ("prefill", "decode") else ours / theirs
+    """How many times better ours is: times and sizes fall, rates rise."""
+    return theirs / ours if column in ("prefill", "decode", "weights") else ours / theirs
 
 
 def cell(value, form):
@@ -142,25 +144,24 @@ def cell(value, form):
 
 def print_table(theirs, ours, stated):
     print(
-        "| format | whose | prefill 512, ms | decode b1, ms/token | b1, tokens/s | b4 | b8 |\n"
-        "|---|---|---|---|---|---|---|"
+        "| format | whose | prefill 512, ms | decode b1, ms/token | b1, tokens/s | b4 | b8 | weights, MiB |\n"
+        "|---|---|---|---|---|---|---|---|"
     )
     for name in list(theirs) + [n for n in ours if n not in theirs]:
-        forms_of = (".2f", ".3f", ".0f", ".0f", ".0f")
         mine, other = ours.get(name), theirs.get(name)
         whose = "transformers" if name not in stated else "stated earlier *"
         if other:
-            cells = " | ".join(cell(v, f) for v, f in zip(other, forms_of))
+            cells = " | ".join(cell(v, f) for v, f in zip(other, FORMS))
             print(f"| {name} | {whose} | {cells} |")
         if mine:
-            cells = " | ".join(cell(v, f) for v, f in zip(mine, forms_of))
+            cells = " | ".join(cell(v, f) for v, f in zip(mine, FORMS))
             print(f"| {name} | llq_sweep | {cells} |")
         if mine and other:
             cells = " | ".join(
                 cell(ratio(c, t, m) if m else None, ".1f")
                 for c, t, m in zip(COLUMNS, other, mine)
             )
-            print(f"| {name} | times faster | {cells} |")
+            print(f"| {name} | times better | {cells} |")
     if any(name in stated for name in theirs):
         print("\n\\* bitsandbytes 0.50 on one H200, not measured in this run")
 
@@ -170,10 +171,11 @@ def main():
     parser.add_argument("folder", help="the checkpoint (make_model writes one)")
     parser.add_argument("csv", nargs="?", help="what bench_points wrote")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--only", nargs="+", help="these formats only")
     options = parser.parse_args()
-    if options.repeats < 1:
-        parser.error("--repeats must be at least 1")
+    if options.repeats < 1 or options.warmup < 0:
+        parser.error("--repeats must be at least 1, --warmup at least 0")
     ours = read_ours(options.csv) if options.csv else {}
 
     try:
@@ -192,20 +194,26 @@ def main():
         f"{transformers.__version__}, {note}; copies {copy:.2f} TB/s, bf16 products "
         f"{product:.0f} TFLOP/s; medians of {options.repeats}\n"
     )
-    theirs = {}
+    theirs, failed = {}, False
     for name, how in wanted.items():
         if options.only and name not in options.only:
             continue
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            options.folder, device_map={"": 0}, **how
-        ).eval()
-        theirs[name] = measure(torch, model, options.repeats)
+        model = None
+        try:
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                options.folder, device_map={"": 0}, **how
+            ).eval()
+            theirs[name] = measure(torch, model, options.repeats, options.warmup)
+        except Exception as e:  # whatever two libraries throw; the other formats are worth having
+            print(f"bench_transformers.py: {name}: {type(e).__name__}: {e}", file=sys.stderr)
+            failed = True
         del model
         torch.cuda.empty_cache()
     stated = {n: f for n, f in STATED.items() if n not in wanted}
     if options.only:
         stated = {n: f for n, f in stated.items() if n in options.only}
     print_table({**theirs, **stated}, ours, stated)
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

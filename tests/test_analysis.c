@@ -137,6 +137,46 @@ static void report_of_something_else(void **state)
     remove_report();
 }
 
+/* beside.py: a file beside a copy of itself, in which one thing is another. */
+static void one_file_beside_another(void **state)
+{
+    const char *program = python();
+    char command[2048];
+    struct world w;
+
+    (void)state;
+    if (!program) {
+        print_message("SKIP: no Python with h5py, numpy and matplotlib here\n");
+        skip();
+    }
+    make_world(&w);
+    build(&w, path);
+    snprintf(command, sizeof command,
+             "%s -B -c \"import h5py, shutil, subprocess, sys\n"
+             "a, b = '%s', '%s'\n"
+             "def beside(change, at='fp16_baseline/seeds/0'):\n"
+             "    shutil.copy(a, b)\n"
+             "    with h5py.File(b, 'r+') as f: change(f['experiments'], f['experiments/' + at])\n"
+             "    x = subprocess.run([sys.executable, '-B', 'analysis/beside.py', a, b],\n"
+             "                       capture_output=True, text=True)\n"
+             "    return x.returncode, x.stdout + x.stderr\n"
+             "def says(change, status, what):\n"
+             "    got = beside(change)\n"
+             "    assert got[0] == status and what in got[1], got\n"
+             "def text(e, job): job['coqa/prediction'][1] = 'another'\n"
+             "def score(e, job): job['coqa/f1'][2] = .5\n"
+             "def lost(e, job): del e['bnb_4bit_nf4/seeds/9']\n"
+             "says(lambda e, job: None, 1, 'rtn_2bit seed 0: error in')\n"
+             "with h5py.File(a, 'r+') as f: del f['experiments/rtn_2bit/seeds/0']\n"
+             "says(lambda e, job: None, 0, 'the same: every text and score')\n"
+             "says(text, 1, 'fp16_baseline: 1 of 3 texts and 0 scores differ')\n"
+             "says(score, 1, 'fp16_baseline: 0 of 3 texts and 1 scores differ')\n"
+             "says(lost, 1, 'bnb_4bit_nf4 seed 9: in one file only')\n\"",
+             program, path, other);
+    CHECK(system(command) == 0, "beside.py finds what differs");
+    release_world(&w);
+}
+
 /* Max's table of 1960: mean squared errors for the normal distribution; and levels that fit. */
 static void least_errors(void **state)
 {
@@ -167,6 +207,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         STORE_TEST(report_of_results),
         STORE_TEST(report_of_something_else),
+        STORE_TEST(one_file_beside_another),
         cmocka_unit_test(least_errors),
     };
 

@@ -47,12 +47,16 @@ static inline bool left_out(void)
     return n++ % one_in() != 0;
 }
 
-/* The device of a test program's main(). */
+/* The device of a test program's main().  LLQ_TEST_ONLY='batches*' asks for the tests of such
+ * names, as for a checker that runs beside others. */
 static inline bool open_device(void)
 {
+    const char *only = getenv("LLQ_TEST_ONLY");
     struct err e = ERR_INIT;
     struct device_facts facts = { 0 };
 
+    if (only && *only)
+        cmocka_set_test_filter(only);
     if (backend_open(&gpu, "cuda", 0, NULL, &e) < 0 || gpu.ops->facts(&gpu, &facts, &e) < 0) {
         fprintf(stderr, "FAIL no test ran: %s\n", e.text);
         return false;
