@@ -161,8 +161,10 @@ int runner_setup(void *runner, const struct engine_site *site, const void *setup
     if (backend_open(&r->backend, backend, device, why, e) < 0)
         return -1;
     r->opened_s = clock_seconds() - start;
-    if (why[0])
-        log_info("%s", why);
+    if (why[0]) {
+        bool missed = backend_compiled("cuda") && strcmp(r->backend.ops->name, "cuda");
+        log_line(missed && site->local_rank == 0 && !site->again ? LOG_WARN : LOG_INFO, "%s", why);
+    }
     if (r->backend.ops->facts(&r->backend, &r->facts, e) < 0)
         return -1;
     fault_in_setup(site->local_rank);

@@ -42,6 +42,10 @@ ok "--tokenize prints the ids on one line"
 
 run 2 -o 'r-%n.h5' --experiment 'b*' --seeds 7 --limit 3 small.toml
 ok "patterns, seeds and a limit are taken"
+if "$program" --version | grep -q '^CUDA' && ! nvidia-smi -L >stdout 2>&1; then
+    [ "$(grep -c 'llq_sweep: warning: running on the CPU: no ' out)" = 1 ]
+    ok "two ranks of a node without a GPU warn once that they run on the CPU"
+fi
 [ "$(tail -1 out)" = "$(pwd -P)/r-1.h5" ]
 ok "the last line is the absolute path of the results file"
 h5dump -n r-1.h5 >dump && grep -q '/experiments/baseline/seeds/7' dump && ! grep -q 'experiments/nf4' dump
