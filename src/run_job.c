@@ -161,10 +161,6 @@ int runner_setup(void *runner, const struct engine_site *site, const void *setup
     if (backend_open(&r->backend, backend, device, why, e) < 0)
         return -1;
     r->opened_s = clock_seconds() - start;
-    if (why[0]) {
-        bool missed = backend_compiled("cuda") && strcmp(r->backend.ops->name, "cuda");
-        log_line(missed && site->local_rank == 0 && !site->again ? LOG_WARN : LOG_INFO, "%s", why);
-    }
     if (r->backend.ops->facts(&r->backend, &r->facts, e) < 0)
         return -1;
     fault_in_setup(site->local_rank);
@@ -174,6 +170,9 @@ int runner_setup(void *runner, const struct engine_site *site, const void *setup
         turn_open(&r->turn, r->facts.id);
     int rc = load(r, site, folder, share_gpu, e);
     r->set_up_s = clock_seconds() - start;
+    bool missed = backend_compiled("cuda") && strcmp(r->backend.ops->name, "cuda");
+    if (why[0] && rc == 0)
+        log_line(missed && site->local_rank == 0 && !site->again ? LOG_WARN : LOG_INFO, "%s", why);
     return rc;
 }
 

@@ -4,9 +4,10 @@
  *
  * Decode and throughput are of greedy decoding behind prompts of 512 and 16 tokens (128 new ones on
  * a GPU, 32 on a CPU); quantizing is all linears, in GB/s of 16-bit input.  On a GPU also 8 prompts
- * of 2048 ids in one pass.  FORMAT: those whose name begins so; FILE.csv "-": none.  make_model
- * writes a checkpoint of random weights; the CSV file is what analysis/bench_transformers.py
- * compares with. */
+ * of 2048 ids in one pass; and below, what a token cannot take less than, by the bytes it reads: at
+ * the rate of a copy in this run, and on an A100.  FORMAT: those whose name begins so; FILE.csv
+ * "-": none.  make_model writes a checkpoint of random weights; the CSV file is what
+ * analysis/bench_transformers.py compares with. */
 #include "bench/bench.h"
 #include "base/clock.h"
 #include "base/memory.h"
@@ -15,6 +16,7 @@
 #include "model/model.h"
 #include "quant/quant.h"
 
+#include "copy_rate.h"
 #include "formats.h"
 
 #include <stdio.h>
@@ -59,6 +61,39 @@ static void write_csv(FILE *csv, const char *format, const struct js *out)
                 median_of(js_at(js_get(rates, "tokens_per_s"), i)));
     fflush(csv);
 }
+
+/* ---- limits by bytes ---- */
+
+#define A100_GB_S 2039 /* of 80 GB, by its data sheet */
+
+struct limit {
+    double gb, ms; /* a token */
+};
+
+static struct limit limit_of(const struct js *out, int n_steps)
+{
+    const struct js *work = js_get(out, "roofline");
+
+    for (size_t i = 0; i < js_count(js_get(work, "point")); i++)
+        if (!strncmp(js_text(js_at(js_get(work, "point"), i)), "decode", 6))
+            return (struct limit){ js_real(js_at(js_get(work, "gbyte"), i)) / n_steps,
+                                   1e3 * js_real(js_at(js_get(work, "seconds"), i)) / n_steps };
+    return (struct limit){ 0 };
+}
+
+static void print_limits(const struct limit *limits, double copy)
+{
+    printf("\ndevice-to-device copy of 1 GB: %.2f TB/s read and written\n\n", 1e-12 * copy);
+    printf("| %-15s | GB a token | decode, ms/tok | at that rate | A100 at %d GB/s |\n"
+           "|---|---|---|---|---|\n",
+           "format", A100_GB_S);
+    for (int i = 0; i < N_FORMATS; i++)
+        if (limits[i].gb > 0)
+            printf("| %-15s | %10.3f | %14.3f | %12.3f | %17.3f |\n", formats[i].name, limits[i].gb,
+                   limits[i].ms, 1e12 * limits[i].gb / copy, 1e3 * limits[i].gb / A100_GB_S);
+}
+
+/* ---- long prompts ---- */
 
 #define N_LONG   8
 #define LONG_IDS 2048
@@ -112,7 +147,8 @@ static double long_teraflops(const struct config *c, double ms)
     return 2e-9 * (double)config_n_linear_parameters(c) * N_LONG * LONG_IDS / ms;
 }
 
-static int measure(const struct model *base, int format, int repeats, FILE *csv, struct err *e)
+static int measure(const struct model *base, int format, int repeats, FILE *csv,
+                   struct limit *limit, struct err *e)
 {
     const bool device = strcmp(base->backend->ops->name, "cpu") != 0;
     struct bench_options o = { .warmup = 1,
@@ -141,6 +177,7 @@ static int measure(const struct model *base, int format, int repeats, FILE *csv,
         else
             printf(" | %8s", "");
         print_points(out);
+        *limit = limit_of(out, o.decode_tokens);
         if (device)
             printf(" | %8.2f | %8.1f", long_ms, long_teraflops(&base->config, long_ms));
         printf(" | %8.1f |\n", (double)report.sizes.model_bytes / 1048576);
@@ -188,6 +225,7 @@ int main(int argc, char **argv)
     struct device_facts facts = { 0 };
     struct load_facts load;
     struct model base = MODEL_INIT;
+    struct limit limits[N_FORMATS] = { { 0 } };
     struct err e = ERR_INIT;
     int repeats = argc > 3 ? atoi(argv[3]) : 5, rc = -1;
     FILE *csv = NULL;
@@ -214,7 +252,12 @@ int main(int argc, char **argv)
     rc = 0;
     for (int i = 0; i < N_FORMATS && rc == 0; i++)
         if (format_is_asked_for(i, argv + 5, argc > 5 ? argc - 5 : 0))
-            rc = measure(&base, i, repeats, csv, &e);
+            rc = measure(&base, i, repeats, csv, &limits[i], &e);
+    double copy = rc == 0 ? copy_rate(&b, &e) : 0;
+    if (copy > 0)
+        print_limits(limits, copy);
+    else if (rc == 0 && e.code)
+        rc = -1;
 out:
     if (rc < 0)
         fprintf(stderr, "bench_points: %s\n", e.text);
