@@ -284,6 +284,9 @@ int cuda_linear(struct backend *b, const struct linear_args *a, struct err *e)
     int64_t at_once =
         SCRATCH_W_BYTES / ((w->n_in + LD_MULTIPLE) * (int64_t)dtype_bytes(a->compute));
     at_once = at_once < 64 ? 64 : at_once / 64 * 64;
+    if (a->phase == PHASE_DECODE && w->form != WEIGHT_PLAIN)
+        backend_note(b,
+                     "decode steps dequantized weights first: their form or shape has no kernel");
     if (input_rows(s, a, &x, e) < 0)
         return err_in(e, "a product of %lld x %lld x %lld", (long long)a->n_rows,
                       (long long)w->n_out, (long long)w->n_in);

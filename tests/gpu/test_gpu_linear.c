@@ -284,6 +284,34 @@ static void int8_products(void **state)
     int8_case(DTYPE_F16, 5, 700, 0.5f, false); /* most columns are outliers */
 }
 
+/* Weights that decode has no kernel for take the general way, and the record says so. */
+static void the_general_way_is_noted(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_FORMS; i++) {
+        if (forms[i].bits != 7 && forms[i].form != WEIGHT_PLAIN)
+            continue;
+        struct weight w = random_weight(&forms[i], 33, 65), dw = device_weight(&w);
+        struct tensor x = random_tensor(DTYPE_F16, 2, 65, 1), dx = device_tensor(&x);
+        struct tensor y = device_result(DTYPE_F16, 2, 33);
+        struct linear_args a = {
+            .x = &dx, .w = &dw, .y = &y, .n_rows = 2, .compute = DTYPE_F16, .phase = PHASE_DECODE
+        };
+        struct err e = ERR_INIT;
+
+        gpu.notes[0] = 0;
+        CHECK_OK(gpu.ops->linear(&gpu, &a, &e), e);
+        CHECK(!!strstr(gpu.notes, "dequantized weights first") == (forms[i].bits == 7),
+              "%s: \"%s\"", forms[i].name, gpu.notes);
+        device_free(y.data);
+        device_free(dx.data);
+        free_tensor(&x);
+        weight_release(&gpu, &dw);
+        weight_release(&isas[0], &w);
+    }
+    gpu.notes[0] = 0;
+}
+
 static void nothing_is_left(void **state)
 {
     (void)state;
@@ -295,9 +323,10 @@ static void nothing_is_left(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(values),        cmocka_unit_test(embeddings),
-        cmocka_unit_test(products),      cmocka_unit_test(batches),
-        cmocka_unit_test(int8_products), cmocka_unit_test(nothing_is_left),
+        cmocka_unit_test(values),          cmocka_unit_test(embeddings),
+        cmocka_unit_test(products),        cmocka_unit_test(batches),
+        cmocka_unit_test(int8_products),   cmocka_unit_test(the_general_way_is_noted),
+        cmocka_unit_test(nothing_is_left),
     };
 
     return open_device() ? cmocka_run_group_tests(tests, open_twins, close_twins) : 1;
