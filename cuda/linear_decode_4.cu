@@ -9,8 +9,11 @@ template <class C> static const void *kernel(enum decode_kind kind, bool short_r
     return large_kernel<C, 2, 2>(kind, bf16);
 }
 
-const void *decode_kernel_4(bool zeros_vary, enum decode_kind kind, bool short_runs, bool bf16)
+const void *decode_kernel_4(int zero_bytes, enum decode_kind kind, bool short_runs, bool bf16)
 {
-    return zeros_vary ? kernel<codes_4<true>>(kind, short_runs, bf16)
-                      : kernel<codes_4_bare>(kind, short_runs, bf16);
+    if (zero_bytes == 0)
+        return kernel<codes_4_bare>(kind, short_runs, bf16);
+    if (zero_bytes == 1 && kind < DECODE_16)
+        return coded_kernel<codes_4_less>(short_runs, bf16);
+    return kernel<codes_4<true>>(kind, short_runs, bf16);
 }

@@ -182,6 +182,29 @@ struct scale_zero {
     float scale, zero;
 };
 
+__device__ inline uint32_t shared_place(const void *p)
+{
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+/* From a table that is written before a barrier and not after it: free to move.  at: 128 times a
+ * byte, and where the lane's copies begin, made by one instruction. */
+__device__ inline uint32_t look_up_4(uint32_t at)
+{
+    uint32_t v;
+
+    asm("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at));
+    return v;
+}
+
+__device__ inline uint2 look_up_8(uint32_t at)
+{
+    uint2 v;
+
+    asm("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
+    return v;
+}
+
 /* 4 bits looked up: code tables, and affine codes less their zero.  VARIES: with the group, so does
  * the zero. */
 template <bool VARIES> struct codes_4 {
@@ -212,13 +235,12 @@ template <bool VARIES> struct codes_4 {
     template <bool BF16>
     __device__ void pairs(int j, const group_t &g, const char *lookup, int lane, uint32_t out[4])
     {
-        const uint32_t own = (uint32_t)(lane % TABLE_COPIES) * 8;
+        const uint32_t own = shared_place(lookup) + (uint32_t)(lane % TABLE_COPIES) * 8;
 
 #pragma unroll
         for (int b = 0; b < 4; b++) {
-            /* 128 times byte b, and where the lane's copies begin */
-            uint32_t at = __dp4a(word[j], 128u << 8 * b, own);
-            float2 v = *(const float2 *)(lookup + at);
+            const uint2 pair = look_up_8(__dp4a(word[j], 128u << 8 * b, own));
+            float2 v = make_float2(__uint_as_float(pair.x), __uint_as_float(pair.y));
 
             if (ZERO) {
                 v.x -= g.zero;
@@ -236,11 +258,13 @@ struct codes_4_bare : codes_4<false> {
     struct group_t {
     };
 
-    /* A thread has the copies of a byte; eight lanes at a time are all banks. */
+    /* A thread has the copies of a byte; eight lanes at a time are all banks. Whole warps. */
     template <bool BF16> __device__ static void fill_lookup(char *lookup, const float *table)
     {
+        const float own = table[threadIdx.x & 15];
+
         for (int byte = threadIdx.x; byte < 256; byte += blockDim.x) {
-            const uint32_t pair = pack_pair<BF16>(table[byte & 15], table[byte >> 4]);
+            const uint32_t pair = pack_pair<BF16>(own, __shfl_sync(0xFFFFFFFFu, own, byte >> 4));
 
 #pragma unroll
             for (int i = 0; i < 8; i++)
@@ -254,10 +278,35 @@ struct codes_4_bare : codes_4<false> {
     template <bool BF16>
     __device__ void pairs(int j, const group_t &, const char *lookup, int lane, uint32_t out[4])
     {
+        const uint32_t own = shared_place(lookup) + 4u * (uint32_t)lane;
+
 #pragma unroll
-        for (int b = 0; b < 4; b++) /* 128 times byte b, and the lane's place */
-            out[b] =
-                *(const uint32_t *)(lookup + __dp4a(word[j], 128u << 8 * b, 4u * (uint32_t)lane));
+        for (int b = 0; b < 4; b++)
+            out[b] = look_up_4(__dp4a(word[j], 128u << 8 * b, own));
+    }
+};
+
+/* Affine codes less a zero that varies and is a whole number: exact in 16 bits. */
+struct codes_4_less : codes_4_bare {
+    static constexpr bool ZERO = true;
+    struct group_t {
+        uint32_t less; /* -zero, twice */
+    };
+
+    template <bool BF16> __device__ static group_t group(float, float zero, const float *)
+    {
+        return { pack_pair<BF16>(-zero, -zero) };
+    }
+    template <bool BF16>
+    __device__ void pairs(int j, const group_t &g, const char *lookup, int lane, uint32_t out[4])
+    {
+        codes_4_bare::pairs<BF16>(j, {}, lookup, lane, out);
+#pragma unroll
+        for (int b = 0; b < 4; b++)
+            if (BF16) /* times one: compute_80 knows no other sum of bf16 */
+                asm("fma.rn.bf16x2 %0, %0, %1, %2;" : "+r"(out[b]) : "r"(0x3F803F80), "r"(g.less));
+            else
+                asm("add.rn.f16x2 %0, %0, %1;" : "+r"(out[b]) : "r"(g.less));
     }
 };
 
