@@ -2,13 +2,14 @@
 #include "linear_decode_job.cuh"
 
 #define FEW_ROWS      8
+#define SPREAD_ROWS   4
 #define FEW_BYTES     (110 << 10) /* of shared memory a block, so that two fit (sm_80: one) */
 #define SLOTS_BYTES   (16 << 10)  /* of them for sums */
 #define NUMBERS_BYTES (24 << 10)  /* of them for scales and zero points of all slots but one */
-#define HEAD_BYTES    (120 << 10) /* of a block of the head, which is alone */
 #define BLOCKS_OF_SM  2
 #define PASS_FLOATS   (2 * UNIT_ROWS * sizeof(float))
 /* Of shared memory, for a block that has a multiprocessor for itself, and for one of two. */
+#define ALONE_BYTES   (116 << 10) /* no two fit; one leaves room for a block of another launch */
 #define WIDE_ROOM_ONE (220 << 10)
 #define WIDE_ROOM_TWO (112 << 10)
 #define SHORT_CHUNKS  2 /* of a part of K, at most, in a short row */
@@ -73,6 +74,7 @@ struct plan {
     const void *kernel;
     enum decode_kind kind;
     size_t shared_bytes;
+    bool spread; /* blocks of two launches share multiprocessors, and none two of one */
     int n_passes, n_slots, n_split, n_streams, n_stages, n_staged, n_blocks;
 };
 
@@ -136,7 +138,7 @@ static const void *kernel_of(const struct decode_linear *a, enum decode_kind kin
     case 3:
         return decode_kernel_3(kind, short_runs, bf16);
     case 4:
-        return decode_kernel_4(bytes_of_zero(w) != 0, kind, short_runs, bf16);
+        return decode_kernel_4(bytes_of_zero(w), kind, short_runs, bf16);
     case 5:
         return decode_kernel_5(kind, short_runs, bf16);
     case 6:
@@ -237,13 +239,11 @@ static void plan_few(const struct cuda_state *s, const struct decode_linear *a, 
                       (size_t)p->n_slots * (sums + numbers) + x_bytes(a);
 }
 
-/* A head of 16 bits is one long read: a block a multiprocessor with deep rings.  False: not such a
- * head, or x has no room beside them. */
+/* A head of 16 bits is one long read: a block a multiprocessor.  False: not such a head, or x has
+ * no room beside the rings. */
 static bool plan_head(const struct cuda_state *s, const struct decode_linear *a, struct plan *p)
 {
-    static const int depths[] = { HEAD_DEEP, HEAD_SHALLOW };
     const size_t pass = (size_t)a->n_rows * K_PARTS * PASS_ROWS * 4;
-    const size_t rest = HEAD_BESTS * sizeof(struct decode_best) + x_bytes(a);
 
     if (a->epilogue != DECODE_ARGMAX || a->w[0]->form != WEIGHT_PLAIN || a->n_rows > FEW_ROWS ||
         a->w[0]->n_out % PASS_ROWS)
@@ -254,14 +254,12 @@ static bool plan_head(const struct cuda_state *s, const struct decode_linear *a,
     p->n_slots = (int)ceil_div(p->n_passes, p->n_blocks);
     if ((size_t)p->n_slots * pass > SLOTS_BYTES)
         p->n_slots = (int)(SLOTS_BYTES / pass);
-    for (int i = 0; i < 2; i++) {
-        p->n_stages = depths[i];
-        p->shared_bytes =
-            rest + (size_t)p->n_slots * pass + (size_t)(K_PARTS * p->n_stages * HEAD_PIECE);
-        if (p->shared_bytes <= HEAD_BYTES)
-            return true;
-    }
-    return false;
+    p->shared_bytes = HEAD_BESTS * sizeof(struct decode_best) + x_bytes(a) +
+                      (size_t)p->n_slots * pass + (size_t)(K_PARTS * HEAD_PLACES * HEAD_PIECE);
+    if (p->shared_bytes > ALONE_BYTES)
+        return false;
+    p->shared_bytes = ALONE_BYTES;
+    return true;
 }
 
 static void plan_many(const struct decode_linear *a, struct plan *p)
@@ -319,6 +317,25 @@ static void plan_wide(const struct cuda_state *s, const struct decode_linear *a,
     plan_scales(a, split, p);
 }
 
+/* Blocks begin where the launch before leaves room, and then sit on some multiprocessors in pairs,
+ * on others not at all, unless no two have room (Llama-3.2-1B in NF4, an H200: 0.567 and 0.540 ms a
+ * token).  For that all shared memory has to be there; more rows of x need it themselves. */
+static void spread_blocks(const struct cuda_state *s, const struct decode_linear *a, struct plan *p)
+{
+    p->spread = s->overlaps && is_coded(a->w[0]) && a->n_rows <= SPREAD_ROWS;
+    if (p->spread && p->n_blocks <= s->n_multiprocessors && p->shared_bytes < ALONE_BYTES)
+        p->shared_bytes = ALONE_BYTES;
+}
+
+/* Two blocks a multiprocessor, or one where there are no more of a launch of codes. */
+static bool few_fits(const struct cuda_state *s, const struct decode_linear *a,
+                     const struct plan *p)
+{
+    const bool alone = s->overlaps && is_coded(a->w[0]) && p->n_blocks <= s->n_multiprocessors;
+
+    return p->shared_bytes <= (alone ? WIDE_ROOM_ONE : FEW_BYTES);
+}
+
 static struct plan plan_of(const struct cuda_state *s, const struct decode_linear *a)
 {
     struct plan p;
@@ -330,11 +347,13 @@ static struct plan plan_of(const struct cuda_state *s, const struct decode_linea
         return p;
     }
     plan_few(s, a, &p);
-    if (a->w[0]->form != WEIGHT_INT8 && (a->n_rows > FEW_ROWS || p.shared_bytes > FEW_BYTES)) {
+    if (a->w[0]->form != WEIGHT_INT8 && (a->n_rows > FEW_ROWS || !few_fits(s, a, &p))) {
         if (s->overlaps)
             plan_wide(s, a, &p);
         else
             plan_many(a, &p);
+    } else {
+        spread_blocks(s, a, &p);
     }
     p.kernel = kernel_of(a, p.kind);
     return p;
@@ -599,6 +618,10 @@ static int multiply(struct cuda_state *s, const struct decode_linear *a, struct 
         return err_set(e, ERR_INPUT, "no kernel for an image of %lld rows", (long long)a->n_rows);
     if (needs_prepare(a, p.kind) && prepare(s, a, &p, &job, e) < 0)
         return -1;
+    if (p.kind == DECODE_FEW && is_coded(a->w[0]))
+        CUDA_TRY(cudaFuncSetAttribute(p.kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                      p.spread ? cudaSharedmemCarveoutMaxShared
+                                               : cudaSharedmemCarveoutDefault));
     return launch(s, p.kernel, p.n_blocks, p.n_streams * DECODE_THREADS, p.n_split, p.shared_bytes,
                   args,
                   is_wide(p.kind)         ? "decode_wide"

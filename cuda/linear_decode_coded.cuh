@@ -202,14 +202,14 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
 
     open_groups<C, BF16, SIDES>(a, g);
     __syncthreads();
-#pragma unroll
-    for (int i = 0; i < STAGE_EARLY; i++)
-        stage.store(a, threadIdx.x + i * DECODE_THREADS, four[i], map, scales, zeros);
-    stage_rest(a, stage, blockIdx.x, STAGE_EARLY * DECODE_THREADS, map, scales, zeros);
-
     wait_for_launch_before();
     const float held = held_at(a, own);
-    stage_x<BF16, 8>(a, xs, sums, first_weights);
+    stage_x<BF16, 8>(a, xs, sums, first_weights, [&] {
+#pragma unroll
+        for (int i = 0; i < STAGE_EARLY; i++)
+            stage.store(a, threadIdx.x + i * DECODE_THREADS, four[i], map, scales, zeros);
+        stage_rest(a, stage, blockIdx.x, STAGE_EARLY * DECODE_THREADS, map, scales, zeros);
+    });
 
     const bool there = lane / 4 < a.n_rows;
     const unsigned x_first = few_x_at(a, xs, lane) + 2 * begin * CHUNK_COLS;

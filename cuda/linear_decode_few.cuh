@@ -271,7 +271,7 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
 
     wait_for_launch_before();
     const float held = held_at(a, own);
-    stage_x<BF16, 1>(a, xs, sums, first_weights);
+    stage_x<BF16, 1>(a, xs, sums, first_weights, [] {});
 
     const bool there = lane / 4 < a.n_rows;
     const unsigned x_first = few_x_at(a, xs, lane) + 2 * begin * codes_16::PIECE_COLS;

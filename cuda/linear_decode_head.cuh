@@ -22,7 +22,7 @@ struct head_ring {
         : unit(a.unit_bytes), pass(2 * (int64_t)gridDim.x * a.unit_bytes), piece(0), n_pieces(n),
           n_left(n * n_passes)
     {
-        const int bytes = a.n_stages * HEAD_PIECE;
+        const int bytes = HEAD_PLACES * HEAD_PIECE;
 
         next = a.part[0].codes + 2 * (int64_t)blockIdx.x * unit + lane / 4 * (unit / UNIT_ROWS) +
                first_piece * 128 + 16 * (lane % 4);
@@ -54,14 +54,6 @@ struct head_ring {
         if (place == end)
             place = begin;
     }
-    /* All groups but the last depth - 1 are there. */
-    __device__ static void wait(int depth)
-    {
-        if (depth == HEAD_DEEP)
-            asm volatile("cp.async.wait_group %0;" ::"n"(HEAD_DEEP - 1) : "memory");
-        else
-            asm volatile("cp.async.wait_group %0;" ::"n"(HEAD_SHALLOW - 1) : "memory");
-    }
     __device__ static void read(uint32_t at, uint32_t (&w)[4])
     {
         asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
@@ -70,9 +62,9 @@ struct head_ring {
                      : "memory");
     }
     /* The oldest piece: [k = 32][unit]; the next one is asked for. */
-    __device__ void take(int depth, uint32_t (&w)[2][2][4])
+    __device__ void take(uint32_t (&w)[2][2][4])
     {
-        wait(depth);
+        asm volatile("cp.async.wait_group %0;" ::"n"(HEAD_PLACES - 1) : "memory");
 #pragma unroll
         for (int j = 0; j < 2; j++)
 #pragma unroll
@@ -89,7 +81,7 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
     extern __shared__ __align__(128) char room[];
     struct decode_best *bests = (struct decode_best *)room;
     char *rings = (char *)(bests + HEAD_BESTS);
-    float *sums = (float *)(rings + K_PARTS * a.n_stages * HEAD_PIECE);
+    float *sums = (float *)(rings + K_PARTS * HEAD_PLACES * HEAD_PIECE);
     uint16_t *xs = (uint16_t *)(sums + a.n_slots * a.n_rows * (K_PARTS * PASS_ROWS));
     const int lane = threadIdx.x % 32, warp = warp_of_block(), n_chunks = a.n_in / CHUNK_COLS;
     const int begin = first_chunk(n_chunks, warp) * (CHUNK_COLS / 64);
@@ -98,14 +90,13 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
     struct head_ring ring(a, rings, begin, n_pieces, n_passes, warp, lane);
 
     let_next_start();
-#pragma unroll 1
-    for (int i = 0; i < a.n_stages; i++)
+    for (int i = 0; i < HEAD_PLACES; i++)
         ring.fetch();
     if (threadIdx.x < HEAD_BESTS)
         bests[threadIdx.x] = { 0.0f, DECODE_NONE };
     const uint4 first_weights = norm_weights(a, threadIdx.x);
     wait_for_launch_before();
-    stage_x<BF16, 1>(a, xs, sums, first_weights);
+    stage_x<BF16, 1>(a, xs, sums, first_weights, [] {});
 
     const bool there = lane / 4 < a.n_rows;
     const unsigned x_first = few_x_at(a, xs, lane) + 128 * begin;
@@ -122,7 +113,7 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
             for (int i = 0; i < n_pieces; i++) {
                 uint32_t w[2][2][4];
 
-                ring.take(a.n_stages, w);
+                ring.take(w);
                 x.load(x_first + 128 * i, there);
 #pragma unroll
                 for (int j = 0; j < 2; j++)

@@ -214,7 +214,7 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
         loads.load(a, &slot[i]);
     const uint4 first_weights = norm_weights(a, threadIdx.x);
     wait_for_launch_before();
-    stage_x<BF16, 1>(a, x.values, (float *)sums, first_weights);
+    stage_x<BF16, 1>(a, x.values, (float *)sums, first_weights, [] {});
     look_at_rows<BF16>(a, x);
     quantize_rows<BF16>(a, x);
 

@@ -29,7 +29,7 @@ struct decode_job {
     int n_slots;   /* few: of sums, in shared memory */
     int n_split;   /* wide: blocks that share K, a cluster; 1 or K_PARTS */
     int n_streams; /* wide: warps that share rows of W */
-    int n_stages;  /* wide: chunks of x that each has; head: pieces of W that a warp has */
+    int n_stages;  /* wide: chunks of x that each has */
     int n_staged;  /* wide: groups of a row whose scales are in shared memory from the beginning */
     int64_t unit_bytes;
     int n_groups, group_shift; /* of a row; chunk >> shift where a group is chunks */
@@ -320,8 +320,9 @@ __device__ inline uint4 norm_weights(const struct decode_job &a, int i)
 }
 
 /* All rows of x to xs, `ld` halves apart.  Thread i copies and reads vectors i, i + 256, ... of
- * each row; first_weights: norm_weights() of its first one. */
-__device__ inline void copy_x(const struct decode_job &a, uint16_t *xs, int ld)
+ * each row. */
+template <class Meanwhile>
+__device__ inline void copy_x(const struct decode_job &a, uint16_t *xs, int ld, Meanwhile meanwhile)
 {
     const int n_vectors = a.n_in / 8;
 
@@ -334,6 +335,7 @@ __device__ inline void copy_x(const struct decode_job &a, uint16_t *xs, int ld)
                          "l"((const uint4 *)a.x + (int64_t)r * n_vectors + v)
                          : "memory");
         }
+    meanwhile();
     asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
@@ -374,9 +376,9 @@ __device__ inline float lane_factor(const struct decode_job &a, const float *sum
 }
 
 /* The same from registers, where a thread has one vector of a row: for up to eight rows. */
-template <bool BF16, int ROWS>
+template <bool BF16, int ROWS, class Meanwhile>
 __device__ inline void stage_short_x(const struct decode_job &a, uint16_t *xs, float *sums,
-                                     uint4 weights)
+                                     uint4 weights, Meanwhile meanwhile)
 {
     const int n_vectors = a.n_in / 8, v = threadIdx.x;
     uint4 x[ROWS];
@@ -386,6 +388,7 @@ __device__ inline void stage_short_x(const struct decode_job &a, uint16_t *xs, f
         x[r] = r < a.n_rows && v < n_vectors
                    ? __ldcg((const uint4 *)a.x + (int64_t)r * n_vectors + v)
                    : make_uint4(0, 0, 0, 0);
+    meanwhile();
     if (a.norm) {
         float sum[ROWS];
 
@@ -415,21 +418,22 @@ __device__ inline void stage_short_x(const struct decode_job &a, uint16_t *xs, f
 }
 
 /* x, which is in the compute dtype, as the product wants it; up to SHORT_ROWS rows from registers
- * where they are short.  Ends with a barrier. */
-template <bool BF16, int SHORT_ROWS>
+ * where they are short.  first_weights: the thread's norm_weights(); meanwhile: what to do while x
+ * is on its way.  Ends with a barrier. */
+template <bool BF16, int SHORT_ROWS, class Meanwhile>
 __device__ inline void stage_x(const struct decode_job &a, uint16_t *xs, float *sums,
-                               uint4 first_weights)
+                               uint4 first_weights, Meanwhile meanwhile)
 {
     const int n_vectors = a.n_in / 8, ld = a.n_in + X_PAD;
 
     if (n_vectors <= DECODE_THREADS && a.n_rows <= SHORT_ROWS) {
         if (a.n_rows == 1)
-            stage_short_x<BF16, 1>(a, xs, sums, first_weights);
+            stage_short_x<BF16, 1>(a, xs, sums, first_weights, meanwhile);
         else
-            stage_short_x<BF16, SHORT_ROWS>(a, xs, sums, first_weights);
+            stage_short_x<BF16, SHORT_ROWS>(a, xs, sums, first_weights, meanwhile);
         return;
     }
-    copy_x(a, xs, ld);
+    copy_x(a, xs, ld, meanwhile);
     if (a.norm) {
         sum_squares<BF16>(a, xs, ld, sums);
         const float factor = lane_factor(a, sums);
@@ -532,9 +536,8 @@ __device__ inline void store_output(const struct decode_job &a, const struct dec
 #define MANY_STAGES   4                     /* chunks of x */
 #define WIDE_STAGES   4                     /* at most, of x */
 #define WIDE_BARRIERS 256                   /* bytes of them */
-#define HEAD_DEEP     4 /* pieces that a warp of the head has on their way: a->n_stages */
-#define HEAD_SHALLOW  2
-#define HEAD_PIECE    (PASS_ROWS * 128) /* bytes */
+#define HEAD_PLACES   2                     /* pieces that a warp of the head has on their way */
+#define HEAD_PIECE    (PASS_ROWS * 128)     /* bytes */
 #define HEAD_BESTS    (DECODE_THREADS / 16 * 8)
 
 enum decode_kind {
@@ -549,10 +552,10 @@ enum decode_kind {
     DECODE_WIDE_64
 };
 
-/* By the kind of codes, each in a file of its own; short_runs: of 32 columns; bf16: what x and W
- * are rounded to. */
+/* By the kind of codes, each in a file of its own; zero_bytes: of a stored zero point; short_runs:
+ * of 32 columns; bf16: what x and W are rounded to. */
 const void *decode_kernel_16(enum decode_kind kind, bool bf16);
-const void *decode_kernel_4(bool zeros_vary, enum decode_kind kind, bool short_runs, bool bf16);
+const void *decode_kernel_4(int zero_bytes, enum decode_kind kind, bool short_runs, bool bf16);
 const void *decode_kernel_2(enum decode_kind kind, bool short_runs, bool bf16);
 const void *decode_kernel_3(enum decode_kind kind, bool short_runs, bool bf16);
 const void *decode_kernel_5(enum decode_kind kind, bool short_runs, bool bf16);
