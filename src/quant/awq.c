@@ -22,14 +22,13 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "quant/awq_search.h"
-#include "quant/calibrate.h"
+#include "quant/awq_see.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define CLIP_ROWS 512
-#define SIZE_RUN  64 /* rows of a weight whose sizes are summed together */
+#define SIZE_RUN 64 /* rows of a weight whose sizes are summed together */
 
 static const struct set {
     enum layer_step input, output;
@@ -44,12 +43,10 @@ static const struct set {
 #define N_SETS   4
 #define SET_DOWN 3
 
-/* What a layer's search knows of a set; tensors on the device. */
+/* What a layer's search knows of a set. */
 struct found {
-    struct tensor sizes; /* F64 [CALIBRATION_SHARES, inputs]: sums of |x| */
-    double *size;        /* host: of all shares */
-    struct tensor rows;  /* every so many-th row of the inputs, for clipping */
-    struct tensor s;     /* F32 [1, inputs] */
+    struct awq_seen seen; /* of the inputs */
+    struct tensor s;      /* device, F32 [1, inputs] */
     bool scaled;
     double ratio, loss[AWQ_RATIOS];
 };
@@ -61,7 +58,7 @@ struct awq {
     struct quant_solved *solved;
     struct backend *b;
     struct calibration_run run;
-    int64_t stride;                 /* a row in so many is kept */
+    struct awq_eye eye;
     struct weight plain[N_LINEARS]; /* the layer's, as the unquantized model has them */
     struct tensor w[N_LINEARS];     /* F32: the same in the source dtype; later scaled, clipped */
     struct tensor tried[N_LINEARS]; /* rounded with scales, model dtype; made when needed */
@@ -72,7 +69,6 @@ struct awq {
     struct tensor y;      /* [max_rows, D] */
     struct tensor errors; /* F64 [1, ..]: by row */
     struct tensor stored, values, was; /* one linear: 16 bit, F32, F32 */
-    int32_t *kept;                     /* device, [max_rows] */
 };
 
 static int64_t larger(int64_t a, int64_t b)
@@ -95,16 +91,6 @@ static struct awq_form form_of(const struct quant_spec *s, int64_t width)
     return (struct awq_form){ .bits = s->bits,
                               .group_size = s->group_size == -1 ? width : s->group_size,
                               .zero_point = s->awq.zero_point };
-}
-
-/* Rows at .. at + n - 1. */
-static struct tensor rows_of(const struct tensor *all, int64_t at, int64_t n)
-{
-    struct tensor out = *all;
-
-    out.data = (char *)all->data + (size_t)(at * all->n_cols) * dtype_bytes(all->dtype);
-    out.n_rows = n;
-    return out;
 }
 
 /* A matrix of this shape in the memory of a larger one. */
@@ -155,153 +141,6 @@ static int sum_losses(struct awq *k, double *sum, struct err *e)
     return rc < 0 ? -1 : calibration_add_up(run, of, sum, e);
 }
 
-/* ---- what is seen ---- */
-
-/* How many rows before the n-th are kept. */
-static int64_t n_kept(const struct awq *k, int64_t n)
-{
-    return (n + k->stride - 1) / k->stride;
-}
-
-struct seeing {
-    struct awq *k;
-    int set;
-    int64_t row; /* of all tokens */
-};
-
-static int keep_rows(struct seeing *see, const struct tensor *x, int64_t n_rows, struct err *e)
-{
-    struct awq *k = see->k;
-    int32_t *kept = mem_array((size_t)n_rows, sizeof *kept);
-    const int64_t first = n_kept(k, see->row), n = n_kept(k, see->row + n_rows) - first;
-
-    for (int64_t i = 0; i < n; i++)
-        kept[i] = (int32_t)((first + i) * k->stride - see->row);
-    struct tensor to = rows_of(&k->found[see->set].rows, first, n);
-    int rc = k->b->ops->upload(k->b, k->kept, kept, (size_t)n * sizeof *kept, e);
-    if (rc == 0 && n)
-        rc = k->b->ops->gather(k->b, &(struct gather_args){ x, k->kept, &to, n }, e);
-    free(kept);
-    return rc;
-}
-
-static int see_rows(void *context, const struct tensor *x, const struct segments *s, struct err *e)
-{
-    struct seeing *see = context;
-    struct awq *k = see->k;
-    const int64_t n_rows = s->first_row[s->n], own = see->row - k->run.first_token;
-    const struct tensor rows = rows_of(x, 0, n_rows);
-    const struct tensor sizes = rows_of(&k->found[see->set].sizes, k->run.share, 1);
-    const struct awq_sizes_args a = { .x = &rows, .segments = *s, .sums = sizes.data };
-
-    if (k->b->ops->awq->sizes(k->b, &a, e) < 0 || keep_rows(see, &rows, n_rows, e) < 0 ||
-        (see->set == SET_DOWN && k->inner.data &&
-         copy(k, &rows, rows_of(&k->inner, own, n_rows), e) < 0))
-        return -1;
-    see->row += n_rows;
-    return 0;
-}
-
-/* The rows of a matrix that a member has to give to the others. */
-struct owned {
-    int64_t first, n;
-};
-
-static void kept_by_members(const struct awq *k, struct owned *of)
-{
-    const struct calibration_run *run = &k->run;
-
-    for (int i = 0; i < run->n_sharing; i++) {
-        const int64_t end = calibration_token(run, (i + 1) * run->n_shares);
-
-        of[i].first = n_kept(k, calibration_token(run, i * run->n_shares));
-        of[i].n = n_kept(k, end) - of[i].first;
-    }
-}
-
-static int64_t most_owned(const struct awq *k, const struct owned *of)
-{
-    int64_t n = 0;
-
-    for (int i = 0; i < k->run.n_sharing; i++)
-        n = larger(n, of[i].n);
-    return n;
-}
-
-/* Members give as many rows each as one of them has at most; what is there of them is kept. */
-static int share_rows(struct awq *k, struct tensor *all, const struct owned *of, struct err *e)
-{
-    const int64_t n_cells = most_owned(k, of) * all->n_cols;
-    const size_t element = dtype_bytes(all->dtype), row = (size_t)all->n_cols * element;
-    struct tensor part = rows_of(all, of[k->b->member].first, 1), told = k->values;
-    const struct collect_args a = { .part = &part, .out = &told, .n_rows = 1 };
-
-    part.n_cols = n_cells;
-    told.dtype = part.dtype;
-    told.n_cols = k->run.n_sharing * n_cells;
-    if (k->b->ops->group->collect(k->b, &a, e) < 0)
-        return -1;
-    for (int i = 0; i < k->run.n_sharing; i++) {
-        const void *from = (char *)told.data + (size_t)(i * n_cells) * element;
-        void *to = (char *)all->data + (size_t)of[i].first * row;
-
-        if (of[i].n && k->b->ops->copy(k->b, to, from, (size_t)of[i].n * row, e) < 0)
-            return -1;
-    }
-    return 0;
-}
-
-/* What the other members have seen. */
-static int hear_others(struct awq *k, int set, struct err *e)
-{
-    const struct calibration_run *run = &k->run;
-    struct owned kept[CALIBRATION_SHARES], sizes[CALIBRATION_SHARES];
-
-    if (run->n_sharing == 1)
-        return 0;
-    kept_by_members(k, kept);
-    for (int i = 0; i < run->n_sharing; i++)
-        sizes[i] = (struct owned){ i * run->n_shares, run->n_shares };
-    if (share_rows(k, &k->found[set].rows, kept, e) < 0)
-        return -1;
-    return share_rows(k, &k->found[set].sizes, sizes, e);
-}
-
-/* The sizes of all shares, added in order, on the host. */
-static int add_sizes(struct awq *k, int set, struct err *e)
-{
-    const struct found *f = &k->found[set];
-    const int64_t width = f->sizes.n_cols;
-    double *of = mem_array((size_t)(CALIBRATION_SHARES * width), sizeof *of);
-    int rc = k->b->ops->download(k->b, of, f->sizes.data, tensor_bytes(&f->sizes), e);
-
-    for (int64_t i = 0; i < width; i++) {
-        f->size[i] = 0;
-        for (int share = 0; share < CALIBRATION_SHARES; share++)
-            f->size[i] += of[share * width + i];
-        if (rc == 0 && !isfinite(f->size[i]))
-            rc = err_set(e, ERR_INPUT, "the calibration activations of input %lld are not finite",
-                         (long long)i);
-    }
-    free(of);
-    return rc;
-}
-
-static int see_set(struct awq *k, int64_t layer, int set, struct err *e)
-{
-    struct found *f = &k->found[set];
-    struct seeing see = { .k = k, .set = set, .row = k->run.first_token };
-    double *none = mem_array((size_t)(f->sizes.n_rows * f->sizes.n_cols), sizeof *none);
-    int rc = k->b->ops->upload(k->b, f->sizes.data, none, tensor_bytes(&f->sizes), e);
-
-    free(none);
-    if (rc < 0 ||
-        calibration_step(&k->run, layer, sets[set].input, k->plain, see_rows, &see, e) < 0 ||
-        hear_others(k, set, e) < 0)
-        return -1;
-    return add_sizes(k, set, e);
-}
-
 /* ---- the loss of changed weights ---- */
 
 struct losing {
@@ -313,7 +152,7 @@ struct losing {
 static int lose_rows(struct losing *l, const struct tensor *y, int64_t n_rows, struct err *e)
 {
     struct awq *k = l->k;
-    const struct tensor rows = rows_of(y, 0, n_rows), want = rows_of(&k->want, l->at, n_rows);
+    const struct tensor rows = rows_from(y, 0, n_rows), want = rows_from(&k->want, l->at, n_rows);
     const struct awq_errors_args a = {
         .x = &want, .y = &rows, .n_rows = n_rows, .sums = (double *)k->errors.data + l->at
     };
@@ -336,7 +175,7 @@ static int lose_down(struct losing *l, int64_t layer, const struct weight *w, st
     for (int64_t at = 0; at < k->run.n_own; at += k->run.max_rows) {
         const int64_t rest = k->run.n_own - at;
         const int64_t n = rest < k->run.max_rows ? rest : k->run.max_rows;
-        const struct tensor x = rows_of(&k->inner, at, n);
+        const struct tensor x = rows_from(&k->inner, at, n);
         const struct linear_args a = { .x = &x,
                                        .w = w,
                                        .bias = bias->data ? bias : NULL,
@@ -427,14 +266,14 @@ static bool scalable(const struct awq *k, int set)
     return some;
 }
 
-/* Over the rows of all linears of a set; summed where the sizes of the first share were. */
+/* Over the rows of all linears of a set; summed where `errors` are, which have room for any width.
+ */
 static int weight_means(struct awq *k, int set, float *mean, struct err *e)
 {
     const int64_t width = n_in(k, sets[set].first);
     double *sums = mem_array((size_t)width, sizeof *sums);
     int64_t n_all = 0;
-    int rc =
-        k->b->ops->upload(k->b, k->found[set].sizes.data, sums, (size_t)width * sizeof *sums, e);
+    int rc = k->b->ops->upload(k->b, k->errors.data, sums, (size_t)width * sizeof *sums, e);
 
     for (int l = sets[set].first; l <= (int)sets[set].last && rc == 0; l++) {
         const int n_runs = (int)((n_out(k, l) + SIZE_RUN - 1) / SIZE_RUN);
@@ -445,14 +284,13 @@ static int weight_means(struct awq *k, int set, float *mean, struct err *e)
         const struct awq_sizes_args a = { .x = &k->w[l],
                                           .segments = { n_runs, first },
                                           .group_size = form_of(k->spec, width).group_size,
-                                          .sums = k->found[set].sizes.data };
+                                          .sums = k->errors.data };
         rc = k->b->ops->awq->sizes(k->b, &a, e);
         n_all += n_out(k, l);
         free(first);
     }
     if (rc == 0)
-        rc = k->b->ops->download(k->b, sums, k->found[set].sizes.data, (size_t)width * sizeof *sums,
-                                 e);
+        rc = k->b->ops->download(k->b, sums, k->errors.data, (size_t)width * sizeof *sums, e);
     for (int64_t i = 0; i < width; i++)
         mean[i] = (float)(sums[i] / (double)n_all);
     free(sums);
@@ -469,7 +307,7 @@ static int search_set(struct awq *k, int64_t layer, int set, struct err *e)
     int rc = weight_means(k, set, w_mean, e);
 
     for (int64_t i = 0; i < width; i++)
-        x_mean[i] = (float)(k->found[set].size[i] / (double)k->run.n_tokens);
+        x_mean[i] = (float)(k->found[set].seen.size[i] / (double)k->run.n_tokens);
     dtype_round(k->out->dtype, x_mean, width);
     if (rc == 0)
         rc = search_ratios(k, layer, set, x_mean, k->spec->awq.duo_scaling ? w_mean : NULL, s, best,
@@ -521,9 +359,9 @@ static int clip(struct awq *k, int l, struct err *e)
 {
     const int set = set_of(l);
     const struct found *f = &k->found[set];
-    const int64_t n_rows = n_kept(k, k->run.n_tokens);
+    const int64_t n_rows = k->eye.n_kept;
     struct tensor x = shaped(&k->values, n_rows, n_in(k, l));
-    const struct tensor rows = rows_of(&f->rows, 0, n_rows);
+    const struct tensor rows = rows_from(&f->seen.rows, 0, n_rows);
     const struct awq_clip_args a = { .w = &k->w[l],
                                      .x = &x,
                                      .n_rows = n_rows,
@@ -629,6 +467,14 @@ static int read_weights(struct awq *k, int64_t layer, struct err *e)
                         n_in(k, LINEAR_DOWN), &k->inner, e);
 }
 
+/* Of the inputs of down all are kept, where it is scaled. */
+static int see_set(struct awq *k, int64_t layer, int set, struct err *e)
+{
+    const struct tensor every = set == SET_DOWN ? k->inner : (struct tensor){ 0 };
+
+    return awq_see(&k->eye, layer, sets[set].input, k->plain, &k->found[set].seen, &every, e);
+}
+
 /* All inputs are seen before any scales are tried: one that is not finite is named as that. */
 static int find_scales(struct awq *k, int64_t layer, struct err *e)
 {
@@ -675,19 +521,14 @@ static int make_room(struct awq *k, struct err *e)
     const struct config *c = &k->base->config;
     const int64_t n_own = larger(k->run.n_own, 1);
     int64_t most = 0, most_rows = n_own, rows, width;
-    struct owned of[CALIBRATION_SHARES];
-    void *kept;
 
-    k->stride = larger(k->run.n_tokens / CLIP_ROWS, 1);
-    kept_by_members(k, of);
-    /* Members give rows beyond their own; `values` has room for those of all. */
-    const int64_t n_most = k->run.n_sharing > 1 ? most_owned(k, of) : 0;
-    const int64_t n_rows = n_kept(k, k->run.n_tokens) + n_most;
-    const int64_t n_told = larger(k->run.n_sharing * n_most, 2 * CALIBRATION_SHARES);
-
+    if (awq_eye_open(&k->eye, &k->run, e) < 0)
+        return -1;
+    k->eye.room = &k->values;
+    const int64_t least_rows = larger(k->eye.n_kept, awq_eye_room(&k->eye));
     for (int l = 0; l < N_LINEARS; l++) {
         config_linear_shape(c, l, &rows, &width);
-        most = larger(most, larger(rows, larger(n_rows, n_told)) * width);
+        most = larger(most, larger(rows, least_rows) * width);
         most_rows = larger(most_rows, rows);
         if (tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F32, rows, width, &k->w[l], e) < 0)
             return -1;
@@ -696,11 +537,8 @@ static int make_room(struct awq *k, struct err *e)
         struct found *f = &k->found[set];
 
         config_linear_shape(c, sets[set].first, &rows, &width);
-        f->size = mem_array((size_t)width, sizeof *f->size);
-        if (tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F64, CALIBRATION_SHARES, width, &f->sizes, e) <
-                0 ||
-            tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F32, 1, width, &f->s, e) < 0 ||
-            tensor_alloc(k->b, MEM_SCRATCH, k->out->dtype, n_rows, width, &f->rows, e) < 0)
+        if (awq_seen_alloc(&k->eye, width, &f->seen, e) < 0 ||
+            tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F32, 1, width, &f->s, e) < 0)
             return -1;
     }
     if (tensor_alloc(k->b, MEM_SCRATCH, k->out->dtype, n_own, c->hidden_size, &k->want, e) < 0 ||
@@ -709,10 +547,8 @@ static int make_room(struct awq *k, struct err *e)
         tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F64, 1, most_rows, &k->errors, e) < 0 ||
         tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F16, 1, most, &k->stored, e) < 0 ||
         tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F32, 1, most, &k->values, e) < 0 ||
-        tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F32, 1, most, &k->was, e) < 0 ||
-        backend_alloc(k->b, MEM_SCRATCH, (size_t)k->run.max_rows * sizeof *k->kept, &kept, e) < 0)
+        tensor_alloc(k->b, MEM_SCRATCH, DTYPE_F32, 1, most, &k->was, e) < 0)
         return -1;
-    k->kept = kept;
     return 0;
 }
 
@@ -728,12 +564,10 @@ static void release(struct awq *k)
         tensor_free(k->b, &k->tried[l]);
     }
     for (int set = 0; set < N_SETS; set++) {
-        tensor_free(k->b, &k->found[set].sizes);
-        free(k->found[set].size);
+        awq_seen_release(&k->eye, &k->found[set].seen);
         tensor_free(k->b, &k->found[set].s);
-        tensor_free(k->b, &k->found[set].rows);
     }
-    backend_free(k->b, k->kept);
+    awq_eye_close(&k->eye);
 }
 
 static int run_model(const struct model *base, const struct quant_spec *s, struct model *out,

@@ -137,15 +137,11 @@ static int alloc_all(struct calibration_run *c, struct err *e)
 /* The ids through the embedding, into x. */
 static int embed(struct calibration_run *c, struct err *e)
 {
-    size_t element = dtype_bytes(c->m->dtype);
-
     for (int64_t at = 0; at < c->n_own; at += c->max_rows) {
         int64_t n = c->n_own - at < c->max_rows ? c->n_own - at : c->max_rows;
         const int32_t *ids = c->ids->ids + c->first_token + at;
-        struct tensor out = c->x;
+        struct tensor out = rows_from(&c->x, at, n);
 
-        out.data = (char *)c->x.data + (size_t)(at * c->x.n_cols) * element;
-        out.n_rows = n;
         if (c->b->ops->upload(c->b, c->numbers, ids, (size_t)n * sizeof *ids, e) < 0 ||
             model_embed(c->m, c->numbers, n, &out, e) < 0 || c->b->ops->sync(c->b, e) < 0)
             return -1;
@@ -220,11 +216,7 @@ struct part {
 
 static struct tensor rows_of(const struct part *p, const struct tensor *all)
 {
-    struct tensor out = *all;
-
-    out.data = (char *)all->data + (size_t)(p->first * all->n_cols) * dtype_bytes(all->dtype);
-    out.n_rows = p->n_rows;
-    return out;
+    return rows_from(all, p->first, p->n_rows);
 }
 
 static struct tensor view(const struct tensor *room, int64_t before_columns, int64_t n_cols)

@@ -54,6 +54,16 @@ int calibration_run_open(struct calibration_run *c, const struct model *m,
                          const struct quant_calibration *ids, struct err *e);
 void calibration_run_close(struct calibration_run *c);
 
+/* Rows at .. at + n - 1. */
+static inline struct tensor rows_from(const struct tensor *all, int64_t at, int64_t n)
+{
+    struct tensor out = *all;
+
+    out.data = (char *)all->data + (size_t)(at * all->n_cols) * dtype_bytes(all->dtype);
+    out.n_rows = n;
+    return out;
+}
+
 /* Are there sequences in n shares from `first` on? */
 bool calibration_some(const struct calibration_run *c, int first, int n);
 /* First token of a share; CALIBRATION_SHARES: n_tokens. */
