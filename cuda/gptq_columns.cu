@@ -2,7 +2,7 @@
  * steps.
  *
  *   H           fp64: put into the order of settling, damped, factored, inverted (cholesky.cu):
- *               2/3 K^3 operations, 20 K^2 bytes of working memory
+ *               2/3 K^3 operations, 16 K^2 bytes of working memory; U lies where the factor was
  *   the loop    fp32, the CPU's chains (gptq_settle.cu): of the same U the same codes, to the bit
  *   the errors  tr (W - Q) H (W - Q)^T and W H W^T by the lower half of H, fp64: 2 N K^2
  *
@@ -379,7 +379,7 @@ static size_t place_all(struct solver *k, char *room)
     k->h.inverse = (double *)take(room, &used, ld * ld * sizeof(double));
     k->h.least = (double *)take(room, &used, ld * sizeof(double));
     k->h.failed = (int *)take(room, &used, sizeof(int));
-    k->u = (float *)take(room, &used, ld * ld * sizeof(float));
+    k->u = (float *)k->h.a; /* M is needed no more when U is made, U no more when errors are */
     job->settled = (float *)take(room, &used, n_rows * ld * sizeof(float));
     job->codes = (uint8_t *)take(room, &used, n_out * ld);
     job->scales = (float *)take(room, &used, n_groups * sizeof(float));

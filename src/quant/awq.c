@@ -581,7 +581,7 @@ static int run_model(const struct model *base, const struct quant_spec *s, struc
         return err_set(e, ERR_USAGE, "awq needs calibration text ([calibration] path)");
     if (!k.b->ops->awq)
         return err_set(e, ERR_USAGE, "the %s backend has none of AWQ's searches", k.b->ops->name);
-    if (calibration_run_open(&k.run, out, s->calibration, e) == 0) {
+    if (calibration_run_open(&k.run, out, s->calibration, true, e) == 0) {
         rc = make_room(&k, e);
         for (int64_t i = 0; rc == 0 && i < base->config.n_layers; i++) {
             rc = quant_layer_begin(s, i, e);

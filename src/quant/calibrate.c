@@ -106,6 +106,20 @@ static int make_rope(struct calibration_run *c, struct err *e)
     return rc;
 }
 
+/* What attention gives and what comes after it, of all tokens. */
+static int alloc_streams(struct calibration_run *c, int64_t n, struct err *e)
+{
+    const int64_t width = query_width(&c->m->config), hidden = c->m->config.hidden_size;
+
+    if (tensor_alloc(c->b, MEM_SCRATCH, c->m->dtype, n, width, &c->attended, e) < 0)
+        return -1;
+    if (!c->keeps_attended && width == hidden) {
+        c->after = c->attended;
+        return 0;
+    }
+    return tensor_alloc(c->b, MEM_SCRATCH, c->m->dtype, n, hidden, &c->after, e);
+}
+
 static int alloc_all(struct calibration_run *c, struct err *e)
 {
     const struct config *f = &c->m->config;
@@ -114,9 +128,7 @@ static int alloc_all(struct calibration_run *c, struct err *e)
     void *numbers;
 
     if (tensor_alloc(c->b, MEM_SCRATCH, t, n, f->hidden_size, &c->x, e) < 0 ||
-        tensor_alloc(c->b, MEM_SCRATCH, t, n, query_width(f), &c->attended, e) < 0 ||
-        tensor_alloc(c->b, MEM_SCRATCH, t, n, f->hidden_size, &c->after, e) < 0 ||
-        choose_rows(c, e) < 0)
+        alloc_streams(c, n, e) < 0 || choose_rows(c, e) < 0)
         return -1;
     const int64_t r = c->max_rows;
     c->max_seqs = (int)(r < c->ids->n_seqs ? r : c->ids->n_seqs);
@@ -174,9 +186,9 @@ static void cut_shares(struct calibration_run *c)
 }
 
 int calibration_run_open(struct calibration_run *c, const struct model *m,
-                         const struct quant_calibration *ids, struct err *e)
+                         const struct quant_calibration *ids, bool outputs, struct err *e)
 {
-    *c = (struct calibration_run){ .b = m->backend, .m = m, .ids = ids };
+    *c = (struct calibration_run){ .b = m->backend, .m = m, .ids = ids, .keeps_attended = outputs };
     c->n_tokens = ids->first[ids->n_seqs];
     for (int64_t i = 0; i < ids->n_seqs; i++)
         c->longest = larger(c->longest, ids->first[i + 1] - ids->first[i]);
@@ -194,6 +206,8 @@ void calibration_run_close(struct calibration_run *c)
     struct tensor *const all[] = { &c->x,  &c->attended,  &c->after,     &c->side,    &c->pool,
                                    &c->up, &c->cos_table, &c->sin_table, &c->k_cache, &c->v_cache };
 
+    if (c->after.data == c->attended.data)
+        c->after.data = NULL;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         tensor_free(c->b, all[i]);
     backend_free(c->b, c->numbers);
@@ -307,7 +321,8 @@ static int attend(const struct part *p, const struct tensor *u, struct tensor *o
     return c->b->ops->attention(c->b, &attention, e);
 }
 
-/* after = x + o(attended); the copy first, because add() works in place. */
+/* after = x + o(attended), maybe in attended's place; the copy first, because add() works in place.
+ */
 static int first_residual(const struct part *p, struct err *e)
 {
     struct calibration_run *c = p->c;

@@ -41,6 +41,7 @@ struct calibration_run {
     int share;                                 /* the one that runs */
     int64_t max_rows;                          /* of a batch */
     struct tensor x, attended, after;          /* [n_own, ..]: in, attention's, after attention */
+    bool keeps_attended;                       /* else `after` lies where it was, if that fits */
     struct tensor side, pool, up;              /* a batch's */
     struct tensor cos_table, sin_table, k_cache, v_cache;
     int32_t *numbers;      /* device, [2 * max_rows]: slot, position */
@@ -50,8 +51,9 @@ struct calibration_run {
     int max_seqs;
 };
 
+/* outputs: STEP_O_OUTPUT will be asked for, so what attention gives outlives STEP_MLP. */
 int calibration_run_open(struct calibration_run *c, const struct model *m,
-                         const struct quant_calibration *ids, struct err *e);
+                         const struct quant_calibration *ids, bool outputs, struct err *e);
 void calibration_run_close(struct calibration_run *c);
 
 /* Rows at .. at + n - 1. */

@@ -347,7 +347,7 @@ static int open_memory(struct gptq *g, struct err *e)
         config_linear_shape(&g->base->config, l, &n_out, &n_in);
         widest = n_in > widest ? n_in : widest;
     }
-    if (calibration_run_open(&g->run, g->out, g->spec->calibration, e) < 0)
+    if (calibration_run_open(&g->run, g->out, g->spec->calibration, false, e) < 0)
         return -1;
     if (tensor_alloc(g->sums, MEM_SCRATCH, DTYPE_F32, widest, widest, &g->h, e) < 0)
         return err_in(e, "the Hessian of %lld inputs", (long long)widest);
