@@ -131,7 +131,8 @@ install: llq_sweep                      ## into $(DESTDIR)$(PREFIX)
 # Programs that need a device.  They are built anywhere with nvcc; gpu-bundle puts them, what they
 # load and the reference vectors into one folder that runs on a GPU host without our packages.
 GPU_TOO   := $(patsubst %,$(BUILD)/gpu/%,test_choice test_divergence test_eval_demo test_forward_golden \
-             test_generate test_gptq test_gptq_golden test_parts)# of the CPU's tests
+             test_generate test_gptq test_gptq_golden test_methods_golden test_parts test_quantizers_golden \
+             test_rtn_golden test_same_bits)# of the CPU's tests
 GPU_TESTS := $(patsubst tests/gpu/%.c,$(BUILD)/gpu/%,$(wildcard tests/gpu/*.c)) \
              $(GPU_TOO)
 GPU_BENCHES := $(addprefix $(BUILD)/gpu/,bench_points bench_calibrate bench_decode bench_eval bench_gemm bench_gptq \

@@ -1,7 +1,7 @@
 /* quantizer-vectors.json of the golden folder: HQQ, AWQ's searches, and casts to fp8. */
 #include "awq_vectors.h"
+#include "solving.h"
 
-static struct backend backend = BACKEND_INIT;
 static struct js *vectors;
 
 /* The reference's groups as rows: along the inputs (axis 1), or every n_groups-th number (axis 0).
@@ -52,8 +52,8 @@ static void hqq(void **state)
         a.round_zero = round_zero;
         float *x = rows_of_groups(d, axis, group, &n_rows);
         struct tensor w = tensor_over(x, DTYPE_F32, n_rows, group);
-        struct weight got = vector_weight(&backend, &w, a);
-        struct tensor values = vector_values(&backend, &got, DTYPE_F32);
+        struct weight got = solving_quantize(&w, a);
+        struct tensor values = solving_values(&got, DTYPE_F32);
         n_values += check_floats(got.scales, js_get(m.value, "scale"), 4, m.key);
         for (int i = 0; i < (int)js_count(zeros); i++) {
             double want = js_real(js_at(zeros, (size_t)i));
@@ -66,7 +66,7 @@ static void hqq(void **state)
         CHECK(fabs(off - 1) <= 1e-5, "%s: mean error, off by %g", m.key, off - 1);
         n_values += (long)js_count(zeros) + (long)js_count(codes) + 1;
         free(values.data);
-        weight_release(&backend, &got);
+        weight_release(&host, &got);
         free(x);
     }
     check_report("quantizer-vectors.json hqq (zero points)", n_values, largest, 1e-6);
@@ -75,7 +75,7 @@ static void hqq(void **state)
 static void awq(void **state)
 {
     (void)state;
-    awq_vectors(&backend, vectors);
+    awq_vectors(&tested, vectors);
 }
 
 /* The library on a GPU computes in fp16: an error of the same size is all that can be asked. */
@@ -97,8 +97,8 @@ static void hqq_in_fp16(void **state)
         a.round_zero = a.bits == 4;
         float *x = rows_of_groups(d, 1, a.group_size, &n_rows);
         struct tensor w = tensor_over(x, DTYPE_F32, n_rows, a.group_size);
-        struct weight got = vector_weight(&backend, &w, a);
-        struct tensor values = vector_values(&backend, &got, DTYPE_F32);
+        struct weight got = solving_quantize(&w, a);
+        struct tensor values = solving_values(&got, DTYPE_F32);
         const struct js *scales = js_get(m.value, "scale");
         for (size_t i = 0; i < js_count(scales); i++) {
             float scale = dtype_f16_to_f32(((uint16_t *)got.scales)[i]);
@@ -108,30 +108,54 @@ static void hqq_in_fp16(void **state)
         double off = mean_error(x, values.data, n_rows * 64) / js_real(js_get(m.value, "mae")) - 1;
         CHECK(off <= 0.02, "%s: mean error, off by %g", m.key, off);
         free(values.data);
-        weight_release(&backend, &got);
+        weight_release(&host, &got);
         free(x);
     }
     check_report("quantizer-vectors.json hqq_cuda_fp16 (scales)", n, largest, 0x1p-9);
 }
 
+/* As a quantizer rounds them: beside a 448 the scale of a group is 1. */
+static int quantized_to_e4m3(float x)
+{
+    float row[16] = { 448, x };
+    struct tensor w = tensor_over(row, DTYPE_F32, 1, 16);
+    struct weight got =
+        solving_quantize(&w, (struct quantize_args){ .rule = QUANTIZE_E4M3, .group_size = 16 });
+    int code = code_at(&got, 0, 1);
+
+    CHECK(code_at(&got, 0, 0) == 0x7E && ((float *)got.scales)[0] == 1, "448 stands for itself");
+    weight_release(&host, &got);
+    return code;
+}
+
+static void check_cast(float x, const char *hex, const char *what)
+{
+    const unsigned want = (unsigned)strtoul(hex, NULL, 16), got = dtype_f32_to_e4m3(x);
+
+    CHECK(got == want || ((got & want & 0x7F) == 0x7F && isnan(x)), "%s: %g is %02x, not %s", what,
+          (double)x, got, hex);
+    CHECK(!(fabsf(x) <= 448) || quantized_to_e4m3(x) == (int)want, "%s: %g of a matrix is %s", what,
+          (double)x, hex);
+}
+
+/* Of fp32 numbers, and of the same in fp16. */
 static void fp8_casts(void **state)
 {
+    static const char *const sides[][2] = { { "cpu", "cpu_half" }, { "cuda", "cuda_half" } };
     const struct js *all = js_get(vectors, "fp8_e4m3fn_cast_torch_2_11");
     long n = 0;
 
     (void)state;
-    for (int side = 0; side < 2; side++) {
-        const struct js *pairs = js_get(all, side ? "cuda" : "cpu");
+    for (size_t side = 0; side < 2; side++) {
+        const struct js *pairs = js_get(all, sides[side][0]), *half = js_get(all, sides[side][1]);
 
-        CHECK(js_count(pairs) > 0, "there are casts");
-        for (size_t i = 0; i < js_count(pairs); i++, n++) {
-            const char *number = js_text(js_at(js_at(pairs, i), 0));
-            float x = strtof(number, NULL);
-            unsigned want = (unsigned)strtoul(js_text(js_at(js_at(pairs, i), 1)), NULL, 16);
-            unsigned got = dtype_f32_to_e4m3(x);
+        CHECK(js_count(pairs) > 0 && js_count(half) == js_count(pairs), "there are casts");
+        for (size_t i = 0; i < js_count(pairs); i++, n += 2) {
+            const float x = strtof(js_text(js_at(js_at(pairs, i), 0)), NULL);
 
-            CHECK(got == want || ((got & want & 0x7F) == 0x7F && isnan(x)), "%s is %02x, not %02x",
-                  number, want, got);
+            check_cast(x, js_text(js_at(js_at(pairs, i), 1)), sides[side][0]);
+            check_cast(dtype_f16_to_f32(dtype_f32_to_f16(x)), js_text(js_at(half, i)),
+                       sides[side][1]);
         }
     }
     /* And back: every finite byte is its own nearest. */
@@ -148,17 +172,17 @@ static int open_all(void **state)
 
     (void)state;
     vectors = vectors_read(&e);
-    if (!vectors || backend_open(&backend, "cpu", 0, NULL, &e) < 0) {
+    if (!vectors) {
         print_error("%s\n", e.text);
         return -1;
     }
-    return 0;
+    return open_solving();
 }
 
 static int close_all(void **state)
 {
     (void)state;
-    backend_close(&backend);
+    close_solving();
     js_release(vectors);
     return 0;
 }

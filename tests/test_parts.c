@@ -4,6 +4,7 @@
  * LLQ_TEST_BACKEND=cuda: on GPUs, one for each process. */
 #include "check.h"
 #include "members.h"
+#include "packed.h"
 
 #include "backend/group.h"
 #include "base/memory.h"
@@ -409,37 +410,13 @@ struct calibrating {
     bool on_host; /* sums and solver */
 };
 
-static void give_weights(const struct member *m, const struct model *model, struct err *e)
-{
-    struct backend *b = model->backend;
-
-    for (int64_t i = 0; i < model->config.n_layers * N_LINEARS; i++) {
-        const struct weight *w = &model->layers[i / N_LINEARS].linear[i % N_LINEARS];
-        const struct {
-            const void *at;
-            size_t n;
-        } parts[] = { { w->codes, weight_codes_bytes(w) },
-                      { w->scales, weight_scales_bytes(w) },
-                      { w->zeros, weight_zeros_bytes(w) },
-                      { w->g_idx, w->g_idx ? (size_t)w->n_in * sizeof *w->g_idx : 0 } };
-
-        for (size_t k = 0; k < sizeof parts / sizeof *parts; k++) {
-            char *bytes = mem_array(parts[k].n + 1, 1);
-
-            if (parts[k].n && b->ops->download(b, bytes, parts[k].at, parts[k].n, e) == 0)
-                member_give(m, bytes, parts[k].n);
-            free(bytes);
-        }
-    }
-}
-
 /* A group whose members all have the whole model: what each packs, its errors; last, how many rows
  * it ran. */
 static int calibrate(struct member *m, const void *what, struct err *e)
 {
     const struct calibrating *c = what;
     struct quant_spec spec = specs[c->spec];
-    struct bytes folder = BYTES_INIT;
+    struct bytes folder = BYTES_INIT, packed = BYTES_INIT;
     struct quant_calibration ids;
     struct quant_report report;
     struct model base, model;
@@ -464,8 +441,10 @@ static int calibrate(struct member *m, const void *what, struct err *e)
     base.config.n_layers = 2;
     rc = quantize_model(&base, &spec, DTYPE_OTHER, &model, &report, e);
     base.config.n_layers = n_layers;
+    if (rc == 0)
+        rc = packed_bytes(&model, &packed, e);
     if (rc == 0) {
-        give_weights(m, &model, e);
+        member_give(m, packed.data, packed.n);
         for (int i = 0; i < report.n_modules; i++) {
             const struct quant_solved *s = &report.modules[i].solved;
 
@@ -475,6 +454,7 @@ static int calibrate(struct member *m, const void *what, struct err *e)
         }
     }
     member_give(m, &n_attended, sizeof n_attended);
+    bytes_release(&packed);
     quant_report_release(&report);
     quant_calibration_release(&ids);
     model_release(&model);

@@ -1,10 +1,9 @@
 /* quantizer-vectors.json of the golden folder: round to nearest on the solvers' grids, and the
  * footprints of Llama-3.2-1B. */
-#include "vectors.h"
+#include "solving.h"
 
 #include "quant/quant.h"
 
-static struct backend backend = BACKEND_INIT;
 static struct js *vectors;
 
 static void rtn(void **state)
@@ -27,15 +26,15 @@ static void rtn(void **state)
         a.sym = !strcmp(form, "sym");
         if (a.group_size == -1)
             a.group_size = w.n_cols;
-        struct weight got = vector_weight(&backend, &w, a);
-        struct tensor values = vector_values(&backend, &got, DTYPE_F32);
+        struct weight got = solving_quantize(&w, a);
+        struct tensor values = solving_values(&got, DTYPE_F32);
         CHECK(tensor_has_sha256(&values, text_of(m.value, "sha")), "%s: every value", m.key);
         double off = fabs(vector_output_mse(x, of_x.n_rows, &w, values.data) / mse - 1);
         CHECK(off <= 1e-5, "%s: output error, off by %g", m.key, off);
         largest = fmax(largest, off);
         n_values += w.n_rows * w.n_cols + 1;
         free(values.data);
-        weight_release(&backend, &got);
+        weight_release(&host, &got);
     }
     /* The values agree to the last bit; the reference's error was summed in fp32. */
     check_report("quantizer-vectors.json rtn (output error)", n_values, largest, 1e-5);
@@ -68,8 +67,8 @@ static void rtn_on_the_awq_grid(void **state)
         CHECK(sscanf(m.key, "w%d_zp%d_g%ld", &a.bits, &zero_point, &a.group_size) == 3, "%s",
               m.key);
         a.sym = !zero_point;
-        struct weight got = vector_weight(&backend, &w, a);
-        struct tensor values = vector_values(&backend, &got, DTYPE_F32);
+        struct weight got = solving_quantize(&w, a);
+        struct tensor values = solving_values(&got, DTYPE_F32);
         if (a.sym)
             sign_zeros(values.data, numbers, d.n_rows * d.n_cols);
         CHECK(tensor_has_sha256(&values, text_of(m.value, "sha256_deq_fp32")), "%s: every value",
@@ -80,7 +79,7 @@ static void rtn_on_the_awq_grid(void **state)
             CHECK(((uint8_t *)got.zeros)[i] == js_real(js_at(zeros, i)), "%s: zero %zu", m.key, i);
         n_values += (long)js_count(zeros);
         free(values.data);
-        weight_release(&backend, &got);
+        weight_release(&host, &got);
     }
     check_report("quantizer-vectors.json awq_rtn_sha256", n_values, 0, 0);
     free(numbers);
@@ -88,17 +87,18 @@ static void rtn_on_the_awq_grid(void **state)
 
 /* ---- footprints ---- */
 
+static const struct config llama_1b = { .vocab_size = 128256,
+                                        .hidden_size = 2048,
+                                        .intermediate_size = 8192,
+                                        .n_layers = 16,
+                                        .n_heads = 32,
+                                        .n_kv_heads = 8,
+                                        .head_dim = 64,
+                                        .tied = true,
+                                        .stored_dtype = DTYPE_BF16 };
+
 static void footprint(void **state)
 {
-    const struct config llama_1b = { .vocab_size = 128256,
-                                     .hidden_size = 2048,
-                                     .intermediate_size = 8192,
-                                     .n_layers = 16,
-                                     .n_heads = 32,
-                                     .n_kv_heads = 8,
-                                     .head_dim = 64,
-                                     .tied = true,
-                                     .stored_dtype = DTYPE_BF16 };
     const struct quant_spec fp16 = {
         .method = "none", .bits = 16, .compute = DTYPE_F16, .n_skip = 1, .skip = { "lm_head" }
     };
@@ -138,23 +138,56 @@ static void footprint(void **state)
     check_report("quantizer-vectors.json footprint_llama_3_2_1b", n, 0, 0);
 }
 
+/* What a checkpoint holds, in bytes: qweight, scales, qzeros, g_idx where there is an order, what
+ * is not quantized, and the rotary buffers that every footprint counts. */
+static void footprints_of_checkpoints(void **state)
+{
+    const double packed = 486539264 + 15204352 + 3801088, order = 1310720, rest = 525471744 + 256;
+    const struct quant_spec gptq = { .method = "gptq",
+                                     .bits = 4,
+                                     .group_size = 128,
+                                     .quant_type = "int",
+                                     .compute = DTYPE_F16,
+                                     .scale_dtype = DTYPE_F16,
+                                     .sym = true,
+                                     .gptq = { .desc_act = true },
+                                     .n_skip = 1,
+                                     .skip = { "lm_head" } };
+    struct quant_spec awq = gptq;
+    char mib[2][16];
+    struct quant_sizes got[2];
+    struct err e = ERR_INIT;
+
+    (void)state;
+    snprintf(awq.method, sizeof awq.method, "awq");
+    awq.awq.zero_point = true;
+    CHECK_OK(quant_sizes_of(&llama_1b, &gptq, DTYPE_F16, &got[0], &e), e);
+    CHECK_OK(quant_sizes_of(&llama_1b, &awq, DTYPE_F16, &got[1], &e), e);
+    CHECK(got[0].hf_footprint_bytes == packed + order + rest, "gptq: %.0f bytes",
+          got[0].hf_footprint_bytes);
+    CHECK(got[1].hf_footprint_bytes == packed + rest, "awq: %.0f bytes", got[1].hf_footprint_bytes);
+    for (int i = 0; i < 2; i++)
+        snprintf(mib[i], sizeof mib[i], "%.2f", got[i].hf_footprint_bytes / 1048576);
+    CHECK(!strcmp(mib[0], "984.50") && !strcmp(mib[1], "983.25"), "%s and %s MiB", mib[0], mib[1]);
+}
+
 static int open_all(void **state)
 {
     struct err e = ERR_INIT;
 
     (void)state;
     vectors = vectors_read(&e);
-    if (!vectors || backend_open(&backend, "cpu", 0, NULL, &e) < 0) {
+    if (!vectors) {
         print_error("%s\n", e.text);
         return -1;
     }
-    return 0;
+    return open_solving();
 }
 
 static int close_all(void **state)
 {
     (void)state;
-    backend_close(&backend);
+    close_solving();
     js_release(vectors);
     return 0;
 }
@@ -165,6 +198,7 @@ int main(void)
         cmocka_unit_test(rtn),
         cmocka_unit_test(rtn_on_the_awq_grid),
         cmocka_unit_test(footprint),
+        cmocka_unit_test(footprints_of_checkpoints),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }

@@ -121,7 +121,8 @@ static inline int f16_steps(uint16_t a, uint16_t b)
     return abs(x - y);
 }
 
-/* Largest distance, in steps of the 16-bit type t, of x W^T from `want`, one document's call.
+/* Largest distance, in steps of the 16-bit type t, of x W^T from `want`, one document's call; w is
+ * the backend's, the rest the host's.
  * Where large terms cancel, the order of an fp32 sum shows in more than one step: what is below
  * 2^-21 of the largest output does not count. */
 static inline int linear_16_bit_steps(struct backend *b, const struct weight *w, enum dtype t,
@@ -130,14 +131,19 @@ static inline int linear_16_bit_steps(struct backend *b, const struct weight *w,
     int64_t n = n_rows * w->n_out;
     uint16_t *y = mem_array((size_t)n, sizeof *y);
     float *got = mem_array((size_t)n, sizeof *got), *expected = mem_array((size_t)n, sizeof *got);
-    struct tensor in = tensor_over((void *)(uintptr_t)x, t, n_rows, w->n_in);
-    struct tensor out = tensor_over(y, t, n_rows, w->n_out);
-    struct linear_args a = { .x = &in, .w = w, .y = &out, .n_rows = n_rows, .compute = t };
+    struct tensor in, out;
     struct err e = ERR_INIT;
     float most = 0;
     int largest = 0;
 
+    CHECK_OK(tensor_alloc(b, MEM_SCRATCH, t, n_rows, w->n_in, &in, &e), e);
+    CHECK_OK(tensor_alloc(b, MEM_SCRATCH, t, n_rows, w->n_out, &out, &e), e);
+    const struct linear_args a = { .x = &in, .w = w, .y = &out, .n_rows = n_rows, .compute = t };
+    CHECK_OK(b->ops->upload(b, in.data, x, tensor_bytes(&in), &e), e);
     CHECK_OK(b->ops->linear(b, &a, &e), e);
+    CHECK_OK(b->ops->download(b, y, out.data, tensor_bytes(&out), &e), e);
+    tensor_free(b, &in);
+    tensor_free(b, &out);
     dtype_to_f32(t, y, got, n);
     dtype_to_f32(t, want, expected, n);
     for (int64_t i = 0; i < n; i++)

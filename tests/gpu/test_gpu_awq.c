@@ -1,7 +1,7 @@
-/* test_gpu_awq.c - AWQ's searches on the GPU: each step beside the CPU's, the reference vectors,
- * and the demo model by both engines: the same ratios, and the same bytes twice. */
+/* test_gpu_awq.c - AWQ's searches on the GPU: each step beside the CPU's, and the
+ * demo model by both engines: the same ratios, and the same bytes twice. */
 #include "twin.h"
-#include "awq_vectors.h"
+#include "vectors.h"
 
 #include "quant/quant.h"
 
@@ -219,17 +219,6 @@ static void ranges_are_the_best(void **state)
     clip_case(300, 2048, 512, (struct awq_form){ 4, 128, true });
 }
 
-static void reference_vectors(void **state)
-{
-    struct err e = ERR_INIT;
-    struct js *vectors = vectors_read(&e);
-
-    (void)state;
-    CHECK(vectors, "%s", e.text);
-    awq_vectors(&gpu, vectors);
-    js_release(vectors);
-}
-
 /* ---- a model ---- */
 
 static struct quant_spec spec_of(const struct quant_calibration *ids, bool duo, bool zero_point)
@@ -343,7 +332,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_are_the_cpus),
         cmocka_unit_test(ranges_are_the_best),
-        cmocka_unit_test(reference_vectors),
         cmocka_unit_test(the_demo_model),
     };
 
