@@ -1,12 +1,15 @@
 /* bench_gptq.c - what GPTQ costs on Llama's shapes, through the engine:
  *
- *   bench_gptq [cpu|cuda [1b|8b [LAYERS [SEQUENCES]]]]
+ *   bench_gptq [cpu|cuda [1b|8b [LAYERS [SEQUENCES [METHOD ...]]]]]
  *
  * Random bf16 weights, random ids, sequences of 2048 tokens.  First x^T x of one sequence and the
  * solver alone, shape by shape, the second round of two; "few outputs" is the solver with 128
  * rows: the part that H costs.  Then quantize_model() with the study's settings (4 bits in groups
  * of 128, sym, desc_act, true_sequential, damp 0.1), once: all of it, of it the solver's calls, and
- * the largest use of memory beside the base model.
+ * the largest use of memory beside the base model, of which the packed linears are a part.
+ *
+ * METHOD gptq, awq (4 bits in groups of 128, search and clipping, sequences of 512 tokens), hqq (4
+ * bits in groups of 64): quantize_model() with these instead, one after another.
  *
  * "floor": operations over an H200's nominal rates: 989 T/s for sums of 16-bit products (half of
  * x^T x is enough), 67 T/s in fp64 for H and the errors, 67 T/s for the loop's fp32 (a fused
@@ -167,29 +170,72 @@ out:
 
 /* ---- all of it ---- */
 
-static int time_model(const struct model *base, int n_seqs, struct err *e)
-{
-    struct backend *b = base->backend;
-    struct quant_calibration ids = { 0 };
-    struct quant_report report = { 0 };
-    struct model packed = MODEL_INIT;
-    struct quant_spec spec = {
-        .method = "gptq",
+static const struct way {
+    struct quant_spec spec;
+    int length; /* of a sequence; 0: looks at none */
+} ways[] = {
+    { { .method = "gptq",
         .bits = 4,
         .group_size = 128,
         .quant_type = "int",
         .compute = DTYPE_BF16,
         .scale_dtype = DTYPE_F16,
         .sym = true,
-        .calibration = &ids,
         .gptq = { .desc_act = true, .true_sequential = true, .damp = 0.1, .damp_step = 0.01 },
         .n_skip = 1,
-        .skip = { "lm_head" }
-    };
+        .skip = { "lm_head" } },
+      LENGTH },
+    { { .method = "awq",
+        .bits = 4,
+        .group_size = 128,
+        .quant_type = "int",
+        .compute = DTYPE_BF16,
+        .scale_dtype = DTYPE_F16,
+        .awq = { .zero_point = true, .duo_scaling = true, .clip = true },
+        .n_skip = 1,
+        .skip = { "lm_head" } },
+      512 },
+    { { .method = "hqq",
+        .bits = 4,
+        .group_size = 64,
+        .quant_type = "int",
+        .compute = DTYPE_BF16,
+        .scale_dtype = DTYPE_F16,
+        .n_skip = 1,
+        .skip = { "lm_head" } },
+      0 },
+};
+#define N_WAYS (sizeof ways / sizeof *ways)
+
+static const struct way *way_of(const char *method)
+{
+    for (size_t i = 0; i < N_WAYS; i++)
+        if (!strcmp(ways[i].spec.method, method))
+            return &ways[i];
+    return NULL;
+}
+
+static double packed_gb(const struct model *m)
+{
+    size_t n = 0;
+
+    for (int64_t i = 0; i < m->config.n_layers * N_LINEARS; i++)
+        n += weight_bytes(&m->layers[i / N_LINEARS].linear[i % N_LINEARS]);
+    return 1e-9 * (double)n;
+}
+
+static int time_model(const struct model *base, const struct way *way, int n_seqs, struct err *e)
+{
+    struct backend *b = base->backend;
+    struct quant_calibration ids = { 0 };
+    struct quant_report report = { 0 };
+    struct model packed = MODEL_INIT;
+    struct quant_spec spec = way->spec;
     double solver = 0, largest = 0;
     int rc = -1;
 
-    if (make_random_calibration(n_seqs, LENGTH, VOCAB, &ids, e) < 0)
+    spec.calibration = way->length ? &ids : NULL;
+    if (way->length && make_random_calibration(n_seqs, way->length, VOCAB, &ids, e) < 0)
         return -1;
     mem_account_reset_peak(b);
     double start = clock_seconds();
@@ -200,17 +246,34 @@ static int time_model(const struct model *base, int n_seqs, struct err *e)
         solver += report.modules[i].solved.seconds;
         largest = fmax(largest, report.modules[i].solved.output_error);
     }
-    printf("quantize_model, %d sequences of %d tokens, %lld layers%s: %.2f s, of it the solver "
-           "%.2f s, packing in all %.2f s; %.2f GB beside the base model; output errors up to "
-           "%.3f\n",
-           n_seqs, LENGTH, (long long)base->config.n_layers, report.on_host ? " ON THE HOST" : "",
-           all, solver, report.seconds, 1e-9 * (double)b->mem.job_peak, largest);
+    printf("%s, %lld layers%s: %.2f s", spec.method, (long long)base->config.n_layers,
+           report.on_host ? " ON THE HOST" : "", all);
+    if (way->length)
+        printf(", %d sequences of %d tokens", n_seqs, way->length);
+    if (solver > 0)
+        printf(", of it the solver %.2f s, output errors up to %.3f", solver, largest);
+    printf("; %.2f GB beside the base model, of them %.2f GB packed linears\n",
+           1e-9 * (double)b->mem.job_peak, packed_gb(&packed));
+    fflush(stdout);
     rc = 0;
 out:
     model_release(&packed);
     quant_report_release(&report);
     quant_calibration_release(&ids);
     return rc;
+}
+
+static int run(const struct model *base, int n_seqs, char **methods, struct err *e)
+{
+    if (!*methods)
+        return time_parts(base, e) < 0 ? -1 : time_model(base, &ways[0], n_seqs, e);
+    for (; *methods; methods++) {
+        if (!way_of(*methods))
+            return err_set(e, ERR_USAGE, "%s is not among gptq, awq and hqq", *methods);
+        if (time_model(base, way_of(*methods), n_seqs, e) < 0)
+            return -1;
+    }
+    return 0;
 }
 
 int main(int argc, char **argv)
@@ -225,17 +288,20 @@ int main(int argc, char **argv)
     struct err e = ERR_INIT;
     int rc = 1;
 
-    if (argc > 5 || !s) {
-        fprintf(stderr, "usage: bench_gptq [cpu|cuda [1b|8b [LAYERS [SEQUENCES]]]]\n");
+    if (!s) {
+        fprintf(stderr, "usage: bench_gptq [cpu|cuda [1b|8b [LAYERS [SEQUENCES [METHOD ...]]]]]\n");
         return 2;
     }
     int n_layers = argc > 3 ? atoi(argv[3]) : s->n_layers, n_seqs = argc > 4 ? atoi(argv[4]) : 128;
     const struct config c = config_of(s, n_layers > 0 ? n_layers : 1);
+    const double start = clock_seconds();
     if (backend_open(&b, backend, 0, NULL, &e) < 0 || b.ops->facts(&b, &facts, &e) < 0 ||
         make_random_model(&b, &c, &base, &e) < 0)
         goto out;
-    printf("%s; %lld layers of Llama %s\n", facts.name, (long long)c.n_layers, s->name);
-    if (time_parts(&base, &e) < 0 || time_model(&base, n_seqs > 0 ? n_seqs : 1, &e) < 0)
+    printf("%s; %lld layers of Llama %s, made in %.1f s\n", facts.name, (long long)c.n_layers,
+           s->name, clock_seconds() - start);
+    fflush(stdout);
+    if (run(&base, n_seqs > 0 ? n_seqs : 1, argc > 5 ? argv + 5 : argv + argc, &e) < 0)
         goto out;
     rc = 0;
 out:
