@@ -419,6 +419,75 @@ static void a_hessian_that_damping_cannot_help(void **state)
     quant_calibration_release(&ids);
 }
 
+/* One allocation after the other is refused: each time that is said, and nothing stays behind. */
+static const struct backend_ops *generous;
+static int n_granted;
+
+static int stingy_alloc(struct backend *b, size_t n_bytes, void **out, struct err *e)
+{
+    *out = NULL;
+    return n_granted-- == 0 ? err_set(e, ERR_MEMORY, "does not fit, says the test")
+                            : generous->alloc(b, n_bytes, out, e);
+}
+
+/* How many allocations there are; sets *told when the Hessian was the one. */
+static int refuse_each(const struct quant_spec *s, bool *told)
+{
+    struct backend_ops ops = *backend.ops;
+    struct quant_report report;
+    struct model m;
+    int rc = -1, n = 0;
+
+    generous = backend.ops;
+    ops.alloc = stingy_alloc;
+    for (; rc < 0; n++) {
+        const struct mem_account before = backend.mem;
+        struct err e = ERR_INIT;
+
+        n_granted = n;
+        backend.ops = &ops;
+        rc = quantize_model(&base, s, DTYPE_F16, &m, &report, &e);
+        backend.ops = generous;
+        if (rc == 0)
+            break;
+        *told = *told || strstr(e.text, "the Hessian of 384 inputs");
+        CHECK(e.code == ERR_MEMORY && strstr(e.text, "does not fit, says the test"),
+              "%s, allocation %d: \"%s\"", s->method, n, e.text);
+        CHECK(!memcmp(before.now, backend.mem.now, sizeof before.now),
+              "%s, allocation %d: nothing stays behind", s->method, n);
+    }
+    model_release(&m);
+    quant_report_release(&report);
+    return n;
+}
+
+static void memory_that_runs_out(void **state)
+{
+    struct quant_calibration ids;
+    const int64_t n_layers = base.config.n_layers;
+    int32_t tokens[9 * 8], lengths[9];
+    struct err e = ERR_INIT;
+    bool told = false, of_awq = false;
+
+    (void)state;
+    for (int i = 0; i < 9 * 8; i++)
+        tokens[i] = 7 * i;
+    for (int i = 0; i < 9; i++)
+        lengths[i] = 8;
+    CHECK_OK(quant_calibration_make(&ids, tokens, 9 * 8, lengths, 9, &e), e);
+    struct quant_spec s = gptq_spec(&ids);
+    base.config.n_layers = 1;
+    int n = refuse_each(&s, &told);
+    CHECK(n > 30 && told, "gptq: %d allocations, the Hessian's among them", n);
+    s.bits = 4;
+    s.awq.zero_point = s.awq.duo_scaling = s.awq.clip = true;
+    strcpy(s.method, "awq");
+    n = refuse_each(&s, &of_awq);
+    CHECK(n > 30 && !of_awq, "awq: %d allocations", n);
+    base.config.n_layers = n_layers;
+    quant_calibration_release(&ids);
+}
+
 static void what_names_its_module(void **state)
 {
     struct quant_calibration ids;
@@ -434,15 +503,16 @@ static void what_names_its_module(void **state)
               strstr(e.text, "gptq needs calibration text"),
           "no ids: %s", e.text);
     /* A weight so large that activations overflow fp16. */
-    uint16_t *w = base.layers[2].linear[LINEAR_GATE].codes, before = w[5];
+    uint16_t *w = base.layers[2].linear[LINEAR_GATE].codes, before[128];
     s = gptq_spec(&ids);
+    memcpy(before, w, sizeof before);
     for (int i = 0; i < 128; i++)
         w[i] = dtype_f32_to_bf16(60000.0f);
     err_clear(&e);
     CHECK(quantize_model(&base, &s, DTYPE_F16, &m, &report, &e) == -1 &&
               strstr(e.text, "not finite") && strstr(e.text, "model.layers."),
           "the module is named: %s", e.text);
-    w[5] = before;
+    memcpy(w, before, sizeof before);
     quant_calibration_release(&ids);
 }
 
@@ -486,6 +556,7 @@ int main(void)
         cmocka_unit_test(awq_over_a_model),
         cmocka_unit_test(awq_where_the_device_has_none),
         cmocka_unit_test(a_hessian_that_damping_cannot_help),
+        cmocka_unit_test(memory_that_runs_out),
         cmocka_unit_test(what_names_its_module),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
