@@ -138,16 +138,21 @@ static void a_diagonal_gives_rounding(void **state)
 
 static void better_than_rounding(void **state)
 {
-    static const enum code_table tables[] = { TABLE_NONE, TABLE_NF3, TABLE_NF4, TABLE_FP4 };
+    static const struct {
+        enum code_table table;
+        int bits;
+    } tables[] = {
+        { TABLE_NONE, 3 }, { TABLE_NF2, 2 }, { TABLE_NF3, 3 }, { TABLE_NF4, 4 }, { TABLE_FP4, 4 }
+    };
 
     (void)state;
-    for (int k = 0; k < 4; k++)
+    for (size_t k = 0; k < sizeof tables / sizeof *tables; k++)
         for (int order = 0; order < 3; order++) {
             struct gptq_args a = plain_args();
             struct gptq_result result;
 
-            a.table = tables[k];
-            a.bits = tables[k] == TABLE_NONE || tables[k] == TABLE_NF3 ? 3 : 4;
+            a.table = tables[k].table;
+            a.bits = tables[k].bits;
             a.order = (enum gptq_order)order;
             struct weight got = solved(a, &result);
             struct weight rtn = vector_weight(
@@ -157,7 +162,7 @@ static void better_than_rounding(void **state)
                                         .group_size = 64,
                                         .table = a.table });
             double own = output_error(&got), plain = output_error(&rtn);
-            CHECK(own < 0.8 * plain, "table %d, order %d: %g, rounding %g", k, order, own, plain);
+            CHECK(own < 0.8 * plain, "table %zu, order %d: %g, rounding %g", k, order, own, plain);
             CHECK(fabs(result.output_mse / own - 1) < 1e-4, "the Hessian says so, too: %g",
                   result.output_mse);
             CHECK((got.g_idx != NULL) == (order == GPTQ_DESC_ACT), "an order is kept where needed");

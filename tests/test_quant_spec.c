@@ -115,8 +115,8 @@ static void settings_refused(void **state)
     REFUSED(gptq, 0, "group_size = 8: gptq allows 16 to 1024, or -1", s.group_size = 8);
     REFUSED(gptq, 0, "group_size = 2048: gptq allows 16 to 1024", s.group_size = 2048);
     REFUSED(gptq, 192, "group_size = 128 does not divide 192 inputs", (void)s);
-    REFUSED(gptq, 0, "quant_type = \"nf2\": gptq allows int, nf3, nf4, fp4",
-            strcpy(s.quant_type, "nf2"));
+    REFUSED(gptq, 0, "quant_type = \"mxfp4\": gptq allows int, nf2, nf3, nf4, fp4",
+            strcpy(s.quant_type, "mxfp4"));
     REFUSED(gptq, 0, "damp_percent = 1: 0 to less than 1", s.gptq.damp = 1);
     REFUSED(gptq, 0, "damp_percent = nan", s.gptq.damp = NAN);
     REFUSED(gptq, 0, "mse = -1", s.gptq.mse = -1);

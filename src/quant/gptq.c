@@ -448,7 +448,7 @@ const struct quantizer quantizer_gptq = {
         .any_group = true,
         .least_group = 16,
         .most_group = 1024,
-        .quant_types = { "int", "nf3", "nf4", "fp4" },
+        .quant_types = { "int", "nf2", "nf3", "nf4", "fp4" },
         .double_quant = true,
     },
     .run_model = run_model,

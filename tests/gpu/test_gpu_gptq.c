@@ -248,13 +248,13 @@ static void random_cases(void **state)
 {
     static const int64_t inputs[] = { 40, 64, 128, 192, 256, 320, 384, 400, 640 };
     static const int64_t outputs[] = { 1, 7, 24, 128, 130 };
-    static const enum code_table tables[] = { TABLE_NONE, TABLE_NONE, TABLE_NF3, TABLE_NF4,
-                                              TABLE_FP4 };
+    static const enum code_table tables[] = { TABLE_NONE, TABLE_NONE, TABLE_NF2,
+                                              TABLE_NF3,  TABLE_NF4,  TABLE_FP4 };
 
     (void)state;
     for (int i = 0; i < 60; i++) {
         const int64_t n = one_of(inputs, 9), n_out = one_of(outputs, 5);
-        const enum code_table table = tables[(int)(draw() * 5)];
+        const enum code_table table = tables[(int)(draw() * 6)];
         const bool half = draw() < 0.5;
 
         if (left_out())
@@ -269,9 +269,10 @@ static void random_cases(void **state)
             .h = &h,
             .n_rows = 2 * n,
             .factor = 1.0 / (double)n,
-            .bits = table == TABLE_NF3 ? 3
-                    : table            ? 4
-                                       : 2 + (int)(draw() * 7),
+            .bits = table == TABLE_NF2   ? 2
+                    : table == TABLE_NF3 ? 3
+                    : table              ? 4
+                                         : 2 + (int)(draw() * 7),
             .group_size = random_group(n),
             .sym = draw() < 0.5,
             .table = table,
