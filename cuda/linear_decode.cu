@@ -192,9 +192,10 @@ static size_t x_bytes(const struct decode_linear *a)
 {
     const size_t n_in = (size_t)a->w[0]->n_in, values = (n_in + X_PAD) * 2;
 
-    return (size_t)a->n_rows * (a->w[0]->form == WEIGHT_INT8
-                                    ? values + n_in + 64 + n_in / 8 + 2 * K_PARTS * 4
-                                    : values);
+    return (size_t)a->n_rows *
+           (a->w[0]->form == WEIGHT_INT8
+                ? values + n_in + 64 + n_in / 8 + (n_in + 255) / 256 * 4 + 2 * K_PARTS * 4
+                : values);
 }
 
 /* Few rows of W as they are, but long ones: a pass of one unit makes twice the blocks. */
@@ -244,20 +245,18 @@ static void plan_few(const struct cuda_state *s, const struct decode_linear *a, 
 static bool plan_head(const struct cuda_state *s, const struct decode_linear *a, struct plan *p)
 {
     const size_t pass = (size_t)a->n_rows * K_PARTS * PASS_ROWS * 4;
+    const size_t rest = HEAD_BESTS * sizeof(struct decode_best) + x_bytes(a) +
+                        (size_t)(K_PARTS * HEAD_PLACES * HEAD_PIECE);
 
     if (a->epilogue != DECODE_ARGMAX || a->w[0]->form != WEIGHT_PLAIN || a->n_rows > FEW_ROWS ||
-        a->w[0]->n_out % PASS_ROWS)
+        a->w[0]->n_out % PASS_ROWS || rest + pass > ALONE_BYTES)
         return false;
     p->kind = DECODE_HEAD;
     p->n_passes = passes_of(a, 2);
     p->n_blocks = p->n_passes < s->n_multiprocessors ? p->n_passes : s->n_multiprocessors;
     p->n_slots = (int)ceil_div(p->n_passes, p->n_blocks);
-    if ((size_t)p->n_slots * pass > SLOTS_BYTES)
-        p->n_slots = (int)(SLOTS_BYTES / pass);
-    p->shared_bytes = HEAD_BESTS * sizeof(struct decode_best) + x_bytes(a) +
-                      (size_t)p->n_slots * pass + (size_t)(K_PARTS * HEAD_PLACES * HEAD_PIECE);
-    if (p->shared_bytes > ALONE_BYTES)
-        return false;
+    if ((size_t)p->n_slots * pass > ALONE_BYTES - rest)
+        p->n_slots = (int)((ALONE_BYTES - rest) / pass);
     p->shared_bytes = ALONE_BYTES;
     return true;
 }

@@ -23,7 +23,8 @@ __device__ static void mma_s8(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2
 struct int8_x {
     uint16_t *values;   /* [row][n_in + X_PAD], in the model's type */
     uint8_t *codes;     /* [row][n_in + X8_PAD] */
-    uint32_t *mask;     /* [row][n_in / 32]: outlier columns; valid where there are any */
+    uint32_t *mask;     /* [row][n_in / 32]: outlier columns */
+    uint32_t *any;      /* [row][n_anys()]: bit 4 i: word i of eight of the mask is not 0 */
     uint32_t *largest;  /* [row][8 warps]: bits of |x|, as unsigned: a NaN is above all */
     uint32_t *outliers; /* [row][8 warps]: whether there are any */
 };
@@ -94,7 +95,12 @@ __device__ static bool has_outliers(const struct int8_x &x, int row)
     return any != 0;
 }
 
-/* Codes of all rows.  A NaN in a row makes its scale NaN, its codes 0. */
+__device__ static int n_anys(const struct decode_job &a)
+{
+    return (a.n_in + 255) / 256;
+}
+
+/* Codes and outlier columns of all rows.  A NaN in a row makes its scale NaN, its codes 0. */
 template <bool BF16>
 __device__ static void quantize_rows(const struct decode_job &a, struct int8_x x)
 {
@@ -102,30 +108,35 @@ __device__ static void quantize_rows(const struct decode_job &a, struct int8_x x
     for (int r = 0; r < a.n_rows; r++) {
         const float largest = largest_of(x, r), scale = __fdividef(127.0f, largest);
 
+        /* Whole warps: 256 columns, eight words of the mask. */
 #pragma unroll 1
-        for (int v = threadIdx.x; v < a.n_in / 8; v += DECODE_THREADS) {
+        for (int first = threadIdx.x - threadIdx.x % 32; first < a.n_in / 8;
+             first += DECODE_THREADS) {
+            const int v = first + threadIdx.x % 32;
             const uint16_t *from = x.values + r * (a.n_in + X_PAD) + 8 * v;
-            uint32_t word[2] = { 0, 0 };
+            uint32_t word[2] = { 0, 0 }, mask = 0;
 
+            if (v < a.n_in / 8) {
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                float own = input_f16<BF16>(from[i]);
-                bool counts = largest > 0 && fabsf(own) < a.threshold;
-                int code = counts ? __float2int_rn(own * scale) : 0;
-                word[i / 4] |= (uint32_t)(code & 0xFF) << 8 * (i % 4);
+                for (int i = 0; i < 8; i++) {
+                    float own = input_f16<BF16>(from[i]);
+                    bool counts = largest > 0 && fabsf(own) < a.threshold;
+                    int code = counts ? __float2int_rn(own * scale) : 0;
+                    word[i / 4] |= (uint32_t)(code & 0xFF) << 8 * (i % 4);
+                    mask |= (uint32_t)(fabsf(own) >= a.threshold) << i;
+                }
+                *(uint2 *)(x.codes + r * (a.n_in + X8_PAD) + 8 * v) = make_uint2(word[0], word[1]);
             }
-            *(uint2 *)(x.codes + r * (a.n_in + X8_PAD) + 8 * v) = make_uint2(word[0], word[1]);
+            mask <<= 8 * (threadIdx.x % 4);
+            mask |= __shfl_xor_sync(0xFFFFFFFFu, mask, 1);
+            mask |= __shfl_xor_sync(0xFFFFFFFFu, mask, 2);
+            const uint32_t any = __ballot_sync(0xFFFFFFFFu, mask != 0) & 0x11111111u;
+            if (threadIdx.x % 4 == 0 && v < a.n_in / 8)
+                x.mask[r * (a.n_in / 32) + v / 4] = mask;
+            if (threadIdx.x % 32 == 0)
+                x.any[r * n_anys(a) + v / 32] = any;
         }
     }
-    /* A warp marks the columns of its row. */
-    const int row = threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (row < a.n_rows && has_outliers(x, row))
-        for (int at = 0; at < a.n_in / 32; at++) {
-            float v = fabsf(input_f16<BF16>(x.values[row * (a.n_in + X_PAD) + 32 * at + lane]));
-            uint32_t word = __ballot_sync(0xFFFFFFFFu, v >= a.threshold);
-            if (lane == 0)
-                x.mask[row * (a.n_in / 32) + at] = word;
-        }
     __syncthreads();
 }
 
@@ -152,13 +163,17 @@ __device__ static float int8_output(const struct decode_job &a, const struct int
     const int8_t *codes = (const int8_t *)part.codes + (int64_t)col * a.n_in;
     const uint16_t *values = x.values + row * (a.n_in + X_PAD);
     float added = 0;
-    for (int at = 0; at < a.n_in / 32; at++)
-        for (uint32_t word = x.mask[row * (a.n_in / 32) + at]; word; word &= word - 1) {
-            int k = 32 * at + __ffs((int)word) - 1;
-            float w = rounded_16<BF16>(((float)codes[k] * scb) * PER_127);
-            float own =
-                BF16 ? __uint_as_float((uint32_t)values[k] << 16) : half_bits_value(values[k]);
-            added = fmaf(own, w, added);
+    for (int i = 0; i < n_anys(a); i++)
+        for (uint32_t any = x.any[row * n_anys(a) + i]; any; any &= any - 1) {
+            const int at = 8 * i + (__ffs((int)any) - 1) / 4;
+
+            for (uint32_t word = x.mask[row * (a.n_in / 32) + at]; word; word &= word - 1) {
+                int k = 32 * at + __ffs((int)word) - 1;
+                float w = rounded_16<BF16>(((float)codes[k] * scb) * PER_127);
+                float own =
+                    BF16 ? __uint_as_float((uint32_t)values[k] << 16) : half_bits_value(values[k]);
+                added = fmaf(own, w, added);
+            }
         }
     return rounded_16<BF16>(y + added);
 }
@@ -199,7 +214,8 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
     x.values = (uint16_t *)behind;
     x.codes = (uint8_t *)(x.values + a.n_rows * (a.n_in + X_PAD));
     x.mask = (uint32_t *)(x.codes + a.n_rows * (a.n_in + X8_PAD));
-    x.largest = x.mask + a.n_rows * (a.n_in / 32);
+    x.any = x.mask + a.n_rows * (a.n_in / 32);
+    x.largest = x.any + a.n_rows * n_anys(a);
     x.outliers = x.largest + a.n_rows * K_PARTS;
     const int lane = threadIdx.x % 32, warp = warp_of_block(), n_chunks = a.n_in / CHUNK_COLS;
     const int begin = first_chunk(n_chunks, warp);
