@@ -187,22 +187,15 @@ __device__ inline uint32_t shared_place(const void *p)
     return (uint32_t)__cvta_generic_to_shared(p);
 }
 
-/* From a table that is written before a barrier and not after it: free to move.  at: 128 times a
- * byte, and where the lane's copies begin, made by one instruction. */
+/* at: 128 times a byte, and where the lane's copies begin, made by one instruction. */
 __device__ inline uint32_t look_up_4(uint32_t at)
 {
-    uint32_t v;
-
-    asm("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at));
-    return v;
+    return *(const uint32_t *)__cvta_shared_to_generic(at);
 }
 
-__device__ inline uint2 look_up_8(uint32_t at)
+__device__ inline float2 look_up_8(uint32_t at)
 {
-    uint2 v;
-
-    asm("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
-    return v;
+    return *(const float2 *)__cvta_shared_to_generic(at);
 }
 
 /* 4 bits looked up: code tables, and affine codes less their zero.  VARIES: with the group, so does
@@ -239,8 +232,7 @@ template <bool VARIES> struct codes_4 {
 
 #pragma unroll
         for (int b = 0; b < 4; b++) {
-            const uint2 pair = look_up_8(__dp4a(word[j], 128u << 8 * b, own));
-            float2 v = make_float2(__uint_as_float(pair.x), __uint_as_float(pair.y));
+            float2 v = look_up_8(__dp4a(word[j], 128u << 8 * b, own));
 
             if (ZERO) {
                 v.x -= g.zero;
