@@ -142,28 +142,25 @@ def cell(value, form):
     return "" if value is None else format(value, form)
 
 
-def print_table(theirs, ours, stated):
-    print(
-        "| format | whose | prefill 512, ms | decode b1, ms/token | b1, tokens/s | b4 | b8 | weights, MiB |\n"
-        "|---|---|---|---|---|---|---|---|"
-    )
-    for name in list(theirs) + [n for n in ours if n not in theirs]:
-        mine, other = ours.get(name), theirs.get(name)
-        whose = "transformers" if name not in stated else "stated earlier *"
-        if other:
-            cells = " | ".join(cell(v, f) for v, f in zip(other, FORMS))
-            print(f"| {name} | {whose} | {cells} |")
-        if mine:
-            cells = " | ".join(cell(v, f) for v, f in zip(mine, FORMS))
-            print(f"| {name} | llq_sweep | {cells} |")
-        if mine and other:
-            cells = " | ".join(
-                cell(ratio(c, t, m) if m else None, ".1f")
-                for c, t, m in zip(COLUMNS, other, mine)
-            )
-            print(f"| {name} | times better | {cells} |")
-    if any(name in stated for name in theirs):
-        print("\n\\* bitsandbytes 0.50 on one H200, not measured in this run")
+HEAD = (
+    "| format | whose | prefill 512, ms | decode b1, ms/token | b1, tokens/s | b4 | b8 | weights, MiB |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
+
+
+def print_rows(name, whose, other, mine):
+    """Theirs, ours and the ratios of one format; a run that is cut short keeps what was printed."""
+    if other:
+        cells = " | ".join(cell(v, f) for v, f in zip(other, FORMS))
+        print(f"| {name} | {whose} | {cells} |", flush=True)
+    if mine:
+        cells = " | ".join(cell(v, f) for v, f in zip(mine, FORMS))
+        print(f"| {name} | llq_sweep | {cells} |", flush=True)
+    if mine and other:
+        cells = " | ".join(
+            cell(ratio(c, t, m) if m else None, ".1f") for c, t, m in zip(COLUMNS, other, mine)
+        )
+        print(f"| {name} | times better | {cells} |", flush=True)
 
 
 def main():
@@ -194,7 +191,8 @@ def main():
         f"{transformers.__version__}, {note}; copies {copy:.2f} TB/s, bf16 products "
         f"{product:.0f} TFLOP/s; medians of {options.repeats}\n"
     )
-    theirs, failed = {}, False
+    print(HEAD, flush=True)
+    done, failed = set(), False
     for name, how in wanted.items():
         if options.only and name not in options.only:
             continue
@@ -203,7 +201,9 @@ def main():
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 options.folder, device_map={"": 0}, **how
             ).eval()
-            theirs[name] = measure(torch, model, options.repeats, options.warmup)
+            theirs = measure(torch, model, options.repeats, options.warmup)
+            print_rows(name, "transformers", theirs, ours.get(name))
+            done.add(name)
         except Exception as e:  # whatever two libraries throw; the other formats are worth having
             print(f"bench_transformers.py: {name}: {type(e).__name__}: {e}", file=sys.stderr)
             failed = True
@@ -212,7 +212,10 @@ def main():
     stated = {n: f for n, f in STATED.items() if n not in wanted}
     if options.only:
         stated = {n: f for n, f in stated.items() if n in options.only}
-    print_table({**theirs, **stated}, ours, stated)
+    for name in list(stated) + [n for n in ours if n not in stated and n not in done]:
+        print_rows(name, "stated earlier *", stated.get(name), ours.get(name))
+    if stated:
+        print("\n\\* bitsandbytes 0.50 on one H200, not measured in this run")
     sys.exit(1 if failed else 0)
 
 
