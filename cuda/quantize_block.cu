@@ -216,6 +216,7 @@ extern "C" int cuda_quantize(struct backend *b, const struct quantize_args *a, s
     *a->out = w;
     if (queued)
         return 0;
+    cuda_quantize_start(s); /* what waits takes working memory that this one may have to grow */
     if (start(s, a, &w, answer, e) == 0)
         return 0;
     cuda_answer_withdraw(s);
