@@ -2,14 +2,14 @@
 #include "linear_decode_job.cuh"
 
 #define FEW_ROWS      8
-#define SPREAD_ROWS   4
+#define SPREAD_ROWS   4           /* of x, at most, where blocks of two launches share */
 #define FEW_BYTES     (110 << 10) /* of shared memory a block, so that two fit (sm_80: one) */
 #define SLOTS_BYTES   (16 << 10)  /* of them for sums */
 #define NUMBERS_BYTES (24 << 10)  /* of them for scales and zero points of all slots but one */
 #define BLOCKS_OF_SM  2
 #define PASS_FLOATS   (2 * UNIT_ROWS * sizeof(float))
+#define ALONE_BYTES   (116 << 10) /* no two blocks fit; one leaves room for another launch's */
 /* Of shared memory, for a block that has a multiprocessor for itself, and for one of two. */
-#define ALONE_BYTES   (116 << 10) /* no two fit; one leaves room for a block of another launch */
 #define WIDE_ROOM_ONE (220 << 10)
 #define WIDE_ROOM_TWO (112 << 10)
 #define SHORT_CHUNKS  2 /* of a part of K, at most, in a short row */
