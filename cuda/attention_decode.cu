@@ -20,7 +20,7 @@
 /* ---- the kernel ---- */
 
 template <enum dtype T, int E, int WARPS>
-__global__ void __launch_bounds__(32 * WARPS, E == 64      ? 16 / WARPS
+__global__ void __launch_bounds__(32 * WARPS, E <= 64      ? 16 / WARPS
                                               : WARPS == 4 ? 3
                                                            : 1)
     attend_decode(const struct attend_job a)
@@ -136,6 +136,9 @@ template <enum dtype T> static struct decode_choice kernel_for(int head_dim, boo
     if (head_dim == 64)
         return few ? decode_choice{ attend_decode<T, 64, 8>, 8 }
                    : decode_choice{ attend_decode<T, 64, 4>, 4 };
+    if (head_dim == 32)
+        return few ? decode_choice{ attend_decode<T, 32, 8>, 8 }
+                   : decode_choice{ attend_decode<T, 32, 4>, 4 };
     return { NULL, 0 };
 }
 
@@ -171,7 +174,8 @@ static int blocks_of(const struct cuda_state *s, const struct decode_attention *
 static size_t shared_bytes(int head_dim, int n_heads, int n_blocks)
 {
     const size_t outputs = (size_t)n_heads * (size_t)head_dim;
-    const size_t room = head_dim == 64    ? sizeof(struct decode_room<64>)
+    const size_t room = head_dim == 32    ? sizeof(struct decode_room<32>)
+                        : head_dim == 64  ? sizeof(struct decode_room<64>)
                         : head_dim == 128 ? sizeof(struct decode_room<128>)
                                           : sizeof(struct decode_room<256>);
     const size_t whole = outputs * sizeof(struct attend_part);
@@ -253,7 +257,7 @@ int cuda_attention_decode(struct cuda_state *s, const struct decode_attention *a
 
     const int64_t n_units = a->n_rows * a->n_kv_heads * n_parts;
     const int n_blocks = blocks_of(s, a, n_units);
-    const int at_once = (a->head_dim == 64 ? 2 : 1) * s->n_multiprocessors;
+    const int at_once = (a->head_dim <= 64 ? 2 : 1) * s->n_multiprocessors;
     const struct decode_choice choice = kernel_of(a->t, a->head_dim, n_units * n_blocks <= at_once);
     const size_t n_bytes = shared_bytes(a->head_dim, n_group < HEADS ? n_group : HEADS, n_blocks);
 

@@ -175,11 +175,11 @@ __device__ static inline void to_room(const struct decode_sum<E> &s, int n_heads
             room.max[2 * t + h][chain] = s.max[h];
             room.sum[2 * t + h][chain] = sum;
         }
-        if (2 * t + h >= n_heads)
+        if (2 * t + h >= n_heads || !has_values<E>(g))
             continue;
         float *to = &room.out[chain][2 * t + h][8 * g];
 #pragma unroll
-        for (int j = 0; j < E / 64; j++) {
+        for (int j = 0; j < decode_shape<E>::spans; j++) {
             const auto &x = s.out[j];
             *(float4 *)(to + 64 * j) = make_float4(x[0][h], x[0][h + 2], x[1][h], x[1][h + 2]);
             *(float4 *)(to + 64 * j + 4) = make_float4(x[2][h], x[2][h + 2], x[3][h], x[3][h + 2]);

@@ -41,31 +41,33 @@ struct decode_place {
 
 /* Positions of a unit: as many as keep registers for 64 bytes of keys and values a position. */
 template <int E> struct decode_shape {
-    static const int tiles = E == 64 ? 2 : 1; /* of 16 positions */
+    static const int tiles = E <= 64 ? 2 : 1; /* of 16 positions */
     static const int unit = 16 * tiles;
-    static const int round = 256 / unit; /* units of a split: a multiple of this */
+    static const int round = 256 / unit;    /* units of a split: a multiple of this */
+    static const int spans = (E + 63) / 64; /* of 64 elements, in a value */
 };
 
 template <int E> struct decode_unit {
     uint4 k[decode_shape<E>::tiles][2][E / 32]; /* position g, g + 8; elements 32 j + 8 t .. */
-    uint4 v[decode_shape<E>::tiles][4][E / 64]; /* positions 2t, 2t + 1, 2t + 8, 2t + 9;
-                                                   elements 64 j + 8 g .. */
+    /* Positions 2t, 2t + 1, 2t + 8, 2t + 9; elements 64 j + 8 g .., zeros beyond the head. */
+    uint4 v[decode_shape<E>::tiles][4][decode_shape<E>::spans];
 };
 
 /* Running softmax of heads 2t and 2t + 1, and outputs of elements 64 j + 8 g + 2 i + .. */
 template <int E> struct decode_sum {
     float max[2], sum[2];
-    float out[E / 64][4][4]; /* head 2t, 2t+1 of element 2i; then of element 2i + 1 */
+    /* Head 2t, 2t + 1 of element 2i; then of element 2i + 1. */
+    float out[decode_shape<E>::spans][4][4];
 };
 
 /* N runs of 8 elements of a cached position, `step` elements apart; of a position that is not seen
- * or not there yet, zeros. */
+ * or not there yet, or where the head has no such elements, zeros. */
 template <int N>
 __device__ static inline void load_cached(const struct decode_place &w, const uint16_t *from,
-                                          int pos, int step, uint4 (&to)[N])
+                                          int pos, int step, bool has, uint4 (&to)[N])
 {
     const uint4 *at = (const uint4 *)(from + (int64_t)pos * w.stride);
-    const bool seen = pos >= w.low && pos < w.cached;
+    const bool seen = has && pos >= w.low && pos < w.cached;
 
 #pragma unroll
     for (int j = 0; j < N; j++) {
@@ -80,6 +82,12 @@ template <int E> __device__ static inline int first_of(const struct decode_place
     return (w.first_unit + unit) * decode_shape<E>::unit;
 }
 
+/* Does a head have elements 8 g .. of its spans? */
+template <int E> __device__ static inline bool has_values(int g)
+{
+    return E >= 64 || 8 * g < E;
+}
+
 template <int E>
 __device__ static inline void load_keys(const struct decode_place &w, int unit,
                                         struct decode_unit<E> &x)
@@ -90,7 +98,7 @@ __device__ static inline void load_keys(const struct decode_place &w, int unit,
     for (int i = 0; i < decode_shape<E>::tiles; i++)
 #pragma unroll
         for (int r = 0; r < 2; r++)
-            load_cached(w, w.keys + 8 * t, pos + 16 * i + 8 * r, 32, x.k[i][r]);
+            load_cached(w, w.keys + 8 * t, pos + 16 * i + 8 * r, 32, true, x.k[i][r]);
 }
 
 template <int E>
@@ -103,7 +111,8 @@ __device__ static inline void load_values(const struct decode_place &w, int unit
     for (int i = 0; i < decode_shape<E>::tiles; i++)
 #pragma unroll
         for (int r = 0; r < 4; r++)
-            load_cached(w, w.values + 8 * g, pos + 16 * i + r % 2 + r / 2 * 8, 64, x.v[i][r]);
+            load_cached(w, w.values + 8 * g, pos + 16 * i + r % 2 + r / 2 * 8, 64, has_values<E>(g),
+                        x.v[i][r]);
 }
 
 /* The row's own key or value, which was not in the cache, in the last unit. */
@@ -133,9 +142,9 @@ __device__ static inline void own_value(const struct decode_place &w, int unit,
     for (int i = 0; i < decode_shape<E>::tiles; i++)
 #pragma unroll
         for (int r = 0; r < 4; r++)
-            if (pos + 16 * i + r % 2 + r / 2 * 8 == w.p)
+            if (has_values<E>(g) && pos + 16 * i + r % 2 + r / 2 * 8 == w.p)
 #pragma unroll
-                for (int j = 0; j < E / 64; j++)
+                for (int j = 0; j < decode_shape<E>::spans; j++)
                     x.v[i][r][j] = *(const uint4 *)&value[64 * j + 8 * g];
 }
 
@@ -204,7 +213,7 @@ __device__ static inline void soften(float scale, const struct decode_place &w, 
         }
         s.sum[h] = fmaf(s.sum[h], factor, sum);
 #pragma unroll
-        for (int j = 0; j < E / 64; j++)
+        for (int j = 0; j < decode_shape<E>::spans; j++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 s.out[j][i][h] *= factor;
@@ -234,7 +243,7 @@ __device__ static inline void add_values(const struct decode_unit<E> &x,
         const uint32_t b1 = transposed(pair_of<T>(weight[k][2], weight[k][3]));
 
 #pragma unroll
-        for (int j = 0; j < E / 64; j++) {
+        for (int j = 0; j < decode_shape<E>::spans; j++) {
             const uint32_t *v0 = &x.v[k][0][j].x, *v1 = &x.v[k][1][j].x;
             const uint32_t *v2 = &x.v[k][2][j].x, *v3 = &x.v[k][3][j].x;
 #pragma unroll

@@ -231,19 +231,23 @@ static void decode(void **state)
         decode_case(types[d], (struct heads){ 20, 1, 64 }, 512);
         decode_case(types[d], (struct heads){ 4, 4, 256 }, 17);
         decode_case(types[d], (struct heads){ 12, 1, 128 }, 0);
+        decode_case(types[d], (struct heads){ 4, 2, 32 }, 0);
+        decode_case(types[d], (struct heads){ 9, 1, 32 }, 100);
+        decode_case(types[d], (struct heads){ 8, 8, 32 }, 0);
     }
 }
 
 /* Splits of more than one span a warp. */
 static void decode_long(void **state)
 {
-    static const int long_lengths[] = { 2047, 2048, 2049, 4097, 5000 };
+    static const int long_lengths[] = { 2047, 2048, 2049, 4097, 5000, 5000 };
+    static const int dims[] = { 128, 64, 128, 64, 128, 32 };
     enum { N = sizeof long_lengths / sizeof *long_lengths };
 
     (void)state;
     for (size_t d = 0; d < N_TYPES; d++)
         for (int i = 0; i < N && !left_out(); i++) {
-            struct heads heads = { 4, 1, i % 2 ? 64 : 128 };
+            struct heads heads = { 4, 1, dims[i] };
             struct world w = new_world(types[d], heads, 1, 5001, &long_lengths[i]);
             struct tensor q = random_tensor(types[d], 1, (int64_t)heads.n * heads.dim, 1);
             struct tensor dq = device_tensor(&q), first = { 0 };
@@ -366,6 +370,9 @@ static void fused(void **state)
         fused_case(types[d], (struct heads){ 8, 1, 256 }, 0, true);
         fused_case(types[d], (struct heads){ 8, 1, 256 }, 4, true);
         fused_case(types[d], (struct heads){ 8, 1, 64 }, 0, true);
+        fused_case(types[d], (struct heads){ 4, 2, 32 }, 0, true);
+        fused_case(types[d], (struct heads){ 4, 2, 32 }, 0, false);
+        fused_case(types[d], (struct heads){ 9, 1, 32 }, 16, true);
     }
 }
 
