@@ -33,7 +33,6 @@ struct nvml {
     int (*nvmlSystemGetDriverVersion)(char *, unsigned);
     int (*nvmlDeviceGetHandleByPciBusId_v2)(const char *, nvml_device *);
     int (*nvmlDeviceGetTotalEnergyConsumption)(nvml_device, unsigned long long *millijoule);
-    int (*nvmlDeviceGetPowerUsage)(nvml_device, unsigned *milliwatt);
     int (*nvmlDeviceGetTemperature)(nvml_device, int sensor, unsigned *celsius);
     int (*nvmlDeviceGetClockInfo)(nvml_device, int clock, unsigned *mhz);
     int (*nvmlDeviceGetCurrentClocksThrottleReasons)(nvml_device, unsigned long long *bits);
@@ -56,7 +55,6 @@ static void find_functions(struct cuda_monitor *m)
     FIND(nvmlSystemGetDriverVersion);
     FIND(nvmlDeviceGetHandleByPciBusId_v2);
     FIND(nvmlDeviceGetTotalEnergyConsumption);
-    FIND(nvmlDeviceGetPowerUsage);
     FIND(nvmlDeviceGetTemperature);
     FIND(nvmlDeviceGetClockInfo);
     FIND(nvmlDeviceGetCurrentClocksThrottleReasons);
@@ -217,12 +215,11 @@ int cuda_health(struct backend *b, struct device_health *out, struct err *e)
     unsigned value = 0;
 
     memset(out, 0, sizeof *out);
-    out->power_w = out->temperature_c = out->clock_mhz = NAN;
-    if (cuda_energy(b, &out->energy_j, e) < 0 || !m || !m->device)
+    (void)e;
+    out->temperature_c = out->clock_mhz = NAN;
+    if (!m || !m->device)
         return 0;
     const struct nvml *f = &m->nvml;
-    if (f->nvmlDeviceGetPowerUsage && f->nvmlDeviceGetPowerUsage(m->device, &value) == NVML_SUCCESS)
-        out->power_w = 1e-3 * value;
     if (f->nvmlDeviceGetTemperature &&
         f->nvmlDeviceGetTemperature(m->device, NVML_TEMPERATURE_GPU, &value) == NVML_SUCCESS)
         out->temperature_c = value;

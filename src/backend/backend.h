@@ -387,8 +387,6 @@ struct device_facts {
 
 /* How a device does at this moment.  What it does not tell: NaN, an empty text. */
 struct device_health {
-    double energy_j;      /* used so far: differences count */
-    double power_w;       /* averaged by the device over some milliseconds */
     double temperature_c; /* of the chip */
     double clock_mhz;     /* of its processors */
     char limits[128];     /* what holds the clock down: "power cap, heat"; "none" */
@@ -501,7 +499,8 @@ struct backend_ops {
     /* How many devices open() may be asked for; 0: none answers. */
     int (*n_devices)(void);
     int (*health)(struct backend *b, struct device_health *out, struct err *e);
-    int (*energy)(struct backend *b, double *joule, struct err *e); /* health's, alone: sooner */
+    /* Used so far: differences count.  Takes some milliseconds, so it is not part of health. */
+    int (*energy)(struct backend *b, double *joule, struct err *e);
     /* Device time between two places among the queued calls, i 0 .. MARKS_MAX - 1: elapsed() waits
      * for the second. */
     int (*mark)(struct backend *b, int i, struct err *e);
