@@ -5,6 +5,7 @@
 #include "backend/group.h"
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/rng.h"
 #include "bench/bench.h"
 #include "bench/work.h"
@@ -500,6 +501,34 @@ static void test_clocks(void **state)
     js_release(out);
 }
 
+static int n_point_lines, n_sum_lines;
+
+static void count_line(enum log_level level, const char *text, void *context)
+{
+    (void)context;
+    if (level != LOG_DEBUG || strncmp(text, "benchmark: ", 11) != 0)
+        return;
+    if (strstr(text, "seconds: memory"))
+        n_sum_lines += strstr(text, " 0 looks") == NULL;
+    else
+        n_point_lines++;
+}
+
+static void test_log_of_time(void **state)
+{
+    struct bench_options o = options();
+    struct js *out = js_new_object();
+    (void)state;
+
+    log_set_listener(count_line, NULL);
+    run_watched(&o, out);
+    log_set_listener(NULL, NULL);
+    CHECK(n_point_lines == 2 + 1 + 1 + 2 && n_sum_lines == 1,
+          "a line a point and one of all phases, looks counted: %d, %d", n_point_lines,
+          n_sum_lines);
+    js_release(out);
+}
+
 static void test_a_clock_that_moved(void **state)
 {
     struct bench_options o = options();
@@ -617,6 +646,7 @@ int main(void)
         cmocka_unit_test(test_prompts),
         cmocka_unit_test(test_pieces),
         cmocka_unit_test(test_clocks),
+        cmocka_unit_test(test_log_of_time),
         cmocka_unit_test(test_a_clock_that_moved),
         cmocka_unit_test(test_energy),
     };

@@ -25,6 +25,21 @@
 #define CLOCK_MOVED  0.03
 #define LOOK_EVERY_S 0.1
 
+/* Where the time of a benchmark goes, for the log. */
+struct spent {
+    double memory_s, buffers_s, warm_up_s, rounds_s, looks_s, energy_s;
+    int n_rounds, n_looks;
+};
+
+/* Seconds since *from, which becomes now. */
+static double lap(double *from)
+{
+    const double before = *from;
+
+    *from = clock_seconds();
+    return *from - before;
+}
+
 /* ---- memory ---- */
 
 struct memory {
@@ -205,6 +220,7 @@ static int warm_up(const struct model *m, struct buffers *b, const struct bench_
         spent += t.seconds;
     }
     p->n_warmup = n;
+    p->warmup_s = spent;
     free(x);
     return rc;
 }
@@ -242,14 +258,18 @@ static bool is_done(const struct point *p, const struct bench_options *o)
 
 /* Looks at the device right behind a run, before it can rest: often enough to see its clock move,
  * seldom enough not to be seen in the time. */
-static void watch(struct backend *b, struct point_watch *w)
+static void watch(struct backend *b, struct point_watch *w, struct spent *spent)
 {
     struct device_health now;
     struct err ignored = ERR_INIT;
     double s = clock_seconds();
 
-    if (!b->ops->health || (w->n && s - w->looked_s < LOOK_EVERY_S) ||
-        b->ops->health(b, &now, &ignored) < 0 || !(now.clock_mhz > 0))
+    if (!b->ops->health || (w->n && s - w->looked_s < LOOK_EVERY_S))
+        return;
+    int rc = b->ops->health(b, &now, &ignored);
+    spent->looks_s += clock_seconds() - s;
+    spent->n_looks++;
+    if (rc < 0 || !(now.clock_mhz > 0))
         return;
     if (w->n++ == 0) {
         w->before_mhz = w->least_mhz = w->most_mhz = now.clock_mhz;
@@ -275,14 +295,17 @@ static bool kind_is_done(const struct point *points, int n, enum point_kind kind
 }
 
 static int measure_all(const struct model *m, struct buffers *b, const struct bench_options *o,
-                       struct point *points, int n, struct err *e)
+                       struct point *points, int n, struct spent *spent, struct err *e)
 {
+    double at = clock_seconds();
+
     for (int i = 0; i < n; i++) {
         if (warm_up(m, b, o, &points[i], e) < 0)
             return -1;
-        watch(m->backend, &points[i].watch);
+        watch(m->backend, &points[i].watch, spent);
     }
-    for (bool more = true; more;) {
+    spent->warm_up_s = lap(&at);
+    for (bool more = true; more; spent->n_rounds += more) {
         bool going[THROUGHPUT + 1];
         more = false;
         for (int kind = PREFILL; kind <= THROUGHPUT; kind++)
@@ -295,10 +318,11 @@ static int measure_all(const struct model *m, struct buffers *b, const struct be
             if (measure(m, b, o, &points[i], &t, e) < 0)
                 return -1;
             keep(&points[i], &t);
-            watch(m->backend, &points[i].watch);
+            watch(m->backend, &points[i].watch, spent);
             more = true;
         }
     }
+    spent->rounds_s = lap(&at);
     return 0;
 }
 
@@ -534,6 +558,24 @@ static void put_clocks(struct backend *b, const struct point *points, int n, str
                  n_moved == 1 ? "" : "s", 100 * CLOCK_MOVED);
 }
 
+/* In the log alone.  What is spent beyond the points' runs and the looks is the protocol's own. */
+static void log_spent(const struct point *points, int n, const struct spent *spent, double total_s)
+{
+    for (int i = 0; i < n; i++) {
+        const struct point *p = &points[i];
+        char *name = point_name(p);
+
+        log_debug("benchmark: %s: warm-up %d runs %.4f s, %d samples %.4f s, %s", name, p->n_warmup,
+                  p->warmup_s, p->n_samples, p->measured_s,
+                  is_stable(p) ? "settled" : "not settled");
+        free(name);
+    }
+    log_debug("benchmark: seconds: memory %.4f, buffers %.4f, warm-up %.4f, %d rounds %.4f, "
+              "energy %.4f, total %.4f; %d looks at the device %.4f",
+              spent->memory_s, spent->buffers_s, spent->warm_up_s, spent->n_rounds, spent->rounds_s,
+              spent->energy_s, total_s, spent->n_looks, spent->looks_s);
+}
+
 static int check_options(const struct bench_options *o, struct err *e)
 {
     bool good = o->n_prefill >= 1 && o->n_prefill <= BENCH_LIST_MAX && o->n_batch >= 1 &&
@@ -577,22 +619,32 @@ int bench_run(const struct model *m, const struct bench_options *o, struct js *o
 {
     struct point points[POINTS_MAX];
     struct buffers buffers = { 0 };
+    struct spent spent = { 0 };
     struct backend *b = m->backend;
     int rc = -1, n = 0;
 
     if (bench_check(&m->config, o, e) < 0)
         return -1;
+    double start = clock_seconds(), at = start;
     bool energy = o->energy && !isnan(backend_sum(b, energy_now(b)));
     double idle = energy ? idle_of(b, o) : NAN;
     if (o->energy && !energy && b->ops->health)
         backend_note(b, b->n_members ? "energy: not told by a device of the group"
                                      : "energy: not told by this device");
     n = point_list(o, points);
-    if (memory_of_largest(m, o, points, n, out, e) < 0 ||
-        open_buffers(m, points, n, &buffers, e) < 0 ||
-        measure_all(m, &buffers, o, points, n, e) < 0 ||
-        (energy && measure_energy(m, &buffers, o, points, n, idle, out, e) < 0))
+    spent.energy_s = lap(&at);
+    if (memory_of_largest(m, o, points, n, out, e) < 0)
         goto out;
+    spent.memory_s = lap(&at);
+    if (open_buffers(m, points, n, &buffers, e) < 0)
+        goto out;
+    spent.buffers_s = lap(&at);
+    if (measure_all(m, &buffers, o, points, n, &spent, e) < 0)
+        goto out;
+    lap(&at);
+    if (energy && measure_energy(m, &buffers, o, points, n, idle, out, e) < 0)
+        goto out;
+    spent.energy_s += lap(&at);
     struct js *slow = latency(points, n), *fast = throughput(points, n);
     put_stability(points, n, slow, false);
     put_stability(points, n, fast, true);
@@ -601,6 +653,7 @@ int bench_run(const struct model *m, const struct bench_options *o, struct js *o
     js_set(out, "roofline", work_table(m, points, n));
     if (b->ops->health)
         put_clocks(b, points, n, out);
+    log_spent(points, n, &spent, clock_seconds() - start);
     rc = 0;
 out:
     close_buffers(&buffers);

@@ -40,7 +40,7 @@ struct point {
     double *sample;    /* [n_samples], in the unit above */
     double *device_ms; /* [n_samples]: what the device itself took; NaN: it does not tell */
     int n_samples, room;
-    double measured_s;
+    double measured_s, warmup_s;
     int n_warmup;
     struct point_watch watch;
 };
