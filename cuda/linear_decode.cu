@@ -75,7 +75,7 @@ struct plan {
     enum decode_kind kind;
     size_t shared_bytes;
     bool spread; /* blocks of two launches share multiprocessors, and none two of one */
-    int n_passes, n_slots, n_split, n_streams, n_stages, n_staged, n_blocks;
+    int n_passes, n_slots, n_split, n_streams, n_stages, n_staged, n_blocks, n_threads;
 };
 
 static bool is_many(enum decode_kind kind)
@@ -291,6 +291,23 @@ static void plan_scales(const struct decode_linear *a, bool split, struct plan *
         row * (p->n_staged ? MANY_WARPS * (size_t)n : (size_t)(p->n_streams * MANY_WARPS) * 4);
 }
 
+/* A head of 16 bits: an even share of it for every multiprocessor. */
+static bool plan_wide_head(const struct cuda_state *s, const struct decode_linear *a,
+                           struct plan *p)
+{
+    const int n_tiles = tiles_of(a->n_rows);
+
+    if (a->epilogue != DECODE_ARGMAX || a->w[0]->form != WEIGHT_PLAIN || a->w[0]->n_out % PASS_ROWS)
+        return false;
+    p->kind = n_tiles == 2 ? DECODE_HEAD_16 : n_tiles == 4 ? DECODE_HEAD_32 : DECODE_HEAD_64;
+    p->n_passes = passes_of(a, 2);
+    p->n_blocks = p->n_passes < s->n_multiprocessors ? p->n_passes : s->n_multiprocessors;
+    p->n_threads = 32 * WIDE_HEAD_WARPS;
+    p->shared_bytes = 128 + WIDE_STAGES * (size_t)n_tiles * 8 * CHUNK_COLS * 2 +
+                      WIDE_HEAD_WARPS * WIDE_HEAD_PLACES * HEAD_PIECE;
+    return true;
+}
+
 /* Eight blocks share K where W has too few rows for the device.  Two streams of warps share it in a
  * block that has a multiprocessor for itself; else two blocks have one. */
 static void plan_wide(const struct cuda_state *s, const struct decode_linear *a, struct plan *p)
@@ -342,18 +359,22 @@ static struct plan plan_of(const struct cuda_state *s, const struct decode_linea
     memset(&p, 0, sizeof p);
     p.n_slots = p.n_split = p.n_streams = 1;
     if (plan_head(s, a, &p)) {
+        p.n_threads = DECODE_THREADS;
         p.kernel = kernel_of(a, p.kind);
         return p;
     }
     plan_few(s, a, &p);
     if (a->w[0]->form != WEIGHT_INT8 && (a->n_rows > FEW_ROWS || !few_fits(s, a, &p))) {
-        if (s->overlaps)
-            plan_wide(s, a, &p);
-        else
+        p.n_threads = 0;
+        if (!s->overlaps)
             plan_many(a, &p);
+        else if (!plan_wide_head(s, a, &p))
+            plan_wide(s, a, &p);
     } else {
         spread_blocks(s, a, &p);
     }
+    if (!p.n_threads)
+        p.n_threads = p.n_streams * DECODE_THREADS;
     p.kernel = kernel_of(a, p.kind);
     return p;
 }
@@ -621,13 +642,13 @@ static int multiply(struct cuda_state *s, const struct decode_linear *a, struct 
         CUDA_TRY(cudaFuncSetAttribute(p.kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                       p.spread ? cudaSharedmemCarveoutMaxShared
                                                : cudaSharedmemCarveoutDefault));
-    return launch(s, p.kernel, p.n_blocks, p.n_streams * DECODE_THREADS, p.n_split, p.shared_bytes,
-                  args,
-                  is_wide(p.kind)         ? "decode_wide"
-                  : is_many(p.kind)       ? "decode_many"
-                  : p.kind == DECODE_HEAD ? "decode_head"
-                  : job.n_groups          ? "decode_coded"
-                                          : "decode_few",
+    return launch(s, p.kernel, p.n_blocks, p.n_threads, p.n_split, p.shared_bytes, args,
+                  p.kind >= DECODE_HEAD_16 ? "decode_head_wide"
+                  : is_wide(p.kind)        ? "decode_wide"
+                  : is_many(p.kind)        ? "decode_many"
+                  : p.kind == DECODE_HEAD  ? "decode_head"
+                  : job.n_groups           ? "decode_coded"
+                                           : "decode_few",
                   e);
 }
 

@@ -531,14 +531,16 @@ __device__ inline void store_output(const struct decode_job &a, const struct dec
 
 /* ---- kernels: what they and their launch have to agree on ---- */
 
-#define PASS_ROWS     (2 * UNIT_ROWS)
-#define MANY_WARPS    (DECODE_THREADS / 32) /* each with a pass */
-#define MANY_STAGES   4                     /* chunks of x */
-#define WIDE_STAGES   4                     /* at most, of x */
-#define WIDE_BARRIERS 256                   /* bytes of them */
-#define HEAD_PLACES   2                     /* pieces that a warp of the head has on their way */
-#define HEAD_PIECE    (PASS_ROWS * 128)     /* bytes */
-#define HEAD_BESTS    (DECODE_THREADS / 16 * 8)
+#define PASS_ROWS        (2 * UNIT_ROWS)
+#define MANY_WARPS       (DECODE_THREADS / 32) /* each with a pass */
+#define MANY_STAGES      4                     /* chunks of x */
+#define WIDE_STAGES      4                     /* at most, of x */
+#define WIDE_BARRIERS    256                   /* bytes of them */
+#define HEAD_PLACES      2                     /* pieces that a warp of the head has on their way */
+#define HEAD_PIECE       (PASS_ROWS * 128)     /* bytes */
+#define HEAD_BESTS       (DECODE_THREADS / 16 * 8)
+#define WIDE_HEAD_WARPS  16 /* each with a pass */
+#define WIDE_HEAD_PLACES 4
 
 enum decode_kind {
     DECODE_FEW,      /* up to 8 rows of x, two units of W a pass, pass after pass */
@@ -549,7 +551,11 @@ enum decode_kind {
     DECODE_64,
     DECODE_WIDE_16, /* the same on Hopper */
     DECODE_WIDE_32,
-    DECODE_WIDE_64
+    DECODE_WIDE_64,
+    DECODE_HEAD_16, /* on Hopper, the best of all rows of W, which are 16 bits: up to 16 rows of x
+                     */
+    DECODE_HEAD_32,
+    DECODE_HEAD_64
 };
 
 /* By the kind of codes, each in a file of its own; zero_bytes: of a stored zero point; short_runs:
