@@ -12,7 +12,8 @@
 /* Of shared memory, for a block that has a multiprocessor for itself, and for one of two. */
 #define WIDE_ROOM_ONE (220 << 10)
 #define WIDE_ROOM_TWO (112 << 10)
-#define SHORT_CHUNKS  2 /* of a part of K, at most, in a short row */
+#define CHUNKS_MAX    4096 /* of a row: wide_order_room() */
+#define SHORT_CHUNKS  2    /* of a part of K, at most, in a short row */
 
 /* ---- which weights ---- */
 
@@ -47,7 +48,8 @@ static bool same_form(const struct weight *v, const struct weight *w)
 static bool part_fits(const struct decode_linear *a, const struct weight *w)
 {
     return codes_fit(a, w) && same_form(w, a->w[0]) && w->n_out % UNIT_ROWS == 0 &&
-           w->n_in % CHUNK_COLS == 0 && w->n_out <= INT32_MAX / 64 && w->n_in <= INT32_MAX / 64;
+           w->n_in % CHUNK_COLS == 0 && w->n_out <= INT32_MAX / 64 &&
+           w->n_in <= CHUNKS_MAX * CHUNK_COLS;
 }
 
 bool cuda_linear_decode_fits(const struct decode_linear *a)
@@ -75,7 +77,7 @@ struct plan {
     enum decode_kind kind;
     size_t shared_bytes;
     bool spread; /* blocks of two launches share multiprocessors, and none two of one */
-    int n_passes, n_slots, n_split, n_streams, n_stages, n_staged, n_blocks, n_threads;
+    int n_passes, n_slots, n_split, n_streams, n_stages, n_staged, n_blocks, n_threads, order_at;
 };
 
 static bool is_many(enum decode_kind kind)
@@ -330,7 +332,10 @@ static void plan_wide(const struct cuda_state *s, const struct decode_linear *a,
     p->shared_bytes =
         tables_bytes(a->w[0]) + WIDE_BARRIERS +
         (split ? (x > MANY_WARPS * sums ? x : MANY_WARPS * sums) + sums : x + MANY_WARPS * sums);
+    const size_t order = (size_t)(p->n_streams * wide_order_room(n_chunks)) * 2;
+    p->shared_bytes += order;
     plan_scales(a, split, p);
+    p->order_at = (int)(p->shared_bytes - order);
 }
 
 /* Blocks begin where the launch before leaves room, and then sit on some multiprocessors in pairs,
@@ -569,6 +574,7 @@ static struct decode_job job_of(const struct cuda_state *s, const struct decode_
     j.n_streams = p->n_streams;
     j.n_stages = p->n_stages;
     j.n_staged = p->n_staged;
+    j.order_at = p->order_at;
     j.row_inverse = (int)ceil_div(65536, a->n_rows);
     j.unit_bytes = UNIT_ROWS * w->row_bytes;
     j.threshold = w->outlier_threshold > 0 ? w->outlier_threshold : INFINITY;

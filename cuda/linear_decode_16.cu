@@ -12,5 +12,5 @@ const void *decode_kernel_16(enum decode_kind kind, bool bf16)
         return bf16 ? (const void *)decode_head<true> : (const void *)decode_head<false>;
     if (kind >= DECODE_HEAD_16)
         return wide_head_kernel<WIDE_HEAD_PLACES>(kind, bf16);
-    return large_kernel<codes_16, 1, 2>(kind, bf16);
+    return large_kernel<codes_16, 1, 2>(kind, false, bf16);
 }

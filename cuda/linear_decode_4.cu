@@ -6,7 +6,7 @@ template <class C> static const void *kernel(enum decode_kind kind, bool short_r
 {
     if (kind < DECODE_16)
         return coded_kernel<C>(short_runs, bf16);
-    return large_kernel<C, 2, 2>(kind, bf16);
+    return large_kernel<C, 2, 2>(kind, short_runs, bf16);
 }
 
 const void *decode_kernel_4(int zero_bytes, enum decode_kind kind, bool short_runs, bool bf16)

@@ -31,6 +31,7 @@ struct decode_job {
     int n_streams; /* wide: warps that share rows of W */
     int n_stages;  /* wide: chunks of x that each has */
     int n_staged;  /* wide: groups of a row whose scales are in shared memory from the beginning */
+    int order_at;  /* wide: of chunks, in shared memory */
     int64_t unit_bytes;
     int n_groups, group_shift; /* of a row; chunk >> shift where a group is chunks */
     int groups_log;            /* of 2: groups in a chunk */
@@ -541,6 +542,12 @@ __device__ inline void store_output(const struct decode_job &a, const struct dec
 #define HEAD_BESTS       (DECODE_THREADS / 16 * 8)
 #define WIDE_HEAD_WARPS  16 /* each with a pass */
 #define WIDE_HEAD_PLACES 4
+
+/* Numbers of chunks that a stream of the wide kernel has room for: all, and empty parts. */
+__host__ __device__ inline int wide_order_room(int n_chunks)
+{
+    return (n_chunks + K_PARTS + 7) / 8 * 8;
+}
 
 enum decode_kind {
     DECODE_FEW,      /* up to 8 rows of x, two units of W a pass, pass after pass */

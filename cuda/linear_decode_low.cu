@@ -6,12 +6,12 @@ const void *decode_kernel_2(enum decode_kind kind, bool short_runs, bool bf16)
 {
     if (kind < DECODE_16)
         return coded_kernel<codes_2>(short_runs, bf16);
-    return large_kernel<codes_2, 2, 2>(kind, bf16);
+    return large_kernel<codes_2, 2, 2>(kind, short_runs, bf16);
 }
 
 const void *decode_kernel_3(enum decode_kind kind, bool short_runs, bool bf16)
 {
     if (kind < DECODE_16)
         return coded_kernel<codes_3>(short_runs, bf16);
-    return large_kernel<codes_3, 2, 2>(kind, bf16);
+    return large_kernel<codes_3, 2, 2>(kind, short_runs, bf16);
 }

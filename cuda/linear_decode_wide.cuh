@@ -207,12 +207,13 @@ __device__ inline void multiply_plain(C (&codes)[2], uint32_t x_at, uint32_t zer
 }
 
 /* A chunk of RUNS runs: each is a chain of products from zero, which scale_run() adds to the sum.
- * Two sets of fragments take turns: one is decoded while the other is multiplied. */
+ * Two sets of fragments take turns: one is decoded while the other is multiplied, the first one
+ * before x has come. */
 template <class C, bool BF16, int NT, int RUNS>
-__device__ inline void multiply_runs(const struct decode_job &a, C (&codes)[2],
-                                     const struct wide_scales &s, int scales_at, uint32_t x_at,
-                                     const char *lookup, int lane, typename C::group_t (&g)[2],
-                                     float (&run)[NT][4], float (&sum)[NT][4])
+__device__ inline void
+multiply_runs(const struct decode_job &a, C (&codes)[2], const struct wide_scales &s, int scales_at,
+              uint32_t x_at, uint32_t there, uint32_t parity, const char *lookup, int lane,
+              typename C::group_t (&g)[2], float (&run)[NT][4], float (&sum)[NT][4])
 {
     const uint32_t low = piece_descriptor(x_at);
     constexpr int steps = 4 / RUNS; /* products of k = 32 a run */
@@ -232,6 +233,8 @@ __device__ inline void multiply_runs(const struct decode_job &a, C (&codes)[2],
         if (j >= 2)
             fragments_read<1>();
         fragments_of<C, BF16>(a, codes, j, s, own, begins, g, lookup, lane, w[j % 2]);
+        if (j == 0)
+            barrier_wait(there, parity);
         if (begins) {
             if (j)
                 end_run();
@@ -241,22 +244,6 @@ __device__ inline void multiply_runs(const struct decode_job &a, C (&codes)[2],
         multiply_both<BF16, NT>(run, !begins, w[j % 2], low, j);
     }
     end_run();
-}
-
-/* A piece.  Runs are of a known length, so that the compiler sees which products are on their way.
- */
-template <class C, bool BF16, int NT>
-__device__ inline void multiply_wide(const struct decode_job &a, C (&codes)[2],
-                                     const struct wide_scales &s, int scales_at, uint32_t x_at,
-                                     const char *lookup, int lane, typename C::group_t (&g)[2],
-                                     float (&run)[NT][4], float (&sum)[NT][4])
-{
-    if constexpr (!C::SCALED)
-        multiply_plain<C, BF16, NT>(codes, x_at, a.n_stages >> 16, sum);
-    else if (a.groups_log < 2)
-        multiply_runs<C, BF16, NT, 2>(a, codes, s, scales_at, x_at, lookup, lane, g, run, sum);
-    else
-        multiply_runs<C, BF16, NT, 4>(a, codes, s, scales_at, x_at, lookup, lane, g, run, sum);
 }
 
 /* ---- the end of a cluster ---- */
@@ -320,34 +307,30 @@ __device__ inline void finish_cluster(const struct decode_job &a, float *totals,
 
 /* ---- the kernel ---- */
 
-/* The chunks of some parts of K, one after another. */
-struct wide_walk {
-    int n_chunks, step, last; /* every step-th part below `last` */
-    int part, chunk, end;
+/* The chunks of a stream in the order in which it takes them: numbers, with what else there is to
+ * say.  An empty part of a short K has a chunk whose sums count for nothing. */
+#define WIDE_NUMBER 0x3FFF
+#define WIDE_EMPTY  0x4000
+#define WIDE_LAST   0x8000 /* of its part */
 
-    __device__ wide_walk(int n, int first_part, int part_step, int last_part)
-        : n_chunks(n), step(part_step), last(last_part), part(first_part),
-          chunk(first_chunk(n, first_part)), end(first_chunk(n, first_part + 1))
-    {
-        skip();
+/* Of every step-th part below `last`; how many they are.  All threads of the stream. */
+__device__ inline int put_in_order(int n_chunks, int first_part, int step, int last,
+                                   uint16_t *order)
+{
+    int n = 0;
+
+#pragma unroll 1
+    for (int part = first_part; part < last; part += step) {
+        const int begin = first_chunk(n_chunks, part);
+        const int here = first_chunk(n_chunks, part + 1) - begin, n_here = here ? here : 1;
+
+        for (int i = threadIdx.x % DECODE_THREADS; i < n_here; i += DECODE_THREADS)
+            order[n + i] =
+                (uint16_t)(begin + i | (here ? 0 : WIDE_EMPTY) | (i + 1 == n_here ? WIDE_LAST : 0));
+        n += n_here;
     }
-    __device__ bool more() const
-    {
-        return part < last;
-    }
-    __device__ void skip() /* parts of a short K may be empty */
-    {
-        while (chunk == end && (part += step) < last) {
-            chunk = first_chunk(n_chunks, part);
-            end = first_chunk(n_chunks, part + 1);
-        }
-    }
-    __device__ void next()
-    {
-        chunk++;
-        skip();
-    }
-};
+    return n;
+}
 
 /* Chunks of x on their way through a ring of stages.  One thread asks for them. */
 template <int NT> struct wide_ring {
@@ -380,12 +363,12 @@ template <int NT> struct wide_ring {
                      "r"(wide_chunk<NT>()), "r"(there(i))
                      : "memory");
     }
-    /* Into the stage of the chunk before the present one. */
-    __device__ void ask_again(const struct decode_job &a, int chunk) const
+    /* Into the stage of the chunk `lag` before the present one. */
+    __device__ void ask_again(const struct decode_job &a, int chunk, int lag) const
     {
-        const int i = stage ? stage - 1 : n_stages - 1;
+        const int i = stage >= lag ? stage - lag : stage - lag + n_stages;
 
-        barrier_wait(read(i), stage ? parity : parity ^ 1);
+        barrier_wait(read(i), stage >= lag ? parity : parity ^ 1);
         ask(a, chunk, i);
     }
     __device__ void next()
@@ -432,12 +415,12 @@ __device__ inline void load_codes(const uint8_t *const (&rows)[2], int piece, in
 }
 
 /* 256 threads are a stream.  Two of them share the rows of W: one has parts 0, 2, .. of K, the
- * other 1, 3, ..
+ * other 1, 3, ..  SHORT: runs of 32 columns.
  *
  * Shared memory: tables; WIDE_BARRIERS bytes; x of each stream; totals, which lie on x where a
  * cluster shares K, and there NT * 512 bytes more; scales of a.n_staged groups for each of 8 warps,
- * or (0) of the groups of a chunk for every warp. */
-template <class C, bool BF16, int NT, int DEPTH>
+ * or (0) of the groups of a chunk for every warp; the order of chunks of each stream. */
+template <class C, bool BF16, int NT, int DEPTH, bool SHORT>
 __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
     decode_wide(const __grid_constant__ struct decode_job a)
 {
@@ -465,7 +448,7 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
         shared_address(barriers) + 16 * WIDE_STAGES *stream,
             shared_address(xs) + stream *a.n_stages *wide_chunk<NT>(), a.n_stages, 0, 0
     };
-    struct wide_walk to_load(n_chunks, first_part, a.n_streams, last_part), to_ask = to_load;
+    uint16_t *order = (uint16_t *)(room + a.order_at) + stream * wide_order_room(n_chunks);
     struct decode_cursor<2> rows = {
     };
     C codes[DEPTH][per_chunk][2];
@@ -477,14 +460,21 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
     open_pass<C, 2>(a, 0, lane, &rows);
     for (int r = 0; r < 2; r++)
         asm volatile("" : "+l"(rows.codes[r])); /* else the compiler makes it anew at every use */
+    const int own_first = first_chunk(n_chunks, first_part);
+    const int second_chunk = own_first + 1 < first_chunk(n_chunks, first_part + 1)
+                                 ? own_first + 1
+                                 : first_chunk(n_chunks, first_part + a.n_streams);
+    static_assert(DEPTH <= 2, "the first chunks are known without the order");
+    auto load_next = [&](int chunk, C(&to)[per_chunk][2]) {
 #pragma unroll
-    for (int i = 0; i < DEPTH; i++)
-        if (to_load.more()) {
-#pragma unroll
-            for (int k = 0; k < per_chunk; k++)
-                load_codes<C>(rows.codes, to_load.chunk * per_chunk + k, lane, codes[i][k]);
-            to_load.next();
-        }
+        for (int k = 0; k < per_chunk; k++)
+            load_codes<C>(rows.codes, chunk * per_chunk + k, lane, to[k]);
+    };
+    load_next(own_first, codes[0]);
+    if constexpr (DEPTH > 1)
+        if (second_chunk < n_chunks)
+            load_next(second_chunk, codes[1]);
+    const int n_own = put_in_order(n_chunks, first_part, a.n_streams, last_part, order);
     if (asks)
         ring.open();
     if (a.n_streams > 1 && stream == 0 && lane == 0) {
@@ -521,70 +511,75 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
 
     typename C::group_t g[2];
     float sum[NT][4], run[NT][4];
+    const int lag = a.n_stages > 3 ? 2 : 1;
+    bool first = stream == 0;
+    int now = 0;
 
     open_groups<C, BF16, 2>(a, g);
     if (asks)
 #pragma unroll 1
-        for (int i = 0; i < a.n_stages && to_ask.more(); i++) {
-            ring.ask(a, to_ask.chunk, i);
-            to_ask.next();
-        }
+        for (int i = 0; i < a.n_stages && i < n_own; i++)
+            ring.ask(a, order[i] & WIDE_NUMBER, i);
     clear_sums(sum);
     clear_sums(run);
-    int now = 0;
-    bool begun = false;
+    /* What is not tied to registers of codes is in the program once: short launches wait for their
+     * instructions. */
 #pragma unroll 1
-    for (int part = first_part; part < last_part; part += a.n_streams) {
-        const int end = first_chunk(n_chunks, part + 1);
+    for (int i = 0; i < n_own; i++) {
+        const int entry = order[i], chunk = entry & WIDE_NUMBER;
+        const bool loads = i + DEPTH < n_own;
+        const int to_load = loads ? order[i + DEPTH] & WIDE_NUMBER : 0;
+        int scales_at = lane / 4;
 
-        /* What is not tied to registers of codes is in the program once: short launches wait for
-         * their instructions. */
-#pragma unroll 1
-        for (int chunk = first_chunk(n_chunks, part); chunk < end; chunk++) {
-            int scales_at = lane / 4;
-
-            if (asks && begun && to_ask.more()) {
-                ring.ask_again(a, to_ask.chunk);
-                to_ask.next();
-            }
-            begun = true;
-            if (C::SCALED && !a.n_staged) {
-                scales.first = first_group(a, chunk);
-                __syncwarp();
-                stage_scales<C>(a, rows, numbers, map, scales.first,
-                                scales.first + (1 << a.groups_log), 2, lane / PASS_ROWS, lane,
-                                scales);
-            }
-            if (C::SCALED)
-                scales_at += (first_group(a, chunk) - scales.first) * PASS_ROWS;
+        if (asks && i >= lag && i - lag + a.n_stages < n_own)
+            ring.ask_again(a, order[i - lag + a.n_stages] & WIDE_NUMBER, lag);
+        if (C::SCALED && !a.n_staged) {
+            scales.first = first_group(a, chunk);
             __syncwarp();
-            barrier_wait(ring.there(ring.stage), ring.parity);
+            stage_scales<C>(a, rows, numbers, map, scales.first, scales.first + (1 << a.groups_log),
+                            2, lane / PASS_ROWS, lane, scales);
+        }
+        if (C::SCALED)
+            scales_at += (first_group(a, chunk) - scales.first) * PASS_ROWS;
+        __syncwarp();
+        const uint32_t x_at = ring.xs + ring.stage * wide_chunk<NT>();
+        const uint32_t there = ring.there(ring.stage);
+        if constexpr (!C::SCALED)
+            barrier_wait(there, ring.parity);
 #pragma unroll
-            for (int i = 0; i < DEPTH; i++)
-                if (now == i)
+        for (int d = 0; d < DEPTH; d++)
+            if (now == d) {
+                if constexpr (C::SCALED) {
+                    multiply_runs<C, BF16, NT, SHORT ? 4 : 2>(a, codes[d][0], scales, scales_at,
+                                                              x_at, there, ring.parity, lookup,
+                                                              lane, g, run, sum);
+                    if (loads)
+                        load_next(to_load, codes[d]);
+                } else {
 #pragma unroll
                     for (int k = 0; k < per_chunk; k++) {
-                        multiply_wide<C, BF16, NT>(a, codes[i][k], scales, scales_at,
-                                                   ring.xs + ring.stage * wide_chunk<NT>() +
-                                                       k * piece_x,
-                                                   lookup, lane, g, run, sum);
-                        if (to_load.more())
-                            load_codes<C>(rows.codes, to_load.chunk * per_chunk + k, lane,
-                                          codes[i][k]);
+                        multiply_plain<C, BF16, NT>(codes[d][k], x_at + k * piece_x,
+                                                    a.n_stages >> 16, sum);
+                        if (loads)
+                            load_codes<C>(rows.codes, to_load * per_chunk + k, lane, codes[d][k]);
                     }
-            pin_sums(sum);
-            now = now + 1 == DEPTH ? 0 : now + 1;
-            if (to_load.more())
-                to_load.next();
-            if (lane == 0)
-                barrier_arrive(ring.read(ring.stage));
-            ring.next();
-        }
+                }
+            }
+        now = now + 1 == DEPTH ? 0 : now + 1;
+        pin_sums(sum);
+        if (lane == 0)
+            barrier_arrive(ring.read(ring.stage));
+        ring.next();
+        if (!(entry & WIDE_LAST))
+            continue;
+        if (entry & WIDE_EMPTY)
+            clear_sums(sum);
         if (a.n_split > 1)
             __syncthreads(); /* the totals take the place of x */
         if (a.n_streams > 1)
-            turn.wait(part == 0);
-        add_part<NT>(total, part == 0 || a.n_split > 1, sum);
+            turn.wait(first);
+        add_part<NT>(total, first, sum);
+        first = false;
         clear_sums(sum);
         if (a.n_streams > 1)
             turn.pass_on(lane);
@@ -598,22 +593,27 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
 #endif
 }
 
-template <class C, int DEPTH> static const void *wide_kernel(enum decode_kind kind, bool bf16)
+template <class C, int DEPTH, bool SHORT>
+static const void *wide_kernel(enum decode_kind kind, bool bf16)
 {
     if (kind == DECODE_WIDE_16)
-        return bf16 ? (const void *)decode_wide<C, true, 2, DEPTH>
-                    : (const void *)decode_wide<C, false, 2, DEPTH>;
+        return bf16 ? (const void *)decode_wide<C, true, 2, DEPTH, SHORT>
+                    : (const void *)decode_wide<C, false, 2, DEPTH, SHORT>;
     if (kind == DECODE_WIDE_32)
-        return bf16 ? (const void *)decode_wide<C, true, 4, DEPTH>
-                    : (const void *)decode_wide<C, false, 4, DEPTH>;
-    return bf16 ? (const void *)decode_wide<C, true, 8, DEPTH>
-                : (const void *)decode_wide<C, false, 8, DEPTH>;
+        return bf16 ? (const void *)decode_wide<C, true, 4, DEPTH, SHORT>
+                    : (const void *)decode_wide<C, false, 4, DEPTH, SHORT>;
+    return bf16 ? (const void *)decode_wide<C, true, 8, DEPTH, SHORT>
+                : (const void *)decode_wide<C, false, 8, DEPTH, SHORT>;
 }
 
-/* Either for more than 8 rows. */
+/* Either for more than 8 rows; short_runs: of 32 columns. */
 template <class C, int MANY_DEPTH, int WIDE_DEPTH>
-static const void *large_kernel(enum decode_kind kind, bool bf16)
+static const void *large_kernel(enum decode_kind kind, bool short_runs, bool bf16)
 {
-    return kind < DECODE_WIDE_16 ? many_kernel<C, MANY_DEPTH>(kind, bf16)
-                                 : wide_kernel<C, WIDE_DEPTH>(kind, bf16);
+    if (kind < DECODE_WIDE_16)
+        return many_kernel<C, MANY_DEPTH>(kind, bf16);
+    if constexpr (C::SCALED)
+        if (short_runs)
+            return wide_kernel<C, WIDE_DEPTH, true>(kind, bf16);
+    return wide_kernel<C, WIDE_DEPTH, false>(kind, bf16);
 }
