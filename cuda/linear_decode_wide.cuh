@@ -17,6 +17,8 @@
 
 #include <cooperative_groups.h>
 
+#define SCALES_AT_ONCE 8 /* of a lane */
+
 /* A chunk of x: [8 steps of k = 16][n-tile][half of the step][8 rows][8 elements]. */
 template <int NT> __device__ constexpr int wide_chunk(void)
 {
@@ -123,25 +125,67 @@ __device__ inline int first_group(const struct decode_job &a, int chunk)
     return a.groups_log ? chunk << a.groups_log : chunk >> a.group_shift;
 }
 
-/* Groups `from` up to `to` of the rows; the lane that begins `skipped` groups later has the row of
- * its side, and every step-th group. */
-template <class C>
-__device__ inline void stage_scales(const struct decode_job &a, const struct decode_cursor<2> &c,
-                                    const struct decode_numbers &numbers, const float *map,
-                                    int from, int to, int step, int skipped, int lane,
-                                    const struct wide_scales &s)
-{
-#pragma unroll 4
-    for (int g = from + skipped; g < to; g += step) {
-        const int at = g * UNIT_ROWS, own = (g - s.first) * PASS_ROWS + lane % PASS_ROWS;
-        float second = 0;
+/* Stored numbers of N groups of a lane's row. */
+template <class C, int N> struct wide_numbers {
+    uint32_t scale[N], zero[C::ZERO ? N : 1];
+    float second[N];
+};
 
-        if (c.scales2)
-            second = __ldg(c.scales2 + (c.first_group + g) / WEIGHT_NESTED_RUN);
-        s.scale[own] = decoded_scale(
-            a, numbers, load_number(c.scales + at * a.scale_bytes, a.scale_bytes), second, map);
-        if (C::ZERO && a.zero_bytes)
-            s.zero[own] = decoded_zero(a, load_number(c.zeros + at * a.zero_bytes, a.zero_bytes));
+template <int N>
+__device__ inline void load_numbers(const uint8_t *from, const int (&at)[N], int n_bytes,
+                                    uint32_t (&to)[N])
+{
+    if (n_bytes == 1) {
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            to[i] = __ldg(from + at[i]);
+    } else if (n_bytes == 2) {
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            to[i] = __ldg((const uint16_t *)from + at[i]);
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            to[i] = __ldg((const uint32_t *)from + at[i]);
+    }
+}
+
+/* Of groups first, first + step, .. below `to`, all on their way at once. */
+template <class C, int N>
+__device__ inline void load_groups(const struct decode_job &a, const struct decode_cursor<2> &c,
+                                   int first, int to, int step, struct wide_numbers<C, N> &n)
+{
+    int at[N];
+
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        const int g = first + i * step < to ? first + i * step : to - 1;
+
+        n.second[i] = c.scales2 ? __ldg(c.scales2 + (c.first_group + g) / WEIGHT_NESTED_RUN) : 0;
+        at[i] = g * UNIT_ROWS;
+    }
+    load_numbers<N>(c.scales, at, a.scale_bytes, n.scale);
+    if constexpr (C::ZERO)
+        if (a.zero_bytes)
+            load_numbers<N>(c.zeros, at, a.zero_bytes, n.zero);
+}
+
+template <class C, int N>
+__device__ inline void store_groups(const struct decode_job &a,
+                                    const struct decode_numbers &numbers, const float *map,
+                                    int first, int to, int step, const struct wide_numbers<C, N> &n,
+                                    int lane, const struct wide_scales &s)
+{
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        const int g = first + i * step, own = (g - s.first) * PASS_ROWS + lane % PASS_ROWS;
+
+        if (g >= to)
+            continue;
+        s.scale[own] = decoded_scale(a, numbers, n.scale[i], n.second[i], map);
+        if constexpr (C::ZERO)
+            if (a.zero_bytes)
+                s.zero[own] = decoded_zero(a, n.zero[i]);
     }
 }
 
@@ -482,9 +526,6 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
         barrier_init(turn.other, 1);
     }
     barriers_made();
-    if (C::SCALED && a.scale_bytes == 1 && threadIdx.x < 256)
-        map[threadIdx.x] = byte_scale(a, threadIdx.x);
-    C::template fill_lookup<BF16>(lookup, a.table);
 
     struct wide_scales scales = {};
     if constexpr (C::SCALED) {
@@ -492,6 +533,10 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
         const int end = first_chunk(n_chunks, last_part);
         const int n_each = a.n_staged ? a.n_staged * PASS_ROWS : 4 * PASS_ROWS;
         float *all = totals + (MANY_WARPS + (a.n_split > 1)) * many_sums<NT>();
+        const int step = 2 * a.n_streams;
+        const int to = begin < end ? first_group(a, end - 1) + (1 << a.groups_log) : 0;
+        int from = first_group(a, begin) + 2 * stream + lane / PASS_ROWS;
+        struct wide_numbers<C, SCALES_AT_ONCE> n;
 
         if (a.n_split > 1 && a.n_stages * wide_chunk<NT>() > MANY_WARPS * many_sums<NT>() * 4)
             all = (float *)(xs + a.n_stages * wide_chunk<NT>()) + many_sums<NT>();
@@ -500,11 +545,19 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
         scales.first = first_group(a, begin);
         scales.later = a.groups_log ? PASS_ROWS : 0;
         numbers = numbers_of_pass<2>(a, pass, lane);
+        if (a.n_staged && from < to)
+            load_groups<C, SCALES_AT_ONCE>(a, rows, from, to, step, n);
+        if (a.scale_bytes == 1 && threadIdx.x < 256)
+            map[threadIdx.x] = byte_scale(a, threadIdx.x);
+        C::template fill_lookup<BF16>(lookup, a.table);
         __syncthreads(); /* the map is there */
-        if (a.n_staged && begin < end)
-            stage_scales<C>(a, rows, numbers, map, scales.first,
-                            first_group(a, end - 1) + (1 << a.groups_log), 2 * a.n_streams,
-                            2 * stream + lane / PASS_ROWS, lane, scales);
+#pragma unroll 1
+        while (a.n_staged && from < to) {
+            store_groups<C, SCALES_AT_ONCE>(a, numbers, map, from, to, step, n, lane, scales);
+            from += SCALES_AT_ONCE * step;
+            if (from < to)
+                load_groups<C, SCALES_AT_ONCE>(a, rows, from, to, step, n);
+        }
     }
     __syncthreads();
     wait_for_launch_before();
@@ -512,7 +565,7 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
     typename C::group_t g[2];
     float sum[NT][4], run[NT][4];
     const int lag = a.n_stages > 3 ? 2 : 1;
-    bool first = stream == 0;
+    bool first_part_of_all = stream == 0;
     int now = 0;
 
     open_groups<C, BF16, 2>(a, g);
@@ -536,8 +589,12 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
         if (C::SCALED && !a.n_staged) {
             scales.first = first_group(a, chunk);
             __syncwarp();
-            stage_scales<C>(a, rows, numbers, map, scales.first, scales.first + (1 << a.groups_log),
-                            2, lane / PASS_ROWS, lane, scales);
+            const int first = scales.first + lane / PASS_ROWS;
+            const int to = scales.first + (1 << a.groups_log);
+            struct wide_numbers<C, 2> two;
+
+            load_groups<C, 2>(a, rows, first, to, 2, two);
+            store_groups<C, 2>(a, numbers, map, first, to, 2, two, lane, scales);
         }
         if (C::SCALED)
             scales_at += (first_group(a, chunk) - scales.first) * PASS_ROWS;
@@ -577,9 +634,9 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
         if (a.n_split > 1)
             __syncthreads(); /* the totals take the place of x */
         if (a.n_streams > 1)
-            turn.wait(first);
-        add_part<NT>(total, first, sum);
-        first = false;
+            turn.wait(first_part_of_all);
+        add_part<NT>(total, first_part_of_all, sum);
+        first_part_of_all = false;
         clear_sums(sum);
         if (a.n_streams > 1)
             turn.pass_on(lane);
