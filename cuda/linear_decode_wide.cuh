@@ -49,6 +49,14 @@ template <int N> __device__ inline void fragments_read(void)
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N));
 }
 
+/* What a product on its way reads stays where it is until here. */
+__device__ inline void pin_fragments(uint32_t (&w)[2][4])
+{
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        asm volatile("" : "+r"(w[i / 4][i % 4]));
+}
+
 template <int NT> __device__ inline void pin_sums(float (&sum)[NT][4])
 {
 #pragma unroll
@@ -250,44 +258,57 @@ __device__ inline void multiply_plain(C (&codes)[2], uint32_t x_at, uint32_t zer
     fragments_read<0>();
 }
 
-/* A chunk of RUNS runs: each is a chain of products from zero, which scale_run() adds to the sum.
- * Two sets of fragments take turns: one is decoded while the other is multiplied, the first one
- * before x has come. */
-template <class C, bool BF16, int NT, int RUNS>
-__device__ inline void
-multiply_runs(const struct decode_job &a, C (&codes)[2], const struct wide_scales &s, int scales_at,
-              uint32_t x_at, uint32_t there, uint32_t parity, const char *lookup, int lane,
-              typename C::group_t (&g)[2], float (&run)[NT][4], float (&sum)[NT][4])
+/* A run on its way, with what its sums are multiplied with. */
+template <int NT> struct wide_run {
+    uint32_t w[2][2][4];
+    float sum[NT][4], scale[2];
+
+    __device__ inline void open(void)
+    {
+        clear_sums(sum);
+        scale[0] = scale[1] = 0;
+    }
+    /* into: the sum of a part. */
+    __device__ inline void end(float (&into)[NT][4])
+    {
+        fragments_read<0>();
+        pin_fragments(w[0]);
+        pin_fragments(w[1]);
+        pin_sums(sum);
+        scale_run<NT>(scale, sum, into);
+    }
+};
+
+/* A chunk of RUNS runs: each is a chain of products from zero, which is added to the sum when the
+ * next one begins, that of the chunk before, too.  Two sets of fragments take turns: one is decoded
+ * while the other is multiplied.  between(): what there is to do while nothing is multiplied, and
+ * at its end the wait for x. */
+template <class C, bool BF16, int NT, int RUNS, class Between>
+__device__ inline void multiply_runs(const struct decode_job &a, C (&codes)[2],
+                                     const struct wide_scales &s, int scales_at, uint32_t x_at,
+                                     const char *lookup, int lane, typename C::group_t (&g)[2],
+                                     struct wide_run<NT> &run, float (&sum)[NT][4], Between between)
 {
     const uint32_t low = piece_descriptor(x_at);
     constexpr int steps = 4 / RUNS; /* products of k = 32 a run */
-    uint32_t w[2][2][4];
-    float scale[2];
 
-    auto end_run = [&] {
-        fragments_read<0>();
-        pin_sums(run);
-        scale_run<NT>(scale, run, sum);
-    };
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         const int own = scales_at + j / steps * s.later;
         const bool begins = j % steps == 0;
 
-        if (j >= 2)
-            fragments_read<1>();
-        fragments_of<C, BF16>(a, codes, j, s, own, begins, g, lookup, lane, w[j % 2]);
-        if (j == 0)
-            barrier_wait(there, parity);
+        fragments_read<1>();
+        pin_fragments(run.w[j % 2]);
+        fragments_of<C, BF16>(a, codes, j, s, own, begins, g, lookup, lane, run.w[j % 2]);
         if (begins) {
-            if (j)
-                end_run();
-            scale[0] = s.scale[own];
-            scale[1] = s.scale[own + UNIT_ROWS];
+            run.end(sum);
+            if (j == 0)
+                between();
+            run.scale[0] = s.scale[own];
+            run.scale[1] = s.scale[own + UNIT_ROWS];
         }
-        multiply_both<BF16, NT>(run, !begins, w[j % 2], low, j);
+        multiply_both<BF16, NT>(run.sum, !begins, run.w[j % 2], low, j);
     }
-    end_run();
 }
 
 /* ---- the end of a cluster ---- */
@@ -477,7 +498,8 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
     char *barriers = (char *)(map + 256), *xs = barriers + WIDE_BARRIERS;
     float *totals =
         (float *)(a.n_split > 1 ? xs : xs + a.n_streams * a.n_stages * wide_chunk<NT>());
-    const int lane = threadIdx.x % 32, block_warp = warp_of_block();
+    const int lane = threadIdx.x % 32,
+              block_warp = (int)__reduce_or_sync(0xFFFFFFFFu, threadIdx.x / 32);
     const int warp = block_warp % MANY_WARPS, stream = block_warp / MANY_WARPS;
     const int n_chunks = a.n_in / CHUNK_COLS;
     const int rank = blockIdx.x % a.n_split, group = blockIdx.x / a.n_split;
@@ -563,10 +585,11 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
     wait_for_launch_before();
 
     typename C::group_t g[2];
-    float sum[NT][4], run[NT][4];
+    float sum[NT][4];
+    struct wide_run<NT> run;
     const int lag = a.n_stages > 3 ? 2 : 1;
-    bool first_part_of_all = stream == 0;
-    int now = 0;
+    bool first_of_all = stream == 0;
+    int now = 0, before = 0; /* the chunk before: its entry */
 
     open_groups<C, BF16, 2>(a, g);
     if (asks)
@@ -574,7 +597,26 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
         for (int i = 0; i < a.n_stages && i < n_own; i++)
             ring.ask(a, order[i] & WIDE_NUMBER, i);
     clear_sums(sum);
-    clear_sums(run);
+    if constexpr (C::SCALED)
+        run.open();
+    auto end_part = [&](int entry) {
+        if (entry & WIDE_EMPTY)
+            clear_sums(sum);
+        if (a.n_streams > 1)
+            turn.wait(first_of_all);
+        add_part<NT>(total, first_of_all, sum);
+        first_of_all = false;
+        if constexpr (!C::SCALED)
+            clear_sums(sum);
+        if (a.n_streams > 1)
+            turn.pass_on(lane);
+    };
+    auto end_chunk = [&](int entry, int stage) {
+        if (lane == 0)
+            barrier_arrive(ring.read(stage));
+        if (a.n_split == 1 && entry & WIDE_LAST)
+            end_part(entry);
+    };
     /* What is not tied to registers of codes is in the program once: short launches wait for their
      * instructions. */
 #pragma unroll 1
@@ -582,10 +624,9 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
         const int entry = order[i], chunk = entry & WIDE_NUMBER;
         const bool loads = i + DEPTH < n_own;
         const int to_load = loads ? order[i + DEPTH] & WIDE_NUMBER : 0;
+        const uint32_t x_at = ring.xs + ring.stage * wide_chunk<NT>();
         int scales_at = lane / 4;
 
-        if (asks && i >= lag && i - lag + a.n_stages < n_own)
-            ring.ask_again(a, order[i - lag + a.n_stages] & WIDE_NUMBER, lag);
         if (C::SCALED && !a.n_staged) {
             scales.first = first_group(a, chunk);
             __syncwarp();
@@ -599,17 +640,23 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
         if (C::SCALED)
             scales_at += (first_group(a, chunk) - scales.first) * PASS_ROWS;
         __syncwarp();
-        const uint32_t x_at = ring.xs + ring.stage * wide_chunk<NT>();
-        const uint32_t there = ring.there(ring.stage);
+        auto between = [&] {
+            if (C::SCALED && i)
+                end_chunk(before, ring.stage ? ring.stage - 1 : a.n_stages - 1);
+            if (asks && i >= lag && i - lag + a.n_stages < n_own)
+                ring.ask_again(a, order[i - lag + a.n_stages] & WIDE_NUMBER, lag);
+            __syncwarp();
+            barrier_wait(ring.there(ring.stage), ring.parity);
+        };
         if constexpr (!C::SCALED)
-            barrier_wait(there, ring.parity);
+            between();
 #pragma unroll
         for (int d = 0; d < DEPTH; d++)
             if (now == d) {
                 if constexpr (C::SCALED) {
                     multiply_runs<C, BF16, NT, SHORT ? 4 : 2>(a, codes[d][0], scales, scales_at,
-                                                              x_at, there, ring.parity, lookup,
-                                                              lane, g, run, sum);
+                                                              x_at, lookup, lane, g, run, sum,
+                                                              between);
                     if (loads)
                         load_next(to_load, codes[d]);
                 } else {
@@ -623,24 +670,19 @@ __global__ static void __launch_bounds__(2 * DECODE_THREADS, 1)
                 }
             }
         now = now + 1 == DEPTH ? 0 : now + 1;
-        pin_sums(sum);
-        if (lane == 0)
-            barrier_arrive(ring.read(ring.stage));
+        before = entry;
+        if constexpr (!C::SCALED) {
+            pin_sums(sum);
+            end_chunk(entry, ring.stage);
+        }
         ring.next();
-        if (!(entry & WIDE_LAST))
-            continue;
-        if (entry & WIDE_EMPTY)
-            clear_sums(sum);
-        if (a.n_split > 1)
-            __syncthreads(); /* the totals take the place of x */
-        if (a.n_streams > 1)
-            turn.wait(first_part_of_all);
-        add_part<NT>(total, first_part_of_all, sum);
-        first_part_of_all = false;
-        clear_sums(sum);
-        if (a.n_streams > 1)
-            turn.pass_on(lane);
     }
+    if constexpr (C::SCALED)
+        run.end(sum);
+    if (a.n_split > 1)
+        __syncthreads(); /* the totals take the place of x */
+    if (C::SCALED || a.n_split > 1)
+        end_part(before);
     if (a.n_split > 1) {
         finish_cluster<NT>(a, totals, totals + MANY_WARPS * many_sums<NT>(), group * MANY_WARPS);
         return;
