@@ -132,13 +132,14 @@ static int write_status(const struct run *r, int exit_code, struct err *e)
     return output_write_status(&r->output, exit_code, ok, failed, r->prepared.sweep.n_jobs, e);
 }
 
-static int rebuild(struct run *r, bool complete, struct err *e)
+/* Results, then what the status file says of them. */
+static int rebuild(struct run *r, bool complete, int exit_code, struct err *e)
 {
     double start = clock_seconds();
     int rc = results_store(&r->results, &r->prepared, r->output.file, complete, e);
 
     if (rc == 0)
-        rc = write_status(r, OUTPUT_RUNNING, e);
+        rc = write_status(r, exit_code, e);
     r->rebuilding_s += clock_seconds() - start;
     if (r->n_records)
         r->rebuild_s_each = (clock_seconds() - start) / r->n_records;
@@ -172,7 +173,7 @@ static int on_ready(void *context, struct err *e)
     js_release(header);
     if (rc < 0 || journal_sync(&r->journal, e) < 0)
         return -1;
-    return rebuild(r, false, e);
+    return rebuild(r, false, OUTPUT_RUNNING, e);
 }
 
 static void on_started(void *context, int job, int rank)
@@ -214,7 +215,7 @@ static int on_settle(void *context, bool all, struct err *e)
     /* At the end it is built in any case. */
     if (all || r->rebuilding_s + expected_rebuild_s(r) > REBUILD_SHARE * (now - r->start_s))
         return 0;
-    return rebuild(r, false, e);
+    return rebuild(r, false, OUTPUT_RUNNING, e);
 }
 
 /* As a shell takes it. */
@@ -374,14 +375,15 @@ static int finish(struct run *r, enum sched_end end, struct err *e)
     if (r->journal.fd < 0) /* stopped before anything began */
         return EXIT_RESUMABLE;
     results_count(&r->results, &ok, &failed);
-    /* TERM leaves at once: what is finished is in the journal. */
-    bool at_once = r->o->stop && *r->o->stop > 1 && expected_rebuild_s(r) > LEAVE_REBUILD_MAX_S;
-    if (!at_once && rebuild(r, end == SCHED_ALL_DONE, e) < 0)
-        return -1;
     int status = end == SCHED_STOPPED_EARLY && !(r->o->cli->fail_fast && failed) ? EXIT_RESUMABLE
                  : failed                                                        ? EXIT_SOME_FAILED
                                                                                  : EXIT_ALL_OK;
-    if (write_status(r, status, e) < 0)
+    /* TERM leaves at once: what is finished is in the journal.  Whoever sends it may not wait for
+     * the results, so that the status comes first. */
+    bool told = r->o->stop && *r->o->stop > 1;
+    bool at_once = told && expected_rebuild_s(r) > LEAVE_REBUILD_MAX_S;
+    if ((told && write_status(r, status, e) < 0) ||
+        (!at_once && rebuild(r, end == SCHED_ALL_DONE, status, e) < 0))
         return -1;
     if (!at_once)
         print_end(r);

@@ -42,7 +42,7 @@ ok "--tokenize prints the ids on one line"
 
 run 2 -o 'r-%n.h5' --experiment 'b*' --seeds 7 --limit 3 small.toml
 ok "patterns, seeds and a limit are taken"
-if "$program" --version | grep -q '^CUDA' && ! nvidia-smi -L >stdout 2>&1; then
+if "$program" --version | grep '^CUDA' | grep -qv 'not in' && ! nvidia-smi -L >stdout 2>&1; then
     [ "$(grep -c 'llq_sweep: warning: running on the CPU: no ' out)" = 1 ]
     ok "two ranks of a node without a GPU warn once that they run on the CPU"
 fi
@@ -93,8 +93,12 @@ pid=$!
 while [ ! -s term.h5.journal ] && kill -0 $pid 2>/dev/null; do sleep 0.02; done
 kill -TERM $pid
 wait $pid
-h5dump -n term.h5 >/dev/null && grep -qE 'exit=(75|0)' term.h5.status
-ok "TERM leaves resumably"
+grep -qE 'exit=(75|0)' term.h5.status
+ok "TERM leaves a status"
+"$program" -q --report term.h5 && h5dump -n term.h5 >/dev/null
+ok "and results, or what they are made from"
+run 2 --resume -o term.h5 small.toml && grep -q 'exit=0 ok=10' term.h5.status
+ok "and can be resumed"
 
 for way in --isolate --no-isolate; do
     rm -f both.h5*
