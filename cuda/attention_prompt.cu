@@ -9,6 +9,7 @@
 
 #include "attention_prompt_tile.cuh"
 #include "gemm.cuh"
+#include "overlap.cuh"
 
 #define N_WARPS   4
 #define N_THREADS (32 * N_WARPS)
@@ -162,6 +163,8 @@ __global__ void __launch_bounds__(N_THREADS, 2)
 
     begin(s);
     bad.key[0] = bad.key[1] = 0;
+    wait_for_launch_before();
+    let_next_start();
     copy_queries<E, M>(a, w, queries_at);
     copy_block<E, M>(w, w.low / shape::keys * shape::keys, keys_at, keys_at + 2 * part);
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -259,9 +262,9 @@ static int start(struct cuda_state *s, const struct prompt_kernel *kernel,
 {
     if (!n_tiles)
         return 0;
-    kernel->start<<<dim3((unsigned)job->n_kv_heads, (unsigned)n_tiles), (unsigned)kernel->n_threads,
-                    (size_t)kernel->n_bytes, s->stream>>>(*job);
-    CUDA_LAUNCHED(s, "attend_prompt");
+    CUDA_TRY(start_overlapping(s, kernel->start, dim3((unsigned)job->n_kv_heads, (unsigned)n_tiles),
+                               (unsigned)kernel->n_threads, (size_t)kernel->n_bytes, *job));
+    s->last_kernel = "attend_prompt";
     return 0;
 }
 

@@ -170,6 +170,8 @@ __device__ inline void attend(const struct prompt_job &a, unsigned char *room,
 
     begin(s);
     bad->key[0] = bad->key[1] = 0;
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
     copy_queries<E, WGS>(a, w, all_queries);
     copy_block<E, WGS>(w, w.low / KEYS * KEYS, keys);
     asm volatile("cp.async.commit_group;" ::: "memory");

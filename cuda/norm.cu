@@ -10,6 +10,7 @@
  * together.  */
 #include "eight.cuh"
 #include "linear_decode_job.cuh"
+#include "overlap.cuh"
 
 #define N_THREADS 256
 #define LANES     16
@@ -82,10 +83,17 @@ __global__ static void __launch_bounds__(N_THREADS)
     for (int k = 0; k < N; k++) {
         const int i = threadIdx.x + k * N_THREADS;
 
-        if (i >= n_eights)
-            continue;
-        own[k] = load_raw<T>(x, first + i);
-        by[k] = load_raw<T>(weight, i);
+        if (i < n_eights)
+            by[k] = load_raw<T>(weight, i);
+    }
+    wait_for_launch_before(); /* x comes of it, the weight does not */
+    let_next_start();
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+        const int i = threadIdx.x + k * N_THREADS;
+
+        if (i < n_eights)
+            own[k] = load_raw<T>(x, first + i);
     }
 #pragma unroll
     for (int k = 0; k < N; k++) {
@@ -115,15 +123,18 @@ __global__ static void __launch_bounds__(N_THREADS)
     }
 }
 
-template <enum dtype T> static void start_eights(struct cuda_state *s, const struct norm_args *a)
+template <enum dtype T>
+static int start_eights(struct cuda_state *s, const struct norm_args *a, struct err *e)
 {
     const int n = (int)a->x->n_cols;
     auto *kernel = n <= 8 * N_THREADS    ? norm_eights<T, 1>
                    : n <= 16 * N_THREADS ? norm_eights<T, 2>
                                          : norm_eights<T, 4>;
 
-    kernel<<<(unsigned)a->n_rows, N_THREADS, (size_t)n * sizeof(float), s->stream>>>(
-        a->x->data, a->weight->data, a->out->data, n, a->eps);
+    CUDA_TRY(start_overlapping(s, kernel, dim3((unsigned)a->n_rows), N_THREADS,
+                               (size_t)n * sizeof(float), a->x->data, a->weight->data, a->out->data,
+                               n, a->eps));
+    return 0;
 }
 
 /* The sums of the products' own norm. */
@@ -167,10 +178,9 @@ int cuda_norm(struct backend *b, const struct norm_args *a, struct err *e)
     if (eights && a->phase == PHASE_DECODE) {
         start_decode(s, a);
     } else if (eights && a->x->n_cols <= 32 * N_THREADS) {
-        if (a->x->dtype == DTYPE_F16)
-            start_eights<DTYPE_F16>(s, a);
-        else
-            start_eights<DTYPE_BF16>(s, a);
+        if ((a->x->dtype == DTYPE_F16 ? start_eights<DTYPE_F16>(s, a, e)
+                                      : start_eights<DTYPE_BF16>(s, a, e)) < 0)
+            return -1;
     } else {
         norm<<<(unsigned)a->n_rows, N_THREADS, 0, s->stream>>>(a->x->dtype, a->x->data,
                                                                a->weight->dtype, a->weight->data,

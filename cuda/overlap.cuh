@@ -21,6 +21,25 @@ __device__ static inline void wait_for_launch_before()
 #endif
 }
 
+/* Starts a kernel that waits itself for the launch before. */
+template <class... P, class... A>
+static cudaError_t start_overlapping(const struct cuda_state *s, void (*kernel)(P...), dim3 grid,
+                                     unsigned n_threads, size_t n_bytes, A... arguments)
+{
+    cudaLaunchAttribute overlap = {};
+    cudaLaunchConfig_t config = {};
+
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = grid;
+    config.blockDim = dim3(n_threads);
+    config.dynamicSmemBytes = n_bytes;
+    config.stream = s->stream;
+    config.attrs = &overlap;
+    config.numAttrs = s->overlaps ? 1 : 0;
+    return cudaLaunchKernelEx(&config, kernel, P(arguments)...);
+}
+
 /* All blocks of the cluster run, and their `bar`, which counts bytes, can be sent to. */
 __device__ static inline void join_cluster(uint64_t *bar)
 {

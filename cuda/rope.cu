@@ -5,6 +5,7 @@
  * key into the cache as it goes, and copies its part of the value.  Where all of a head turns, in
  * eights of 16 bits, a thread turns eight pairs. */
 #include "eight.cuh"
+#include "overlap.cuh"
 
 #define N_THREADS 256
 
@@ -29,6 +30,8 @@ __device__ static void turn(enum dtype t, void *x, int64_t i, int half, float c,
 
 __global__ static void rope(struct rope_row r)
 {
+    wait_for_launch_before();
+    let_next_start();
     const int64_t row = blockIdx.x, n_table = r.head_dim / 2;
     const float *cos_row = r.cos_table + r.table_row[row] * n_table;
     const float *sin_row = r.sin_table + r.table_row[row] * n_table;
@@ -75,6 +78,8 @@ __device__ static inline void turn_eights(void *x, int64_t i, int n_half, const 
 
 template <enum dtype T> __global__ static void rope_eights(struct rope_row r)
 {
+    wait_for_launch_before();
+    let_next_start();
     const int64_t row = blockIdx.x;
     const int n_half = r.half / 8, n_head = 2 * n_half; /* eights of half a head, of a head */
     const int64_t angles = r.table_row[row] * (int64_t)n_half;
@@ -130,7 +135,7 @@ int cuda_rope(struct backend *b, const struct rope_args *a, struct err *e)
     auto *kernel = !in_eights(&r)     ? rope
                    : r.t == DTYPE_F16 ? rope_eights<DTYPE_F16>
                                       : rope_eights<DTYPE_BF16>;
-    kernel<<<(unsigned)a->n_rows, N_THREADS, 0, s->stream>>>(r);
-    CUDA_LAUNCHED(s, "rope");
+    CUDA_TRY(start_overlapping(s, kernel, dim3((unsigned)a->n_rows), N_THREADS, 0, r));
+    s->last_kernel = "rope";
     return 0;
 }
