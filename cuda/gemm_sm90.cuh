@@ -709,8 +709,9 @@ static struct gemm_kernel gemm_16bit_kernel(enum gemm_end end, bool split, int i
                         : gemm_kernel{};
     if (split)
         return i == 0   ? gemm_kernel_of<OP, 2, 256, GEMM_STORE, true>()
-               : i == 1 ? gemm_kernel_of<OP, 2, 128, GEMM_STORE, true>()
-               : i == 2 ? gemm_kernel_of<OP, 1, 128, GEMM_STORE, true>()
+               : i == 1 ? gemm_kernel_of<OP, 2, 192, GEMM_STORE, true>()
+               : i == 2 ? gemm_kernel_of<OP, 2, 128, GEMM_STORE, true>()
+               : i == 3 ? gemm_kernel_of<OP, 1, 128, GEMM_STORE, true>()
                         : gemm_kernel{};
     return i == 0   ? gemm_kernel_of<OP, 2, 256, GEMM_STORE>()
            : i == 1 ? gemm_kernel_of<OP, 2, 128, GEMM_STORE>()

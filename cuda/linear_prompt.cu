@@ -22,7 +22,9 @@ static bool aligned(const void *p)
 /* Long k over few outputs is split: else there are too few tiles to go round. */
 static int n_splits_of(const struct weight *w)
 {
-    return w->n_in >= 4096 && w->n_in >= 2 * w->n_out ? GEMM_SPLITS : 1;
+    const bool few = w->n_out <= 4096 ? w->n_out <= w->n_in : w->n_out <= w->n_in / 2;
+
+    return w->n_in >= 2048 && few ? GEMM_SPLITS : 1;
 }
 
 bool linear_prompt_fits(const struct cuda_state *s, const struct linear_args *a)
@@ -148,7 +150,7 @@ static int run(struct cuda_state *s, const struct linear_args *const *a, int n, 
     g->n_rows = a[0]->n_rows;
     g->n_k = a[0]->w->n_in;
     g->y_t = a[0]->y->dtype;
-    g->n_splits = n_splits_of(a[0]->w);
+    g->n_splits = g->end == GEMM_SWIGLU ? 1 : n_splits_of(a[0]->w);
     if (input_rows(s, a[0], g, e) < 0 || run_codes(s, a, n, g, &done, e) < 0)
         return -1;
     if (done)
@@ -197,7 +199,7 @@ int linear_prompt(struct cuda_state *s, const struct linear_args *a, struct err 
 int cuda_linear_many(struct backend *b, const struct linear_args *a, int n, struct err *e)
 {
     struct cuda_state *s = cuda_state_of(b);
-    const struct linear_args *all[GEMM_PARTS_MAX];
+    const struct linear_args *all[GEMM_PARTS_MAX] = {};
     struct gemm_args g = {};
 
     if (n > 0 && a->phase == PHASE_PROMPT && a->n_rows && cuda_int8_together(a, n))
@@ -243,8 +245,7 @@ int cuda_linear_swiglu(struct backend *b, const struct linear_args *gate,
     if (one_type) { /* else the launch would round to another type first */
         both[0].y = both[1].y = out;
         g.end = GEMM_SWIGLU;
-        if (go_together(s, both, 2) && gate->w->n_out == up->w->n_out &&
-            n_splits_of(gate->w) == 1 && dtype_is_16bit(out->dtype))
+        if (go_together(s, both, 2) && gate->w->n_out == up->w->n_out && dtype_is_16bit(out->dtype))
             return run(s, all, 2, &g, e) < 0 ? in_product(gate, e) : 0;
         both[0].y = gate->y;
         both[1].y = up->y;

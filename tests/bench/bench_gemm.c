@@ -189,8 +189,8 @@ static int bench_shape(struct backend *b, const struct shape *s, int64_t n_rows,
         *rate = 2e-12 * (double)(n_rows * s->n_out[0] * s->n_in) / seconds;
     for (int kernel = 0; all && kernel < (s->kind == SWIGLU ? 2 : 6); kernel++)
         for (int c = 0; rc == 0 && c < (n_rows > 512 && kernel == 0 ? 8 : 5); c++) {
-            bool split = s->n_in >= 4096 && s->n_in >= 2 * s->n_out[0];
-            if (split && (kernel > 2 || c > 0))
+            const bool split = s->kind == MANY || s->kind == ADD; /* of these k is */
+            if (split && (kernel > 3 || c > 0))
                 continue;
             gemm_wish =
                 (struct gemm_wish){ kernel, clusters[c][0], clusters[c][1], clusters[c][2], 0 };
