@@ -53,8 +53,8 @@ struct launch {
 };
 
 /* Of kernel k over n_w tiles of W, cw of them in a cluster. */
-static int plan(struct cuda_state *s, const struct gemm_args *a, const struct gemm_kernel *k,
-                int cw, struct launch *out, struct err *e)
+static void plan(struct cuda_state *s, const struct gemm_args *a, const struct gemm_kernel *k,
+                 int cw, struct launch *out)
 {
     *out = launch();
     out->kernel = *k;
@@ -72,10 +72,7 @@ static int plan(struct cuda_state *s, const struct gemm_args *a, const struct ge
     out->config.stream = s->stream;
     out->config.attrs = out->how;
     out->config.numAttrs = 2;
-    CUDA_TRY(
-        cudaFuncSetAttribute(k->start, cudaFuncAttributeMaxDynamicSharedMemorySize, k->memory));
     out->n_clusters = gemm_n_resident(s, &out->config, k, out->n_in_cluster) / out->n_in_cluster;
-    return 0;
 }
 
 /* Clocks, as measured on an H200.  A step of 64 k takes longer with more rows of x; a turn begins
@@ -101,8 +98,8 @@ static double time_of_plain(const struct gemm_args *a, const struct weight *cons
 }
 
 /* out->kernel.start NULL: plain weights are less. */
-static int choose(struct cuda_state *s, const struct gemm_args *a, const struct weight *const *w,
-                  int n_w, struct launch *out, struct err *e)
+static void choose(struct cuda_state *s, const struct gemm_args *a, const struct weight *const *w,
+                   int n_w, struct launch *out)
 {
     const int wish =
         gemm_wish.kernel >= 0 && kernel_at(a, gemm_wish.kernel).start ? gemm_wish.kernel : -1;
@@ -117,15 +114,13 @@ static int choose(struct cuda_state *s, const struct gemm_args *a, const struct 
 
             if ((wish >= 0 && i != wish) || (gemm_wish.cm == 1 && cw == 2) || n_w % cw != 0)
                 continue;
-            if (plan(s, a, &k, cw, &l, e) < 0)
-                return -1;
+            plan(s, a, &k, cw, &l);
             if (time_of(&l, n_steps, n_w) < least) {
                 least = time_of(&l, n_steps, n_w);
                 *out = l;
             }
         }
     out->config.attrs = out->how; /* not those of `l` */
-    return 0;
 }
 
 /* Tiles of W. */
@@ -178,8 +173,7 @@ int gemm_codes(struct cuda_state *s, const struct gemm_args *a, const struct wei
     if (!takes(s, a, w))
         return 0;
     job.n_w = make_parts(a, w, &job);
-    if (choose(s, a, w, job.n_w, &l, e) < 0)
-        return -1;
+    choose(s, a, w, job.n_w, &l);
     if (!l.kernel.start)
         return 0;
     job.scale_form = w[0]->scale_form;
@@ -203,6 +197,8 @@ int gemm_codes(struct cuda_state *s, const struct gemm_args *a, const struct wei
     /* As in gemm_sm90(): a block whose k is split makes one tile. */
     const int n = l.n_x * (job.n_w / l.cw), most = l.kernel.split ? n : l.n_clusters;
     l.config.gridDim.x = (unsigned)((n < most ? n : most) * l.n_in_cluster);
+    CUDA_TRY(cudaFuncSetAttribute(l.kernel.start, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  l.kernel.memory));
     CUDA_TRY(cudaLaunchKernelExC(&l.config, l.kernel.start, arguments));
     s->last_kernel = "gemm_codes";
     *done = true;

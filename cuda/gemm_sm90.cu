@@ -158,7 +158,9 @@ int gemm_n_resident(struct cuda_state *s, const cudaLaunchConfig_t *config,
     for (; i < n_known && s->gemm_rooms[i].kernel; i++)
         if (s->gemm_rooms[i].kernel == k->start && s->gemm_rooms[i].n_in_cluster == n_in_cluster)
             return s->gemm_rooms[i].n_blocks;
-    if (cudaOccupancyMaxActiveClusters(&n, k->start, config) != cudaSuccess || n < 1) {
+    if (cudaFuncSetAttribute(k->start, cudaFuncAttributeMaxDynamicSharedMemorySize, k->memory) !=
+            cudaSuccess ||
+        cudaOccupancyMaxActiveClusters(&n, k->start, config) != cudaSuccess || n < 1) {
         cudaGetLastError();
         n = s->n_multiprocessors / n_in_cluster;
     }
