@@ -11,7 +11,8 @@
  * block brings 1 / cn of the x and 1 / cm of the W it needs and the engine delivers it to all.
  *
  * Long k over few outputs: the two blocks of a cluster make one tile, half of k each; then each
- * gets the other's sums of half the columns, adds them and ends there.  */
+ * gets the other's sums of half the columns, adds them and ends there.  With many rows there are
+ * tiles enough: one block makes both halves, one after the other, and adds them.  */
 #pragma once
 
 #include "gemm.cuh"
@@ -22,12 +23,16 @@
 
 #define STEP_BYTES 128
 
+/* The sums of a tile: one chain over k; of two halves of k, by the two blocks of a cluster; the
+ * same by one block. */
+enum gemm_k { K_WHOLE, K_SHARED, K_HALVES };
+
 struct gemm_sm90_job {
     CUtensorMap x, w[GEMM_PARTS_MAX];
     struct gemm_args a;
     int32_t begin[GEMM_PARTS_MAX];  /* where a part begins in the row of all columns */
     int32_t box;                    /* rows of W in a copy */
-    int32_t n_steps;                /* of a block: of a split, if k is split */
+    int32_t n_steps;                /* of a tile of a block: of a half, if two share it */
     int32_t n_blocks_m, n_blocks_n; /* clusters of tiles, down and across */
     int32_t n_together;             /* that many of one column go side by side */
     int32_t cm, cn;
@@ -574,7 +579,7 @@ __device__ inline void end_tile(const struct gemm_sm90_job &job, struct gemm_til
 
 /* ---- the kernel ---- */
 
-template <class S, enum gemm_end END, bool SPLIT>
+template <class S, enum gemm_end END, enum gemm_k K>
 __device__ inline void empty_ring(const struct gemm_sm90_job &job, struct gemm_ring r,
                                   uint32_t sums_there, int rank, int cluster, int n_clusters,
                                   const uint8_t *data, uint4 *room)
@@ -585,10 +590,20 @@ __device__ inline void empty_ring(const struct gemm_sm90_job &job, struct gemm_r
     wait_for_earlier_kernels();
     let_next_kernel_start();
     for (int i = cluster; i < n_tiles; i += n_clusters) {
-        const struct gemm_tile tile = tile_at(job, i, SPLIT ? 0 : rank);
+        const struct gemm_tile tile = tile_at(job, i, K == K_SHARED ? 0 : rank);
 
-        make_sums<S>(r, job.n_steps, warpgroup, c);
-        if constexpr (SPLIT) {
+        if constexpr (K == K_HALVES) {
+            typename S::sum second[S::N_SUMS];
+
+            make_sums<S>(r, job.n_steps / 2, warpgroup, c);
+            make_sums<S>(r, job.n_steps / 2, warpgroup, second);
+#pragma unroll
+            for (int j = 0; j < S::N_SUMS; j++)
+                c[j] += second[j];
+        } else {
+            make_sums<S>(r, job.n_steps, warpgroup, c);
+        }
+        if constexpr (K == K_SHARED) {
             constexpr int COLS = S::COLS / GEMM_SPLITS;
             const int row = tile.m * S::ROWS + warpgroup * 64 + threadIdx.x % 128 / 32 * 16;
 
@@ -601,13 +616,15 @@ __device__ inline void empty_ring(const struct gemm_sm90_job &job, struct gemm_r
     }
 }
 
-template <class S, enum gemm_end END, bool SPLIT>
+template <class S, enum gemm_end END, enum gemm_k K>
 __device__ inline void gemm_block(const struct gemm_sm90_job &job, uint8_t *data,
                                   uint64_t *barriers, uint4 (*room)[128])
 {
-    const int rank = (int)cluster_rank(), n_in_cluster = SPLIT ? GEMM_SPLITS : job.cm * job.cn;
+    const int n_in_cluster = K == K_SHARED ? GEMM_SPLITS : job.cm * job.cn;
+    const int rank = (int)cluster_rank();
     const int cluster = blockIdx.x / n_in_cluster, n_clusters = gridDim.x / n_in_cluster;
-    const int place = SPLIT ? 0 : rank, first_step = SPLIT ? rank * job.n_steps : 0;
+    const int place = K == K_SHARED ? 0 : rank;
+    const int first_step = K == K_SHARED ? rank * job.n_steps : 0;
     const uint32_t full = shared_address(barriers), empty = full + 8 * S::N_STAGES;
     const uint32_t sums_there = empty + 8 * S::N_STAGES;
     const struct gemm_ring r = { .data = shared_address(data),
@@ -625,7 +642,7 @@ __device__ inline void gemm_block(const struct gemm_sm90_job &job, uint8_t *data
         }
         barrier_init(sums_there, 1);
         barriers_made();
-        if (SPLIT)
+        if (K == K_SHARED)
             barrier_expect(sums_there,
                            (GEMM_SPLITS - 1) * (S::N_SUMS / GEMM_SPLITS) * 4 * 32 * S::N_WARPS);
     }
@@ -647,21 +664,21 @@ __device__ inline void gemm_block(const struct gemm_sm90_job &job, uint8_t *data
         else if (threadIdx.x == 32)
             fill_ring<S, END, false>(job, r, first_step, place, cluster, n_clusters);
         __syncwarp();
-        if (SPLIT)
+        if (K == K_SHARED)
             cluster_meet();
     } else {
         if (S::N_WARPS == 8)
             asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
-        empty_ring<S, END, SPLIT>(job, r, sums_there, rank, cluster, n_clusters, data,
-                                  room[threadIdx.x / 32 - 4]);
+        empty_ring<S, END, K>(job, r, sums_there, rank, cluster, n_clusters, data,
+                              room[threadIdx.x / 32 - 4]);
     }
-    if (!SPLIT && n_in_cluster > 1) /* others may still write here */
+    if (K != K_SHARED && n_in_cluster > 1) /* others may still write here */
         cluster_meet();
 }
 
 #endif
 
-template <enum gemm_operand OP, int WGS, int BN, enum gemm_end END, bool SPLIT>
+template <enum gemm_operand OP, int WGS, int BN, enum gemm_end END, enum gemm_k K>
 __global__ static void __launch_bounds__(128 * (WGS + 1), 1)
     gemm(const __grid_constant__ struct gemm_sm90_job job)
 {
@@ -672,7 +689,7 @@ __global__ static void __launch_bounds__(128 * (WGS + 1), 1)
     __shared__ uint4 room[S::N_WARPS][128];
     uint8_t *data = memory + (-shared_address(memory) & 1023);
 
-    gemm_block<S, END, SPLIT>(job, data, barriers, room);
+    gemm_block<S, END, K>(job, data, barriers, room);
 #endif
 }
 
@@ -680,21 +697,21 @@ __global__ static void __launch_bounds__(128 * (WGS + 1), 1)
 struct gemm_kernel {
     const void *start;
     int rows, cols, n_threads, memory, step;
-    bool split;
+    bool split; /* K_SHARED */
 };
 
-template <enum gemm_operand OP, int WGS, int BN, enum gemm_end END, bool SPLIT = false>
+template <enum gemm_operand OP, int WGS, int BN, enum gemm_end END, enum gemm_k K = K_WHOLE>
 static struct gemm_kernel gemm_kernel_of()
 {
     typedef struct gemm_shape<OP, WGS, BN> S;
 
-    return { (const void *)gemm<OP, WGS, BN, END, SPLIT>,
+    return { (const void *)gemm<OP, WGS, BN, END, K>,
              S::ROWS,
              S::COLS,
              S::N_THREADS,
              S::MEMORY,
              S::STEP,
-             SPLIT };
+             K == K_SHARED };
 }
 
 /* Kernel i with this end, for products whose k is split or not; start NULL: there is none. */
@@ -708,10 +725,11 @@ static struct gemm_kernel gemm_16bit_kernel(enum gemm_end end, bool split, int i
                : i == 1 ? gemm_kernel_of<OP, 1, 128, GEMM_SWIGLU>()
                         : gemm_kernel{};
     if (split)
-        return i == 0   ? gemm_kernel_of<OP, 2, 256, GEMM_STORE, true>()
-               : i == 1 ? gemm_kernel_of<OP, 2, 192, GEMM_STORE, true>()
-               : i == 2 ? gemm_kernel_of<OP, 2, 128, GEMM_STORE, true>()
-               : i == 3 ? gemm_kernel_of<OP, 1, 128, GEMM_STORE, true>()
+        return i == 0   ? gemm_kernel_of<OP, 2, 256, GEMM_STORE, K_SHARED>()
+               : i == 1 ? gemm_kernel_of<OP, 2, 192, GEMM_STORE, K_SHARED>()
+               : i == 2 ? gemm_kernel_of<OP, 2, 128, GEMM_STORE, K_SHARED>()
+               : i == 3 ? gemm_kernel_of<OP, 1, 128, GEMM_STORE, K_SHARED>()
+               : i == 4 ? gemm_kernel_of<OP, 2, 128, GEMM_STORE, K_HALVES>()
                         : gemm_kernel{};
     return i == 0   ? gemm_kernel_of<OP, 2, 256, GEMM_STORE>()
            : i == 1 ? gemm_kernel_of<OP, 2, 128, GEMM_STORE>()

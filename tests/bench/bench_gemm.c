@@ -190,7 +190,7 @@ static int bench_shape(struct backend *b, const struct shape *s, int64_t n_rows,
     for (int kernel = 0; all && kernel < (s->kind == SWIGLU ? 2 : 6); kernel++)
         for (int c = 0; rc == 0 && c < (n_rows > 512 && kernel == 0 ? 8 : 5); c++) {
             const bool split = s->kind == MANY || s->kind == ADD; /* of these k is */
-            if (split && (kernel > 3 || c > 0))
+            if (split && (kernel > 4 || c > 0))
                 continue;
             gemm_wish =
                 (struct gemm_wish){ kernel, clusters[c][0], clusters[c][1], clusters[c][2], 0 };
