@@ -78,14 +78,17 @@ __device__ static inline void turn_eights(void *x, int64_t i, int n_half, const 
 
 template <enum dtype T> __global__ static void rope_eights(struct rope_row r)
 {
-    wait_for_launch_before();
-    let_next_start();
     const int64_t row = blockIdx.x;
     const int n_half = r.half / 8, n_head = 2 * n_half; /* eights of half a head, of a head */
     const int64_t angles = r.table_row[row] * (int64_t)n_half;
     const int n_pairs = (r.n_heads + r.n_kv_heads) * n_half, n_kv = r.n_kv_heads * n_head;
     const int64_t place = (r.slot[row] * r.capacity + r.position[row]) * n_kv;
+    int at = threadIdx.x % n_half; /* of c and s */
+    struct eight c = load_eight<DTYPE_F32>(r.cos_table, angles + at);
+    struct eight s = load_eight<DTYPE_F32>(r.sin_table, angles + at);
 
+    wait_for_launch_before(); /* no kernel makes places and angles: they are here */
+    let_next_start();
     for (int i = threadIdx.x; i < n_pairs + n_kv; i += N_THREADS) {
         const int head = i / n_half, j = i % n_half, kv = (head - r.n_heads) * n_head + j;
 
@@ -94,8 +97,11 @@ template <enum dtype T> __global__ static void rope_eights(struct rope_row r)
                          load_raw<T>(r.v, row * n_kv + i - n_pairs));
             continue;
         }
-        const struct eight c = load_eight<DTYPE_F32>(r.cos_table, angles + j);
-        const struct eight s = load_eight<DTYPE_F32>(r.sin_table, angles + j);
+        if (j != at) {
+            c = load_eight<DTYPE_F32>(r.cos_table, angles + j);
+            s = load_eight<DTYPE_F32>(r.sin_table, angles + j);
+            at = j;
+        }
         if (head < r.n_heads)
             turn_eights<T>(r.q, (row * r.n_heads + head) * n_head + j, n_half, c, s, NULL, 0);
         else
