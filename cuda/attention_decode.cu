@@ -19,11 +19,8 @@
 
 /* ---- the kernel ---- */
 
-template <enum dtype T, int E, int WARPS>
-__global__ void __launch_bounds__(32 * WARPS, E <= 64      ? 16 / WARPS
-                                              : WARPS == 4 ? 3
-                                                           : 1)
-    attend_decode(const struct attend_job a)
+template <enum dtype T, int E, int WARPS, class Job>
+__device__ static inline void attend(const Job &a)
 {
     extern __shared__ __align__(16) unsigned char bytes[];
     struct decode_room<E> &room = *(struct decode_room<E> *)bytes;
@@ -114,45 +111,72 @@ __global__ void __launch_bounds__(32 * WARPS, E <= 64      ? 16 / WARPS
     }
     if (!alone)
         add_up_sent<T, E, WARPS>(a, w, room, got, got_stride);
+    if constexpr (Job::SHARED)
+#pragma unroll 1
+        for (int o = threadIdx.x; alone && rank == 0 && o < w.n_heads * E; o += 32 * WARPS)
+            receive<E>(a, w, o);
+}
+
+template <int E, int WARPS>
+constexpr int blocks_at_once = E <= 64      ? 16 / WARPS
+                               : WARPS == 4 ? 3
+                                            : 1;
+
+template <enum dtype T, int E, int WARPS>
+__global__ void __launch_bounds__(32 * WARPS, blocks_at_once<E, WARPS>)
+    attend_decode(const struct attend_job a)
+{
+    attend<T, E, WARPS>(a);
+}
+
+/* With what it makes on all GPUs, whose addresses it takes by number. */
+template <enum dtype T, int E, int WARPS>
+__global__ void __launch_bounds__(32 * WARPS, blocks_at_once<E, WARPS>)
+    attend_decode_shared(const __grid_constant__ struct attend_shared_job a)
+{
+    attend<T, E, WARPS>(a);
 }
 
 /* ---- the launch ---- */
 
-typedef void (*decode_kernel)(struct attend_job);
-
 struct decode_choice {
-    decode_kernel kernel;
+    const void *kernel;
     int n_warps;
 };
 
+template <enum dtype T, int E, int WARPS> static struct decode_choice choice_of(bool shared)
+{
+    return { shared ? (const void *)attend_decode_shared<T, E, WARPS>
+                    : (const void *)attend_decode<T, E, WARPS>,
+             WARPS };
+}
+
 /* few: no more blocks than run at once. */
-template <enum dtype T> static struct decode_choice kernel_for(int head_dim, bool few)
+template <enum dtype T> static struct decode_choice kernel_for(int head_dim, bool few, bool shared)
 {
     if (head_dim == 256)
-        return { attend_decode<T, 256, 8>, 8 };
+        return choice_of<T, 256, 8>(shared);
     if (head_dim == 128)
-        return few ? decode_choice{ attend_decode<T, 128, 8>, 8 }
-                   : decode_choice{ attend_decode<T, 128, 4>, 4 };
+        return few ? choice_of<T, 128, 8>(shared) : choice_of<T, 128, 4>(shared);
     if (head_dim == 64)
-        return few ? decode_choice{ attend_decode<T, 64, 8>, 8 }
-                   : decode_choice{ attend_decode<T, 64, 4>, 4 };
+        return few ? choice_of<T, 64, 8>(shared) : choice_of<T, 64, 4>(shared);
     if (head_dim == 32)
-        return few ? decode_choice{ attend_decode<T, 32, 8>, 8 }
-                   : decode_choice{ attend_decode<T, 32, 4>, 4 };
+        return few ? choice_of<T, 32, 8>(shared) : choice_of<T, 32, 4>(shared);
     return { NULL, 0 };
 }
 
-static struct decode_choice kernel_of(enum dtype t, int head_dim, bool few)
+static struct decode_choice kernel_of(enum dtype t, int head_dim, bool few, bool shared)
 {
-    return t == DTYPE_F16    ? kernel_for<DTYPE_F16>(head_dim, few)
-           : t == DTYPE_BF16 ? kernel_for<DTYPE_BF16>(head_dim, few)
+    return t == DTYPE_F16    ? kernel_for<DTYPE_F16>(head_dim, few, shared)
+           : t == DTYPE_BF16 ? kernel_for<DTYPE_BF16>(head_dim, few, shared)
                              : decode_choice{ NULL, 0 };
 }
 
 bool cuda_attention_decode_fits(enum dtype t, int n_heads, int n_kv_heads, int head_dim,
                                 int n_rotated)
 {
-    return n_rotated % 4 == 0 && n_heads % n_kv_heads == 0 && kernel_of(t, head_dim, false).kernel;
+    return n_rotated % 4 == 0 && n_heads % n_kv_heads == 0 &&
+           kernel_of(t, head_dim, false, false).kernel;
 }
 
 /* Blocks of a row and key/value head: as many as splits, with at most one on a multiprocessor (for
@@ -197,7 +221,7 @@ static cudaLaunchAttribute cluster_of(int n_blocks)
 /* The largest cluster that the device runs; 1 where the code is for devices that know none. */
 static int ask_cluster_max(struct cuda_state *s, struct err *e)
 {
-    const decode_kernel kernel = attend_decode<DTYPE_F16, 64, 8>;
+    const void *kernel = kernel_of(DTYPE_F16, 64, true, false).kernel;
     struct cudaFuncAttributes facts;
 
     CUDA_TRY(cudaFuncGetAttributes(&facts, kernel));
@@ -226,29 +250,33 @@ static int ask_cluster_max(struct cuda_state *s, struct err *e)
 int cuda_attention_decode(struct cuda_state *s, const struct decode_attention *a, struct err *e)
 {
     const int n_group = a->n_heads / a->n_kv_heads, n_parts = (n_group + HEADS - 1) / HEADS;
-    struct attend_job job = { .q = (const uint16_t *)a->q,
-                              .k = (const uint16_t *)a->k,
-                              .v = (const uint16_t *)a->v,
-                              .k_cache = (uint16_t *)a->k_cache,
-                              .v_cache = (uint16_t *)a->v_cache,
-                              .out = (uint16_t *)a->out,
-                              .cos_table = (const float *)a->cos_table,
-                              .sin_table = (const float *)a->sin_table,
-                              .slot = a->slot,
-                              .position = a->position,
-                              .capacity = a->capacity,
-                              .window = (int)(a->window < INT32_MAX ? a->window : 0),
-                              .n_heads = a->n_heads,
-                              .n_kv_heads = a->n_kv_heads,
-                              .n_group = n_group,
-                              .half = (a->n_rotated ? a->n_rotated : a->head_dim) / 2,
-                              .n_parts = n_parts,
-                              .log_blocks = 0,
-                              .eights = a->eights,
-                              .appended = a->appended,
-                              .scale = (float)(LOG2_E / sqrt((double)a->head_dim)) };
+    struct attend_shared_job job;
+
+    (struct attend_job &)job = { .q = (const uint16_t *)a->q,
+                                 .k = (const uint16_t *)a->k,
+                                 .v = (const uint16_t *)a->v,
+                                 .k_cache = (uint16_t *)a->k_cache,
+                                 .v_cache = (uint16_t *)a->v_cache,
+                                 .out = (uint16_t *)a->out,
+                                 .cos_table = (const float *)a->cos_table,
+                                 .sin_table = (const float *)a->sin_table,
+                                 .slot = a->slot,
+                                 .position = a->position,
+                                 .capacity = a->capacity,
+                                 .window = (int)(a->window < INT32_MAX ? a->window : 0),
+                                 .n_heads = a->n_heads,
+                                 .n_kv_heads = a->n_kv_heads,
+                                 .n_group = n_group,
+                                 .half = (a->n_rotated ? a->n_rotated : a->head_dim) / 2,
+                                 .n_parts = n_parts,
+                                 .log_blocks = 0,
+                                 .eights = a->eights,
+                                 .appended = a->appended,
+                                 .scale = (float)(LOG2_E / sqrt((double)a->head_dim)) };
+    job.share = a->share;
     cudaLaunchAttribute attrs[2];
     unsigned n_attrs = 0;
+    void *args[] = { &job };
 
     if (!a->n_rows)
         return 0;
@@ -258,7 +286,8 @@ int cuda_attention_decode(struct cuda_state *s, const struct decode_attention *a
     const int64_t n_units = a->n_rows * a->n_kv_heads * n_parts;
     const int n_blocks = blocks_of(s, a, n_units);
     const int at_once = (a->head_dim <= 64 ? 2 : 1) * s->n_multiprocessors;
-    const struct decode_choice choice = kernel_of(a->t, a->head_dim, n_units * n_blocks <= at_once);
+    const struct decode_choice choice =
+        kernel_of(a->t, a->head_dim, n_units * n_blocks <= at_once, a->share.n > 0);
     const size_t n_bytes = shared_bytes(a->head_dim, n_group < HEADS ? n_group : HEADS, n_blocks);
 
     while (1 << job.log_blocks < n_blocks)
@@ -284,7 +313,7 @@ int cuda_attention_decode(struct cuda_state *s, const struct decode_attention *a
                                         .stream = s->stream,
                                         .attrs = attrs,
                                         .numAttrs = n_attrs };
-    cudaError_t rc = cudaLaunchKernelEx(&config, choice.kernel, job);
+    cudaError_t rc = cudaLaunchKernelExC(&config, choice.kernel, args);
     if (rc != cudaSuccess)
         return err_set(e, cuda_err_code(rc), "kernel attend_decode: %s", cudaGetErrorString(rc));
     CUDA_LAUNCHED(s, "attend_decode");

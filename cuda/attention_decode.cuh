@@ -2,6 +2,8 @@
  * keys and values into the cache, softmax(q k^T / sqrt(E)) v.  C and C++ alike. */
 #pragma once
 
+#include "step_share.cuh"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -27,7 +29,8 @@ struct decode_attention {
                       kernel then reads the cache below `position` ahead of time, and again when
                       slot or position turn out to have changed: whoever counts positions up must
                       do so after the attention of the position before, in stream order. */
-    int n_blocks;  /* of a row and key/value head: 1, 2, 4, 8, 16; 0: chosen.  Same bits. */
+    struct step_share share; /* instead of out */
+    int n_blocks; /* of a row and key/value head: 1, 2, 4, 8, 16; 0: chosen.  Same bits. */
 };
 
 /* Heads and type that the kernel knows. */

@@ -243,20 +243,31 @@ __device__ static inline void send(int log_n, int split, int o, const struct att
 }
 
 /* Adding 0 makes the zero of either sign the same one. */
-template <enum dtype T, int E>
-__device__ static inline void finish(const struct attend_job &a, const struct decode_place &w,
-                                     int o, const struct attend_part &all)
+template <enum dtype T, int E, class Job>
+__device__ static inline void finish(const Job &a, const struct decode_place &w, int o,
+                                     const struct attend_part &all)
 {
     const int col = w.first_head * E + o;
+    const uint16_t bits = bits_of<T>(__fdividef(all.out, all.sum) + 0.0f);
 
-    a.out[a.eights ? image_element(a.eights, (int)w.row, col)
-                   : (int64_t)w.row * a.n_heads * E + col] =
-        bits_of<T>(__fdividef(all.out, all.sum) + 0.0f);
+    if constexpr (Job::SHARED)
+        send_to_members(a.share, (int)w.row, col, bits);
+    else
+        a.out[a.eights ? image_element(a.eights, (int)w.row, col)
+                       : (int64_t)w.row * a.n_heads * E + col] = bits;
+}
+
+/* The others' outputs in place of output o, once it is sent. */
+template <int E, class Job>
+__device__ static inline void receive(const Job &a, const struct decode_place &w, int o)
+{
+    if constexpr (Job::SHARED)
+        receive_from_members(a.share, (int)w.row, w.first_head * E + o);
 }
 
 /* The outputs of this block of the cluster over the splits, in order. */
-template <enum dtype T, int E, int WARPS>
-__device__ static inline void add_up_sent(const struct attend_job &a, const struct decode_place &w,
+template <enum dtype T, int E, int WARPS, class Job>
+__device__ static inline void add_up_sent(const Job &a, const struct decode_place &w,
                                           struct decode_room<E> &room, const float *got,
                                           int got_stride)
 {
@@ -277,6 +288,10 @@ __device__ static inline void add_up_sent(const struct attend_job &a, const stru
         }
         finish<T, E>(a, w, o, all);
     }
+    if constexpr (Job::SHARED)
+#pragma unroll 1
+        for (int i = threadIdx.x; i < n_own; i += 32 * WARPS)
+            receive<E>(a, w, (i / 8 * n + rank) * 8 + i % 8);
 }
 
 /* ---- a chain ---- */

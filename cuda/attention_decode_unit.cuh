@@ -13,6 +13,7 @@
 #define PAD_Q 32 /* elements behind a query in shared memory: fewer bank conflicts */
 
 struct attend_job {
+    static constexpr bool SHARED = false; /* whether GPUs exchange what the launch makes */
     const uint16_t *q, *k, *v;
     uint16_t *k_cache, *v_cache, *out;
     const float *cos_table, *sin_table;
@@ -26,6 +27,11 @@ struct attend_job {
     int eights;                       /* out is an image; 0: rows */
     bool appended;
     float scale; /* log2(e) / sqrt(E) */
+};
+
+struct attend_shared_job : attend_job {
+    static constexpr bool SHARED = true;
+    struct step_share share;
 };
 
 /* What a block works on, and what its row's position says. */

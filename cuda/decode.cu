@@ -10,9 +10,10 @@
  * host waits.
  *
  * Of a model in parts (backend.h) a GPU has some outputs of each product.  What attention, o, the
- * MLP and down give is brought together by a launch of its own (group.cu), and so are the best ids
- * of the head, of which each GPU looks at some rows.  The residual stream stands twice: whole, for
- * the norms, and this GPU's columns, which o and down are added to.
+ * MLP and down give is exchanged by the launch that makes it (step_share.cuh); of more than a few
+ * rows, it is brought together by a launch of its own (group.cu).  So are the best ids of the
+ * head, of which each GPU looks at some rows.  The residual stream stands twice: whole, for the
+ * norms, and this GPU's columns, which o and down are added to.
  *
  * Bytes of a step: every weight once, the keys and values of the rows; the rest is small.  What
  * costs beyond them is the start and end of launches: each lets the next one begin at once and
@@ -49,7 +50,11 @@ struct decode_step {
     void *x, *q, *k, *v, *attended, *mlp, *room; /* [ROWS_MAX, ...] */
     /* What this GPU has of them; the same where the model is whole. */
     void *own_x, *own_attended, *own_mlp;
-    int member;         /* of a group; 0 where the model is whole */
+    int member;              /* of a group; 0 where the model is whole */
+    struct step_share share; /* n = 0: what a launch leaves stays here */
+    struct {
+        size_t x, attended, mlp;
+    } lines;            /* in a room */
     struct weight head; /* this GPU's rows */
     struct decode_best *own_best, *best;
     int32_t *slot, *position, *n_done; /* [ROWS_MAX]: of each row; steps so far */
@@ -69,8 +74,10 @@ struct ends_job {
     int n_vectors; /* of 8 elements, in a row */
     int own_first, n_own;
     int n_rows, n_best; /* candidates of a row, of all GPUs */
+    int n_ids;
     const struct decode_best *best;
     int32_t *slot, *position, *n_done, *out;
+    uint32_t *n_steps; /* of the group; NULL: nobody asks */
 };
 
 __device__ static void embed_row(const struct ends_job &a, int row, int32_t id)
@@ -127,8 +134,11 @@ __global__ static void __launch_bounds__(N_THREADS) next_step(struct ends_job a)
         a.out[step % STEPS_MAX * ROWS_MAX + row] = mine.id < 0 ? -1 : mine.id;
         a.position[row]++;
         a.n_done[row] = step + 1;
+        if (row == 0 && a.n_steps)
+            ++*a.n_steps;
     }
-    embed_row(a, row, mine.id < 0 ? 0 : mine.id);
+    /* Where another GPU gave up, candidates are anything. */
+    embed_row(a, row, mine.id < 0 || mine.id >= a.n_ids ? 0 : mine.id);
 }
 
 static bool in_parts(const struct decode_step *d)
@@ -148,11 +158,13 @@ static struct ends_job ends_of(const struct decode_step *d)
                             .n_own = n_own,
                             .n_rows = (int)d->n_rows,
                             .n_best = d->n_best * d->a->n_parts,
+                            .n_ids = (int)d->a->embed->n_rows,
                             .best = d->best,
                             .slot = d->slot,
                             .position = d->position,
                             .n_done = d->n_done,
-                            .out = d->out };
+                            .out = d->out,
+                            .n_steps = d->share.n_steps };
 
     return job;
 }
@@ -308,21 +320,45 @@ static struct decode_attention attention_of(const struct decode_step *d,
     return p;
 }
 
-/* n_rows x n_cols of this GPU's, of 16 bits or of fp32, beside the others' in `out`; nothing to do
- * where the model is whole. */
-static int bring_together(const struct decode_step *d, enum dtype t, void *own, int64_t n_rows,
-                          int64_t n_cols, void *out, struct err *e)
+/* n_rows x n_cols of this GPU's, of 16 bits or of fp32, beside the others' in `out`. */
+static int collect(const struct decode_step *d, enum dtype t, void *own, int64_t n_rows,
+                   int64_t n_cols, void *out, struct err *e)
 {
     struct tensor part = { own, t, n_rows, n_cols, MEM_SCRATCH };
     struct tensor all = { out, t, n_rows, n_cols * d->a->n_parts, MEM_SCRATCH };
     const struct collect_args a = { .part = &part, .out = &all, .n_rows = n_rows };
 
-    return in_parts(d) ? cuda_collect(d->s, &a, e) : 0;
+    return cuda_collect(d->s, &a, e);
 }
 
-static int launch_layer(const struct decode_step *d, const struct decode_layer *l, struct err *e)
+/* What a launch leaves for `rows`, n_cols of them this GPU's, and where its lines lie; *number
+ * counts exchanges. */
+static struct step_share leaves(const struct decode_step *d, int64_t n_cols, void *rows, size_t at,
+                                int *number)
 {
-    const int64_t own_width = d->a->embed->n_cols / d->a->n_parts;
+    struct step_share share = d->share;
+
+    if (!share.n)
+        return share;
+    share.number = ++*number;
+    share.n_cols = (int)n_cols;
+    share.at = (uint32_t)at;
+    share.rows = rows;
+    return share;
+}
+
+/* The launch in front has left what it made at `own`, or exchanged it. */
+static int bring_together(const struct decode_step *d, const struct step_share *share, void *own,
+                          int64_t n_cols, void *rows, struct err *e)
+{
+    return in_parts(d) && !share->n ? collect(d, d->t, own, d->n_rows, n_cols, rows, e) : 0;
+}
+
+static int launch_layer(const struct decode_step *d, const struct decode_layer *l, int *number,
+                        struct err *e)
+{
+    const int64_t width = d->a->embed->n_cols / d->a->n_parts, mlp = l->linear[GATE].n_out;
+    const int64_t query = (int64_t)d->a->n_heads * d->a->head_dim;
     struct decode_linear qkv = product_qkv(d, l), o = product_o(d, l),
                          gate_up = product_gate_up(d, l), down = product_down(d, l);
     struct decode_attention attention = attention_of(d, l);
@@ -332,16 +368,22 @@ static int launch_layer(const struct decode_step *d, const struct decode_layer *
         o.x_eights = attention.eights = cuda_linear_decode_eights(d->s, &o);
     if (!in_parts(d) && cuda_linear_decode_leaves_image(d->s, &gate_up))
         gate_up.y_eights = down.x_eights = cuda_linear_decode_eights(d->s, &down);
+    attention.share = leaves(d, query, d->attended, d->lines.attended, number);
+    if (cuda_linear_decode_shares(d->s, &o))
+        o.share = leaves(d, width, d->x, d->lines.x, number);
+    if (cuda_linear_decode_shares(d->s, &gate_up))
+        gate_up.share = leaves(d, mlp, d->mlp, d->lines.mlp, number);
+    if (cuda_linear_decode_shares(d->s, &down))
+        down.share = leaves(d, width, d->x, d->lines.x, number);
     if (cuda_linear_decode(d->s, &qkv, e) < 0 || cuda_attention_decode(d->s, &attention, e) < 0 ||
-        bring_together(d, d->t, d->own_attended, d->n_rows, (int64_t)d->a->n_heads * d->a->head_dim,
-                       d->attended, e) < 0 ||
+        bring_together(d, &attention.share, d->own_attended, query, d->attended, e) < 0 ||
         cuda_linear_decode(d->s, &o, e) < 0 ||
-        bring_together(d, d->t, d->own_x, d->n_rows, own_width, d->x, e) < 0 ||
+        bring_together(d, &o.share, d->own_x, width, d->x, e) < 0 ||
         cuda_linear_decode(d->s, &gate_up, e) < 0 ||
-        bring_together(d, d->t, d->own_mlp, d->n_rows, l->linear[GATE].n_out, d->mlp, e) < 0 ||
+        bring_together(d, &gate_up.share, d->own_mlp, mlp, d->mlp, e) < 0 ||
         cuda_linear_decode(d->s, &down, e) < 0)
         return -1;
-    return bring_together(d, d->t, d->own_x, d->n_rows, own_width, d->x, e);
+    return bring_together(d, &down.share, d->own_x, width, d->x, e);
 }
 
 /* A step_launch. */
@@ -349,13 +391,16 @@ static int launch_step(const void *step, struct err *e)
 {
     const struct decode_step *d = (const struct decode_step *)step;
     const struct decode_linear head = product_head(d);
+    int number = 0;
 
     for (int64_t i = 0; i < d->a->n_layers; i++)
-        if (launch_layer(d, &d->a->layers[i], e) < 0)
+        if (launch_layer(d, &d->a->layers[i], &number, e) < 0)
             return err_in(e, "layer %lld", (long long)i);
-    if (cuda_linear_decode(d->s, &head, e) < 0 ||
-        bring_together(d, DTYPE_F32, d->own_best, 1, 2 * d->n_best * d->n_rows, d->best, e) < 0)
+    if (cuda_linear_decode(d->s, &head, e) < 0)
         return err_in(e, "the head");
+    if (in_parts(d) &&
+        collect(d, DTYPE_F32, d->own_best, 1, 2 * d->n_best * d->n_rows, d->best, e) < 0)
+        return err_in(e, "the head's best");
     return finish_step(d, e);
 }
 
@@ -480,6 +525,31 @@ static size_t room_of(const struct decode_step *d)
     return most;
 }
 
+/* Bytes of lines of n_cols of each GPU, behind n others. */
+static size_t lines_part(size_t *n, int64_t n_cols, int n_parts)
+{
+    const size_t at = *n;
+
+    *n += (size_t)(n_cols * n_parts) * SHARE_ROWS * 8;
+    return at;
+}
+
+/* Up to SHARE_ROWS rows are exchanged as lines, if the rooms hold those of all three places and 16
+ * bits count the exchanges of a step. */
+static void open_share(struct decode_step *d)
+{
+    const struct decode_args *a = d->a;
+    size_t room, n = 0;
+    const struct step_share share = cuda_group_share(d->s, &room);
+
+    d->lines.x = lines_part(&n, a->embed->n_cols / a->n_parts, a->n_parts);
+    d->lines.attended = lines_part(&n, (int64_t)a->n_heads * a->head_dim, a->n_parts);
+    d->lines.mlp = lines_part(&n, a->layers[0].linear[GATE].n_out, a->n_parts);
+    memset(&d->share, 0, sizeof d->share);
+    if (n <= room && d->n_rows <= SHARE_ROWS && 4 * a->n_layers < UINT16_MAX)
+        d->share = share;
+}
+
 static int open_graphs(struct cuda_state *s, struct err *e)
 {
     struct cudaFuncAttributes facts;
@@ -504,6 +574,8 @@ static int open_step(struct decode_step *d, struct err *e)
     if (open_graphs(d->s, e) < 0)
         return -1;
     d->n_best = cuda_linear_decode_blocks(d->s, &head);
+    if (in_parts(d))
+        open_share(d);
     if (cuda_scratch(d->s, SCRATCH_DECODE, carve(d, NULL, room), &all, e) < 0)
         return -1;
     carve(d, (char *)all, room);

@@ -16,6 +16,8 @@
  * halves of an inbox take turns: a GPU that begins call k + 2 has heard of all others in k + 1,
  * which they began after they had read what came in k.
  *
+ * Launches of a decode step of few rows exchange what they make themselves (step_share.cuh).
+ *
  * Where a GPU cannot reach another's memory, parts go through the host's.  A kernel that waits
  * looks, now and then, whether a member has given up. */
 #include "group.cuh"
@@ -44,6 +46,7 @@ struct inbox {
     uint32_t flags[2][MEMBERS_MOST][LARGE_BLOCKS];
     uint4 lines[2][MEMBERS_MOST][LINES];
     char large[2][MEMBERS_MOST][LARGE_BYTES];
+    char step[INBOX_STEP_BYTES]; /* step_share.cuh */
 };
 static_assert(sizeof(struct inbox) == INBOX_BYTES, "what a dry run counts");
 
@@ -53,11 +56,19 @@ struct cuda_members {
     bool reach;      /* inboxes of all members can be written */
     cudaError_t why; /* they cannot, as far as this member saw */
     struct inbox *own;
-    struct inbox *of[MEMBERS_MOST];  /* opened here; own at its own place */
-    uint32_t *counter;               /* device, [2]: calls so far; blocks that have finished one */
+    struct inbox *of[MEMBERS_MOST]; /* opened here; own at its own place */
+    /* Device, [4]: calls so far; blocks that have finished one; decode steps; a member is gone. */
+    uint32_t *counter;
     void *registered;                /* host memory that kernels look at */
     const volatile uint32_t *broken; /* the same, on the device */
 };
+
+static bool test_says(const char *name)
+{
+    const char *test = getenv(name);
+
+    return test && *test == '1';
+}
 
 /* ---- kernels ---- */
 
@@ -409,6 +420,22 @@ int cuda_group_index(const struct cuda_state *s)
     return meeting_member(s->members->meeting);
 }
 
+struct step_share cuda_group_share(const struct cuda_state *s, size_t *room_bytes)
+{
+    const struct cuda_members *m = s->members;
+    struct step_share share = {};
+
+    share.n = meeting_size(m->meeting);
+    share.index = meeting_member(m->meeting);
+    for (int i = 0; i < share.n; i++)
+        share.room[i] = m->of[i]->step;
+    share.n_steps = m->counter + 2;
+    share.broken = m->broken;
+    share.gone = m->counter + 3;
+    *room_bytes = test_says("LLQ_TEST_NO_ROOM") ? 0 : INBOX_STEP_BYTES;
+    return share;
+}
+
 int cuda_group_number(const struct cuda_state *s)
 {
     return s->members ? s->members->n_joined : 0;
@@ -424,15 +451,8 @@ int cuda_group_check(struct cuda_state *s, struct err *e)
 /* What members tell each other of their inboxes. */
 struct address {
     cudaIpcMemHandle_t handle;
-    uint32_t can;
+    uint32_t can, n_multiprocessors; /* grids go by their number */
 };
-
-static bool no_peers(void)
-{
-    const char *test = getenv("LLQ_TEST_NO_PEERS");
-
-    return test && *test == '1';
-}
 
 /* Its own memory of the driver's, kept until the end: another process may have it open. */
 static bool open_own(struct cuda_state *s, struct address *out)
@@ -446,18 +466,18 @@ static bool open_own(struct cuda_state *s, struct address *out)
             backend_adopt(s->backend, MEM_SCRATCH, m->own, sizeof *m->own);
     }
     if (rc == cudaSuccess && !m->counter)
-        rc = cudaMalloc((void **)&m->counter, 2 * sizeof *m->counter);
+        rc = cudaMalloc((void **)&m->counter, 4 * sizeof *m->counter);
     if (rc == cudaSuccess)
         rc = cudaMemset(m->own, 0, sizeof *m->own);
     if (rc == cudaSuccess)
-        rc = cudaMemset(m->counter, 0, 2 * sizeof *m->counter);
+        rc = cudaMemset(m->counter, 0, 4 * sizeof *m->counter);
     if (rc == cudaSuccess)
         rc = cudaDeviceSynchronize();
     if (rc == cudaSuccess)
         rc = cudaIpcGetMemHandle(&out->handle, m->own);
     cudaGetLastError();
     m->why = rc;
-    return rc == cudaSuccess && !no_peers();
+    return rc == cudaSuccess && !test_says("LLQ_TEST_NO_PEERS");
 }
 
 /* The start of the members' memory, where it says that one gave up. */
@@ -486,7 +506,7 @@ static bool open_others(struct cuda_members *m, const struct group_seat *seat,
     bool good = true;
 
     for (int i = 0; i < seat->n; i++)
-        good = good && all[i].can;
+        good = good && all[i].can && all[i].n_multiprocessors == all[0].n_multiprocessors;
     for (int i = 0; good && i < seat->n; i++) {
         if (i == seat->index)
             m->of[i] = m->own;
@@ -525,6 +545,7 @@ static int reach_others(struct cuda_state *s, const struct group_seat *seat, str
     int64_t can[MEMBERS_MOST];
 
     own.can = open_own(s, &own) && register_broken(m);
+    own.n_multiprocessors = (uint32_t)s->n_multiprocessors;
     if (seat->swap(seat->context, &own, sizeof own, all, e) < 0)
         return -1;
     if (meeting_tell(m->meeting, open_others(m, seat, all), can, e) < 0)

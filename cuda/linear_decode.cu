@@ -129,24 +129,25 @@ static const void *kernel_of(const struct decode_linear *a, enum decode_kind kin
     const struct weight *w = a->w[0];
     const bool bf16 = a->compute == DTYPE_BF16;
     const bool short_runs = w->group_size < CHUNK_COLS / 2;
+    const bool shared = a->share.n > 0;
 
     if (w->form == WEIGHT_PLAIN)
-        return decode_kernel_16(kind, bf16);
+        return decode_kernel_16(kind, bf16, shared);
     if (w->form == WEIGHT_INT8)
-        return decode_kernel_int8(kind, a->model == DTYPE_BF16);
+        return decode_kernel_int8(kind, a->model == DTYPE_BF16, shared);
     switch (w->bits) {
     case 2:
-        return decode_kernel_2(kind, short_runs, bf16);
+        return decode_kernel_2(kind, short_runs, bf16, shared);
     case 3:
-        return decode_kernel_3(kind, short_runs, bf16);
+        return decode_kernel_3(kind, short_runs, bf16, shared);
     case 4:
-        return decode_kernel_4(bytes_of_zero(w), kind, short_runs, bf16);
+        return decode_kernel_4(bytes_of_zero(w), kind, short_runs, bf16, shared);
     case 5:
-        return decode_kernel_5(kind, short_runs, bf16);
+        return decode_kernel_5(kind, short_runs, bf16, shared);
     case 6:
-        return decode_kernel_6(kind, short_runs, bf16);
+        return decode_kernel_6(kind, short_runs, bf16, shared);
     default:
-        return decode_kernel_8(kind, short_runs, bf16);
+        return decode_kernel_8(kind, short_runs, bf16, shared);
     }
 }
 
@@ -410,6 +411,13 @@ bool cuda_linear_decode_leaves_image(struct cuda_state *s, const struct decode_l
     return cuda_linear_decode_fits(a) && leaves_image(a, plan_of(s, a).kind);
 }
 
+bool cuda_linear_decode_shares(struct cuda_state *s, const struct decode_linear *a)
+{
+    const enum decode_kind kind = plan_of(s, a).kind;
+
+    return kind == DECODE_FEW || kind == DECODE_FEW_LONG;
+}
+
 int cuda_linear_decode_blocks(struct cuda_state *s, const struct decode_linear *a)
 {
     return plan_of(s, a).n_blocks;
@@ -637,7 +645,10 @@ static bool needs_prepare(const struct decode_linear *a, enum decode_kind kind)
 static int multiply(struct cuda_state *s, const struct decode_linear *a, struct err *e)
 {
     const struct plan p = plan_of(s, a);
-    struct decode_job job = job_of(s, a, &p);
+    struct decode_shared_job job;
+
+    (struct decode_job &)job = job_of(s, a, &p);
+    job.share = a->share;
     void *args[] = { &job };
 
     if ((a->x_eights && !is_wide(p.kind)) || (a->y_eights && !leaves_image(a, p.kind)))
@@ -671,6 +682,7 @@ static struct decode_linear rows_alone(const struct decode_linear *a, int64_t fi
             b.y[i] = (char *)a->y[i] + (size_t)(first * a->w[i]->n_out) * y_bytes;
     if (a->residual)
         b.residual = (char *)a->residual + (size_t)(first * a->w[0]->n_out) * 2;
+    b.share.first_row += (int)first;
     return b;
 }
 

@@ -160,9 +160,9 @@ __device__ inline void multiply_coded(const struct decode_job &a, struct few_slo
 /* RUNS: of a chunk.  The loop is short on purpose, and products of all shapes share this kernel:
  * between two launches of it others run, and what has to come back into the instruction cache is
  * waited for.  More pieces on their way, or some decoded early, are slower by that. */
-template <class C, bool BF16, int RUNS>
+template <class C, bool BF16, int RUNS, class Job>
 __global__ static void __launch_bounds__(DECODE_THREADS, 2)
-    decode_coded(const __grid_constant__ struct decode_job a)
+    decode_coded(const __grid_constant__ Job a)
 {
     extern __shared__ __align__(128) char room[];
     constexpr int SIDES = 2, DEPTH = 2;                 /* units of a pass; pieces on their way */
@@ -265,10 +265,17 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
         store_bests(a, bests);
 }
 
-template <class C> static const void *coded_kernel(bool short_runs, bool bf16)
+template <class C, class Job> static const void *coded_kernel_for(bool short_runs, bool bf16)
 {
     if (short_runs)
-        return bf16 ? (const void *)decode_coded<C, true, 4>
-                    : (const void *)decode_coded<C, false, 4>;
-    return bf16 ? (const void *)decode_coded<C, true, 2> : (const void *)decode_coded<C, false, 2>;
+        return bf16 ? (const void *)decode_coded<C, true, 4, Job>
+                    : (const void *)decode_coded<C, false, 4, Job>;
+    return bf16 ? (const void *)decode_coded<C, true, 2, Job>
+                : (const void *)decode_coded<C, false, 2, Job>;
+}
+
+template <class C> static const void *coded_kernel(bool short_runs, bool bf16, bool shared)
+{
+    return shared ? coded_kernel_for<C, struct decode_shared_job>(short_runs, bf16)
+                  : coded_kernel_for<C, struct decode_job>(short_runs, bf16);
 }

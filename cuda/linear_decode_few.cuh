@@ -145,10 +145,23 @@ __device__ inline void store_bests(const struct decode_job &a, const struct deco
     }
 }
 
-/* The outputs in the slots.  o, held: of output threadIdx.x of the first slots. */
+/* What the others have in place of the outputs in the slots. */
 template <int SIDES>
-__device__ inline void finish_slots(const struct decode_job &a, const float *sums, int first,
-                                    int n_slots, bool first_time, struct few_output o, float held)
+__device__ inline void receive_slots(const struct decode_shared_job &a, int first, int n_slots)
+{
+#pragma unroll 1
+    for (int i = threadIdx.x; i < n_outputs<SIDES>(a, n_slots); i += DECODE_THREADS) {
+        const struct few_output o = output_number<SIDES>(a, i, first, n_slots);
+
+        if (o.there)
+            receive_from_members(a.share, o.row, o.col);
+    }
+}
+
+/* The outputs in the slots.  o, held: of output threadIdx.x of the first slots. */
+template <int SIDES, class Job>
+__device__ inline void finish_slots(const Job &a, const float *sums, int first, int n_slots,
+                                    bool first_time, struct few_output o, float held)
 {
     for (int i = threadIdx.x; i < n_outputs<SIDES>(a, n_slots); i += DECODE_THREADS) {
         if (!first_time || i >= DECODE_THREADS) {
@@ -165,8 +178,10 @@ __device__ inline void finish_slots(const struct decode_job &a, const float *sum
         }
         float gate = biased(a, p, o.col, sum);
         float up = biased(a, a.part[1], o.col, sum_of_parts<SIDES>(sums + o.sums + UNIT_ROWS));
-        store_value(a.model, p.y, swiglu_at(a, p, o.row, o.col), swiglu_value(a.model, gate, up));
+        store_swiglu(a, p, o.row, o.col, swiglu_value(a.model, gate, up));
     }
+    if constexpr (Job::SHARED)
+        receive_slots<SIDES>(a, first, n_slots);
 }
 
 /* A piece of one or two units on its way. */
@@ -242,9 +257,9 @@ template <class C, int SIDES> struct few_loads {
 };
 
 /* SIDES: units of a pass; DEPTH: pieces on their way. */
-template <bool BF16, int SIDES, int DEPTH>
+template <bool BF16, int SIDES, int DEPTH, class Job>
 __global__ static void __launch_bounds__(DECODE_THREADS, 2)
-    decode_few(const __grid_constant__ struct decode_job a)
+    decode_few(const __grid_constant__ Job a)
 {
     extern __shared__ __align__(128) char room[];
     constexpr int steps = codes_16::PIECE_COLS / 32;

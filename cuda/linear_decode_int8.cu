@@ -178,9 +178,9 @@ __device__ static float int8_output(const struct decode_job &a, const struct int
     return rounded_16<BF16>(y + added);
 }
 
-template <bool BF16, int SIDES>
-__device__ static void finish_int8(const struct decode_job &a, const struct int8_x &x,
-                                   const int *sums, int first, int n_slots)
+template <bool BF16, int SIDES, class Job>
+__device__ static void finish_int8(const Job &a, const struct int8_x &x, const int *sums, int first,
+                                   int n_slots)
 {
     for (int i = threadIdx.x; i < n_outputs<SIDES>(a, n_slots); i += DECODE_THREADS) {
         const struct few_output o = output_number<SIDES>(a, i, first, n_slots);
@@ -194,18 +194,20 @@ __device__ static void finish_int8(const struct decode_job &a, const struct int8
         if (a.pair) {
             float up = int8_output<BF16>(a, x, a.part[1], o.row, o.col,
                                          sum_of_parts<SIDES>(sums + o.sums + UNIT_ROWS));
-            store_value(a.model, p.y, at, swiglu_value(a.model, y, up));
+            store_swiglu(a, p, o.row, o.col, swiglu_value(a.model, y, up));
         } else if (a.epilogue == DECODE_ADD) {
-            store_value(a.model, a.residual, at, held + y);
+            store_sum(a, at, o.row, o.col, held + y);
         } else {
             store_value(a.epilogue == DECODE_LOGITS ? DTYPE_F32 : a.model, p.y, at, y);
         }
     }
+    if constexpr (Job::SHARED)
+        receive_slots<SIDES>(a, first, n_slots);
 }
 
-template <bool BF16, int SIDES, int DEPTH>
+template <bool BF16, int SIDES, int DEPTH, class Job>
 __global__ static void __launch_bounds__(DECODE_THREADS, 2)
-    decode_int8(const __grid_constant__ struct decode_job a)
+    decode_int8(const __grid_constant__ Job a)
 {
     extern __shared__ __align__(128) char room[];
     int *sums = (int *)room;
@@ -279,10 +281,17 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
     }
 }
 
-const void *decode_kernel_int8(enum decode_kind kind, bool bf16)
+template <class Job> static const void *int8_kernel_for(enum decode_kind kind, bool bf16)
 {
     if (kind == DECODE_FEW_LONG)
-        return bf16 ? (const void *)decode_int8<true, 1, 8>
-                    : (const void *)decode_int8<false, 1, 8>;
-    return bf16 ? (const void *)decode_int8<true, 2, 4> : (const void *)decode_int8<false, 2, 4>;
+        return bf16 ? (const void *)decode_int8<true, 1, 8, Job>
+                    : (const void *)decode_int8<false, 1, 8, Job>;
+    return bf16 ? (const void *)decode_int8<true, 2, 4, Job>
+                : (const void *)decode_int8<false, 2, 4, Job>;
+}
+
+const void *decode_kernel_int8(enum decode_kind kind, bool bf16, bool shared)
+{
+    return shared ? int8_kernel_for<struct decode_shared_job>(kind, bf16)
+                  : int8_kernel_for<struct decode_job>(kind, bf16);
 }

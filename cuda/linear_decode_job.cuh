@@ -21,6 +21,7 @@ struct decode_part {
 };
 
 struct decode_job {
+    static constexpr bool SHARED = false; /* whether GPUs exchange what the launch makes */
     struct decode_part part[3];
     int last_pass[3]; /* passes of this part and of those before */
     bool pair;        /* units of parts 0 and 1 side by side; else two of one part */
@@ -31,7 +32,6 @@ struct decode_job {
     int n_streams; /* wide: warps that share rows of W */
     int n_stages;  /* wide: chunks of x that each has */
     int n_staged;  /* wide: groups of a row whose scales are in shared memory from the beginning */
-    int order_at;  /* wide: of chunks, in shared memory */
     int64_t unit_bytes;
     int n_groups, group_shift; /* of a row; chunk >> shift where a group is chunks */
     int groups_log;            /* of 2: groups in a chunk */
@@ -54,6 +54,13 @@ struct decode_job {
     const int32_t *forbidden;
     int n_forbidden;
     float table[16];
+    int order_at; /* wide: of chunks, in shared memory */
+};
+
+/* Kernels are compiled for either: who has a GPU for himself carries nothing of the other. */
+struct decode_shared_job : decode_job {
+    static constexpr bool SHARED = true;
+    struct step_share share;
 };
 
 /* First chunk of part i of K; the last one ends at part K_PARTS. */
@@ -515,9 +522,35 @@ __device__ inline int64_t swiglu_at(const struct decode_job &a, const struct dec
     return a.y_eights ? image_element(a.y_eights, row, col) : element_at(part, row, col);
 }
 
+__device__ inline uint16_t value_bits(enum dtype t, float x)
+{
+    return t == DTYPE_BF16 ? __bfloat16_as_ushort(__float2bfloat16_rn(x))
+                           : __half_as_ushort(__float2half_rn(x));
+}
+
+/* One of what SwiGLU makes. */
+template <class Job>
+__device__ inline void store_swiglu(const Job &a, const struct decode_part &part, int row, int col,
+                                    float v)
+{
+    if constexpr (Job::SHARED)
+        send_to_members(a.share, row, col, value_bits(a.model, v));
+    else
+        store_value(a.model, part.y, swiglu_at(a, part, row, col), v);
+}
+
+template <class Job>
+__device__ inline void store_sum(const Job &a, int64_t at, int row, int col, float v)
+{
+    store_value(a.model, a.residual, at, v);
+    if constexpr (Job::SHARED)
+        send_to_members(a.share, row, col, value_bits(a.model, v));
+}
+
 /* One output; held: what the residual held. */
-__device__ inline void store_output(const struct decode_job &a, const struct decode_part &part,
-                                    int row, int col, float sum, float held)
+template <class Job>
+__device__ inline void store_output(const Job &a, const struct decode_part &part, int row, int col,
+                                    float sum, float held)
 {
     const int64_t at = element_at(part, row, col);
     float v = biased(a, part, col, sum);
@@ -525,7 +558,7 @@ __device__ inline void store_output(const struct decode_job &a, const struct dec
     if (a.epilogue == DECODE_LOGITS)
         ((float *)part.y)[at] = v;
     else if (a.epilogue == DECODE_ADD)
-        store_value(a.model, a.residual, at, held + round_value(a.model, v));
+        store_sum(a, at, row, col, held + round_value(a.model, v));
     else
         store_value(a.model, part.y, at, v);
 }
@@ -566,13 +599,15 @@ enum decode_kind {
 };
 
 /* By the kind of codes, each in a file of its own; zero_bytes: of a stored zero point; short_runs:
- * of 32 columns; bf16: what x and W are rounded to. */
-const void *decode_kernel_16(enum decode_kind kind, bool bf16);
-const void *decode_kernel_4(int zero_bytes, enum decode_kind kind, bool short_runs, bool bf16);
-const void *decode_kernel_2(enum decode_kind kind, bool short_runs, bool bf16);
-const void *decode_kernel_3(enum decode_kind kind, bool short_runs, bool bf16);
-const void *decode_kernel_5(enum decode_kind kind, bool short_runs, bool bf16);
-const void *decode_kernel_6(enum decode_kind kind, bool short_runs, bool bf16);
-const void *decode_kernel_8(enum decode_kind kind, bool short_runs, bool bf16);
+ * of 32 columns; bf16: what x and W are rounded to; shared: for decode_shared_job, kinds FEW alone.
+ */
+const void *decode_kernel_16(enum decode_kind kind, bool bf16, bool shared);
+const void *decode_kernel_4(int zero_bytes, enum decode_kind kind, bool short_runs, bool bf16,
+                            bool shared);
+const void *decode_kernel_2(enum decode_kind kind, bool short_runs, bool bf16, bool shared);
+const void *decode_kernel_3(enum decode_kind kind, bool short_runs, bool bf16, bool shared);
+const void *decode_kernel_5(enum decode_kind kind, bool short_runs, bool bf16, bool shared);
+const void *decode_kernel_6(enum decode_kind kind, bool short_runs, bool bf16, bool shared);
+const void *decode_kernel_8(enum decode_kind kind, bool short_runs, bool bf16, bool shared);
 /* LLM.int8, for up to 8 rows; bf16: the model's type. */
-const void *decode_kernel_int8(enum decode_kind kind, bool bf16);
+const void *decode_kernel_int8(enum decode_kind kind, bool bf16, bool shared);

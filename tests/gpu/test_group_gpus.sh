@@ -62,6 +62,8 @@ LLQ_TEST_BACKEND=cuda timeout -k 3 90 "$parts" >"$work/out" 2>&1
 ok "parts give the bits of the whole on two GPUs"
 LLQ_TEST_BACKEND=cuda LLQ_TEST_NO_PEERS=1 timeout -k 3 90 "$parts" >"$work/out" 2>&1
 ok "and by way of the host"
+LLQ_TEST_BACKEND=cuda LLQ_TEST_NO_ROOM=1 timeout -k 3 90 "$parts" >"$work/out" 2>&1
+ok "and where a decode step has no room on the others"
 run 1 one
 ok "one rank"
 [ "$(scores one mse loss | grep -c '"prediction".*"window_nll"')" = 5 ]

@@ -158,7 +158,7 @@ memory() { # memory OPTIONS...: MiB of nf4
     "$program" --dry-run "$@" speed.toml | awk '$1 == "nf4" { print $(NF - 1) }'
 }
 alone=$(memory --set model.tensor_parallel=1) cpu=$(memory) gpu=$(memory --backend cuda)
-awk -v one="$alone" -v cpu="$cpu" -v gpu="$gpu" 'BEGIN { exit !(one > 0 && gpu - cpu > 129.9 && gpu - cpu < 130.1 && cpu < one + 2) }'
+awk -v one="$alone" -v cpu="$cpu" -v gpu="$gpu" 'BEGIN { exit !(one > 0 && gpu - cpu > 135.9 && gpu - cpu < 136.1 && cpu < one + 2) }'
 ok "and counts what it takes to hear the others ($alone, $cpu, $gpu MiB)"
 for name in $(ls /dev/shm | grep -E '^llq-[0-9]+-[0-9a-f]{16}$'); do
     kill -0 "$(cut -d- -f2 <<<"$name")" 2>/dev/null || left=$name
