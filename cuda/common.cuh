@@ -68,7 +68,7 @@ struct cuda_state {
     struct {
         const void *kernel;
         int n_in_cluster, n_blocks; /* that run at the same time */
-    } gemm_rooms[32];
+    } gemm_rooms[64];
     struct cuda_answers *answers; /* answers.cuh */
     struct cuda_queue *queue;     /* quantizations not started yet: n_queued of them */
     int n_queued;

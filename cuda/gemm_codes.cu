@@ -37,10 +37,17 @@ static bool takes(const struct cuda_state *s, const struct gemm_args *a,
     return true;
 }
 
-static struct gemm_kernel kernel_at(const struct gemm_args *a, int i)
+static enum zero_form zero_form_of(const struct weight *w)
 {
-    return a->operand == GEMM_BF16 ? gemm_codes_bf16_kernel(a->end, a->n_splits > 1, i)
-                                   : gemm_codes_f16_kernel(a->end, a->n_splits > 1, i);
+    return w->form == WEIGHT_TABLE ? ZERO_CONSTANT : w->zero_form;
+}
+
+static struct gemm_kernel kernel_at(const struct gemm_args *a, const struct weight *w, int i)
+{
+    const bool split = a->n_splits > 1, zero = zero_form_of(w) != ZERO_CONSTANT;
+
+    return a->operand == GEMM_BF16 ? gemm_codes_bf16_kernel(a->end, split, zero, i)
+                                   : gemm_codes_f16_kernel(a->end, split, zero, i);
 }
 
 /* ---- the start ---- */
@@ -102,14 +109,14 @@ static void choose(struct cuda_state *s, const struct gemm_args *a, const struct
                    int n_w, struct launch *out)
 {
     const int wish =
-        gemm_wish.kernel >= 0 && kernel_at(a, gemm_wish.kernel).start ? gemm_wish.kernel : -1;
+        gemm_wish.kernel >= 0 && kernel_at(a, w[0], gemm_wish.kernel).start ? gemm_wish.kernel : -1;
     const int64_t n_steps = a->n_k / 64 / a->n_splits;
     double least = gemm_wish.kernel >= 0 ? INFINITY : time_of_plain(a, w);
 
     *out = launch();
-    for (int i = 0; kernel_at(a, i).start; i++)
+    for (int i = 0; kernel_at(a, w[0], i).start; i++)
         for (int cw = 1; cw <= 2; cw++) {
-            const struct gemm_kernel k = kernel_at(a, i);
+            const struct gemm_kernel k = kernel_at(a, w[0], i);
             struct launch l;
 
             if ((wish >= 0 && i != wish) || (gemm_wish.cm == 1 && cw == 2) || n_w % cw != 0)
@@ -177,7 +184,7 @@ int gemm_codes(struct cuda_state *s, const struct gemm_args *a, const struct wei
     if (!l.kernel.start)
         return 0;
     job.scale_form = w[0]->scale_form;
-    job.zero_form = w[0]->form == WEIGHT_TABLE ? ZERO_CONSTANT : w[0]->zero_form;
+    job.zero_form = zero_form_of(w[0]);
     job.add = a->add;
     job.map = s->dynamic_map;
     job.n_rows = (int32_t)a->n_rows;

@@ -264,7 +264,7 @@ __device__ inline codes_place<END> place_of(const struct gemm_codes_job &job,
 /* `raw` has the first chunk.  A warp stays where it issues products with an operand in registers
  * until most of them are through, and a value is long under way: so the operand of a whole chunk is
  * made at once, while the other warpgroup multiplies. */
-template <class S, enum gemm_end END>
+template <class S, enum gemm_end END, bool ZERO>
 __device__ inline void sum_codes(const struct gemm_codes_job &job, struct gemm_ring &r,
                                  const struct codes_place<END> &place, int first_chunk,
                                  const char *lookup, struct codes_raw &raw, float (&c)[S::N_SUMS])
@@ -274,7 +274,7 @@ __device__ inline void sum_codes(const struct gemm_codes_job &job, struct gemm_r
     for (int chunk = 0; chunk < job.n_chunks; chunk++) {
         const struct scale_zero own = { scale_value(job.scale_form, raw.scale, raw.second,
                                                     place.nested_offset, job.map),
-                                        zero_value(job.zero_form, raw.zero, 0.0f) };
+                                        ZERO ? zero_value(job.zero_form, raw.zero, 0.0f) : 0.0f };
         uint32_t word[2][4], a[8][4];
 
 #pragma unroll
@@ -301,10 +301,7 @@ __device__ inline void sum_codes(const struct gemm_codes_job &job, struct gemm_r
 #pragma unroll
             for (int i = 0; i < 4; i++)
                 asm volatile("" : "+r"(word[u][i])::"memory");
-        if (job.zero_form != ZERO_CONSTANT)
-            make_operand<S, true>(job, word, own, lookup, a);
-        else
-            make_operand<S, false>(job, word, own, lookup, a);
+        make_operand<S, ZERO>(job, word, own, lookup, a);
         const int next = r.stage + 1 < S::N_STAGES ? r.stage + 1 : 0;
         const uint32_t at[2] = { r.data + r.stage * S::PLACE_BYTES,
                                  r.data + next * S::PLACE_BYTES };
@@ -483,7 +480,7 @@ __device__ inline void exchange_halves(const struct codes_block &b, const struct
     }
 }
 
-template <class S, enum gemm_end END, bool SPLIT>
+template <class S, enum gemm_end END, bool SPLIT, bool ZERO>
 __device__ inline void multiply_codes(const struct gemm_codes_job &job, const struct codes_block &b,
                                       struct gemm_ring r, const uint8_t *data, char *lookup,
                                       uint4 (&room)[2][512])
@@ -506,7 +503,7 @@ __device__ inline void multiply_codes(const struct gemm_codes_job &job, const st
         const struct codes_tile here = tile;
         const struct codes_place<END> its = place;
 
-        sum_codes<S, END>(job, r, its, b.first_chunk, lookup, raw, c);
+        sum_codes<S, END, ZERO>(job, r, its, b.first_chunk, lookup, raw, c);
         if (i + b.n_clusters < n_tiles) { /* on its way while this one ends */
             tile = codes_tile_at(job, i + b.n_clusters, b.rank_w);
             place = place_of<END>(job, tile, warp);
@@ -522,7 +519,7 @@ __device__ inline void multiply_codes(const struct gemm_codes_job &job, const st
     }
 }
 
-template <class S, enum gemm_end END, bool SPLIT>
+template <class S, enum gemm_end END, bool SPLIT, bool ZERO>
 __device__ inline void codes_kernel(const struct gemm_codes_job &job, uint8_t *data,
                                     uint64_t *barriers, char *lookup, uint4 (*room)[2][512])
 {
@@ -568,7 +565,7 @@ __device__ inline void codes_kernel(const struct gemm_codes_job &job, uint8_t *d
             cluster_meet();
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-        multiply_codes<S, END, SPLIT>(job, b, r, data, lookup, room[threadIdx.x / 128 - 1]);
+        multiply_codes<S, END, SPLIT, ZERO>(job, b, r, data, lookup, room[threadIdx.x / 128 - 1]);
     }
     if (n_in_cluster > 1) /* others may still write here */
         cluster_meet();
@@ -576,7 +573,10 @@ __device__ inline void codes_kernel(const struct gemm_codes_job &job, uint8_t *d
 
 #endif
 
-template <bool BF16, int ROWS, enum gemm_end END, bool SPLIT>
+/* ZERO: groups have a zero point that is stored.  A kernel is compiled for each case: where the
+ * loop over k asks at run time, it holds both ways of making an operand (256 rows of x, k split:
+ * 815 instructions instead of 489), and ptxas lets no part of one be made while x is waited for. */
+template <bool BF16, int ROWS, enum gemm_end END, bool SPLIT, bool ZERO>
 __global__ static void __launch_bounds__(384, 1)
     gemm_codes(const __grid_constant__ struct gemm_codes_job job)
 {
@@ -588,16 +588,16 @@ __global__ static void __launch_bounds__(384, 1)
     __shared__ __align__(16) char lookup[256 * TABLE_COPIES * 8];
     uint8_t *data = memory + (-shared_address(memory) & 1023);
 
-    codes_kernel<S, END, SPLIT>(job, data, barriers, lookup, room);
+    codes_kernel<S, END, SPLIT, ZERO>(job, data, barriers, lookup, room);
 #endif
 }
 
-template <bool BF16, int ROWS, enum gemm_end END, bool SPLIT>
+template <bool BF16, int ROWS, enum gemm_end END, bool SPLIT, bool ZERO>
 static struct gemm_kernel gemm_codes_kernel_of()
 {
     typedef struct codes_shape<BF16, ROWS> S;
 
-    return { (const void *)gemm_codes<BF16, ROWS, END, SPLIT>,
+    return { (const void *)gemm_codes<BF16, ROWS, END, SPLIT, ZERO>,
              ROWS,
              CODES_COLS,
              S::N_THREADS,
@@ -607,25 +607,33 @@ static struct gemm_kernel gemm_codes_kernel_of()
 }
 
 /* Kernel i for this end, as gemm_16bit_kernel() has it. */
-template <bool BF16, enum gemm_end END, bool SPLIT>
+template <bool BF16, enum gemm_end END, bool SPLIT, bool ZERO>
 static struct gemm_kernel gemm_codes_end_kernel(int i)
 {
     if constexpr (!SPLIT)
         if (i == 2)
-            return gemm_codes_kernel_of<BF16, 64, END, false>();
-    return i == 0   ? gemm_codes_kernel_of<BF16, 256, END, SPLIT>()
-           : i == 1 ? gemm_codes_kernel_of<BF16, 128, END, SPLIT>()
+            return gemm_codes_kernel_of<BF16, 64, END, false, ZERO>();
+    return i == 0   ? gemm_codes_kernel_of<BF16, 256, END, SPLIT, ZERO>()
+           : i == 1 ? gemm_codes_kernel_of<BF16, 128, END, SPLIT, ZERO>()
                     : gemm_kernel{};
 }
 
-template <bool BF16>
-static struct gemm_kernel gemm_codes_16bit(enum gemm_end end, bool split, int i)
+template <bool BF16, bool ZERO>
+static struct gemm_kernel gemm_codes_zero_kernel(enum gemm_end end, bool split, int i)
 {
     if (end == GEMM_SWIGLU)
-        return gemm_codes_end_kernel<BF16, GEMM_SWIGLU, false>(i);
-    return split ? gemm_codes_end_kernel<BF16, GEMM_STORE, true>(i)
-                 : gemm_codes_end_kernel<BF16, GEMM_STORE, false>(i);
+        return gemm_codes_end_kernel<BF16, GEMM_SWIGLU, false, ZERO>(i);
+    return split ? gemm_codes_end_kernel<BF16, GEMM_STORE, true, ZERO>(i)
+                 : gemm_codes_end_kernel<BF16, GEMM_STORE, false, ZERO>(i);
 }
 
-struct gemm_kernel gemm_codes_f16_kernel(enum gemm_end end, bool split, int i);
-struct gemm_kernel gemm_codes_bf16_kernel(enum gemm_end end, bool split, int i);
+template <bool BF16>
+static struct gemm_kernel gemm_codes_16bit(enum gemm_end end, bool split, bool zero, int i)
+{
+    return zero ? gemm_codes_zero_kernel<BF16, true>(end, split, i)
+                : gemm_codes_zero_kernel<BF16, false>(end, split, i);
+}
+
+/* zero: groups have a zero point that is stored. */
+struct gemm_kernel gemm_codes_f16_kernel(enum gemm_end end, bool split, bool zero, int i);
+struct gemm_kernel gemm_codes_bf16_kernel(enum gemm_end end, bool split, bool zero, int i);
