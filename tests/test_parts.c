@@ -2,6 +2,7 @@
  * every method, in prompts and in steps; and what a group brings together is what its members have.
  *
  * LLQ_TEST_BACKEND=cuda: on GPUs, one for each process. */
+#include "bench/random_model.h"
 #include "check.h"
 #include "members.h"
 #include "packed.h"
@@ -390,6 +391,116 @@ static void parts_give_the_bits_of_the_whole(void **state)
     }
 }
 
+/* ---- many sequences, long rows, far positions ---- */
+
+/* A layer whose rows are of every kind that steps know: an MLP as long as of a model of billions of
+ * weights (eight rows of it are too many for what a block keeps), positions that several blocks
+ * share. */
+static const struct config long_rows = {
+    .family = FAMILY_LLAMA,
+    .vocab_size = 640,
+    .hidden_size = 512,
+    .intermediate_size = 8192,
+    .n_layers = 1,
+    .n_heads = 8,
+    .n_kv_heads = 4,
+    .head_dim = 64,
+    .max_position = 1024,
+    .rms_norm_eps = 1e-5,
+    .tied = true,
+    .bos_id = -1,
+    .repetition_penalty = 1,
+    .stored_dtype = DTYPE_BF16,
+    .rope = { .theta = 10000, .factor = 1, .partial_rotary_factor = 1 }
+};
+
+enum { LONG_SEQS = 12, LONG_FIRST = 300, LONG_STEPS = 4 };
+
+/* On a CPU, whose steps have one way for all, positions need not be far. */
+static int length_of_first(void)
+{
+    return strcmp(members_backend(), "cpu") == 0 ? 8 : LONG_FIRST;
+}
+
+/* Steps of 8, 12, 1 and 3 sequences, in turn; the first one is far. */
+static int run_long(struct member *m, const struct model *model, struct err *e)
+{
+    static const int n_seqs[] = { 8, 12, 1, 3, 8 };
+    int32_t slots[LONG_SEQS], counts[LONG_SEQS], next[LONG_SEQS], steps[LONG_SEQS * LONG_STEPS];
+    int32_t ids[LONG_FIRST + LONG_SEQS];
+    struct forward_out out = { .next_ids = next };
+    struct kv_cache cache;
+    struct forward *f = NULL;
+    int rc = -1;
+
+    for (int i = 0; i < LONG_FIRST + LONG_SEQS; i++)
+        ids[i] = (int32_t)((i * 7919 + 13) % model->config.vocab_size);
+    for (int i = 0; i < LONG_SEQS; i++) {
+        slots[i] = i;
+        counts[i] = i ? 1 : length_of_first();
+    }
+    const struct batch batch = {
+        .phase = PHASE_PROMPT, .n_seqs = LONG_SEQS, .slot = slots, .n_tokens = counts, .ids = ids
+    };
+    if (kv_cache_open(&cache, model, LONG_SEQS, LONG_FIRST + 64, e) < 0)
+        return -1;
+    if (forward_open(&f, model, LONG_FIRST + LONG_SEQS, LONG_SEQS, e) < 0 ||
+        forward_run(f, &cache, &batch, WANT_LAST_ARGMAX, NULL, 0, &out, e) < 0)
+        goto close;
+    member_give(m, next, sizeof next);
+    for (size_t i = 0; i < sizeof n_seqs / sizeof *n_seqs; i++) {
+        if (forward_decode(f, &cache, n_seqs[i], slots, next, LONG_STEPS, NULL, 0, steps, e) < 0)
+            goto close;
+        member_give(m, steps, (size_t)(n_seqs[i] * LONG_STEPS) * sizeof *steps);
+    }
+    rc = 0;
+close:
+    forward_close(f);
+    kv_cache_close(&cache);
+    return rc;
+}
+
+static int run_long_rows(struct member *m, const void *what, struct err *e)
+{
+    const struct quant_spec *spec = what;
+    struct quant_report report = { 0 };
+    struct model base = MODEL_INIT, model = MODEL_INIT;
+    int rc = make_random_part(&m->backend, &long_rows, (struct split){ m->index, m->n }, &base, e);
+
+    if (rc == 0)
+        rc = quantize_model(&base, spec, DTYPE_OTHER, &model, &report, e);
+    if (rc == 0)
+        rc = run_long(m, &model, e);
+    quant_report_release(&report);
+    model_release(&model);
+    model_release(&base);
+    return rc;
+}
+
+static void long_rows_and_many_sequences(void **state)
+{
+    static char whole[RESULT_BYTES];
+    const int most = strcmp(members_backend(), "cpu") == 0 ? 2 : members_most();
+
+    (void)state;
+    want_two();
+    for (int i = 0; i < 3; i++) { /* values of 16 bits, codes, LLM.int8 */
+        struct quant_spec spec = specs[i];
+
+        spec.compute = DTYPE_BF16;
+        CHECK(members_run(1, run_long_rows, &spec), "%s, whole", spec.method);
+        const size_t n_bytes = shared->n_result[0];
+        memcpy(whole, shared->result[0], n_bytes);
+        CHECK(n_bytes > 0, "ids are given");
+        for (int n = 2; n <= most; n *= 2) {
+            CHECK(members_run(n, run_long_rows, &spec), "%s in %d parts", spec.method, n);
+            for (int k = 0; k < n; k++)
+                CHECK(shared->n_result[k] == n_bytes && !memcmp(shared->result[k], whole, n_bytes),
+                      "%s: member %d of %d has the ids of the whole", spec.method, k, n);
+        }
+    }
+}
+
 /* ---- calibration ---- */
 
 /* The backend's own table, but that it counts the rows that attend, and lacks what it shall lack.
@@ -542,6 +653,7 @@ int main(void)
         cmocka_unit_test(a_group_brings_parts_together),
         cmocka_unit_test(who_waits_for_one_that_gives_up_hears_why),
         cmocka_unit_test(parts_give_the_bits_of_the_whole),
+        cmocka_unit_test(long_rows_and_many_sequences),
         cmocka_unit_test(a_group_shares_the_calibration_set),
         cmocka_unit_test(blocks_of_two_parts_are_refused),
     };

@@ -676,6 +676,8 @@ static void fused(void **state)
     fused_case(&packed[1], 6400, 640, DTYPE_F16, DTYPE_F16);
     fused_case(&packed[7], 6400, 2048, DTYPE_BF16, DTYPE_BF16);
     fused_case(&plain_16[0], 6400, 640, DTYPE_F16, DTYPE_F16);
+    /* And a head of which every warp has several passes. */
+    fused_case(&plain_16[1], 12032, 256, DTYPE_BF16, DTYPE_BF16);
 }
 
 /* ---- LLM.int8 ---- */
