@@ -262,10 +262,9 @@ static int start(struct cuda_state *s, const struct prompt_kernel *kernel,
 {
     if (!n_tiles)
         return 0;
-    CUDA_TRY(start_overlapping(s, kernel->start, dim3((unsigned)job->n_kv_heads, (unsigned)n_tiles),
-                               (unsigned)kernel->n_threads, (size_t)kernel->n_bytes, *job));
-    s->last_kernel = "attend_prompt";
-    return 0;
+    return start_overlapping(s, "attend_prompt", e, kernel->start,
+                             dim3((unsigned)job->n_kv_heads, (unsigned)n_tiles),
+                             (unsigned)kernel->n_threads, (size_t)kernel->n_bytes, *job);
 }
 
 int cuda_attention_prompt(struct cuda_state *s, const struct attention_args *a, struct err *e)

@@ -189,21 +189,8 @@ static int start_rows(const struct decode_step *d, int first, struct err *e)
 
 static int finish_step(const struct decode_step *d, struct err *e)
 {
-    cudaLaunchAttribute overlap;
-
-    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    overlap.val.programmaticStreamSerializationAllowed = 1;
-    const cudaLaunchConfig_t config = { .gridDim = dim3((unsigned)d->n_rows),
-                                        .blockDim = dim3(N_THREADS),
-                                        .dynamicSmemBytes = 0,
-                                        .stream = d->s->stream,
-                                        .attrs = &overlap,
-                                        .numAttrs = d->s->overlaps ? 1u : 0u };
-    cudaError_t rc = cudaLaunchKernelEx(&config, next_step, ends_of(d));
-    if (rc != cudaSuccess)
-        return err_set(e, cuda_err_code(rc), "kernel next_step: %s", cudaGetErrorString(rc));
-    CUDA_LAUNCHED(d->s, "next_step");
-    return 0;
+    return start_overlapping(d->s, "next_step", e, next_step, dim3((unsigned)d->n_rows), N_THREADS,
+                             0, ends_of(d));
 }
 
 /* ---- a step ---- */

@@ -49,6 +49,7 @@ struct inbox {
     char step[INBOX_STEP_BYTES]; /* step_share.cuh */
 };
 static_assert(sizeof(struct inbox) == INBOX_BYTES, "what a dry run counts");
+static_assert(SHARE_MEMBERS == MEMBERS_MOST, "a step has a room of each");
 
 struct cuda_members {
     struct meeting *meeting;

@@ -324,6 +324,7 @@ static void plan_wide(const struct cuda_state *s, const struct decode_linear *a,
     const bool split = a->epilogue != DECODE_ARGMAX && 4 * n_groups < 3 * s->n_multiprocessors;
     p->n_split = split ? K_PARTS : 1;
     p->n_streams = !split && n_groups <= s->n_multiprocessors ? 2 : 1;
+    p->n_threads = p->n_streams * DECODE_THREADS;
     if (split) /* the sums need two */
         p->n_stages = n_chunks > 3 * K_PARTS ? WIDE_STAGES : n_chunks > 2 * K_PARTS ? 3 : 2;
     else
@@ -364,14 +365,13 @@ static struct plan plan_of(const struct cuda_state *s, const struct decode_linea
 
     memset(&p, 0, sizeof p);
     p.n_slots = p.n_split = p.n_streams = 1;
+    p.n_threads = DECODE_THREADS;
     if (plan_head(s, a, &p)) {
-        p.n_threads = DECODE_THREADS;
         p.kernel = kernel_of(a, p.kind);
         return p;
     }
     plan_few(s, a, &p);
     if (a->w[0]->form != WEIGHT_INT8 && (a->n_rows > FEW_ROWS || !few_fits(s, a, &p))) {
-        p.n_threads = 0;
         if (!s->overlaps)
             plan_many(a, &p);
         else if (!plan_wide_head(s, a, &p))
@@ -379,8 +379,6 @@ static struct plan plan_of(const struct cuda_state *s, const struct decode_linea
     } else {
         spread_blocks(s, a, &p);
     }
-    if (!p.n_threads)
-        p.n_threads = p.n_streams * DECODE_THREADS;
     p.kernel = kernel_of(a, p.kind);
     return p;
 }

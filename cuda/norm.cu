@@ -131,10 +131,9 @@ static int start_eights(struct cuda_state *s, const struct norm_args *a, struct 
                    : n <= 16 * N_THREADS ? norm_eights<T, 2>
                                          : norm_eights<T, 4>;
 
-    CUDA_TRY(start_overlapping(s, kernel, dim3((unsigned)a->n_rows), N_THREADS,
-                               (size_t)n * sizeof(float), a->x->data, a->weight->data, a->out->data,
-                               n, a->eps));
-    return 0;
+    return start_overlapping(s, "norm", e, kernel, dim3((unsigned)a->n_rows), N_THREADS,
+                             (size_t)n * sizeof(float), a->x->data, a->weight->data, a->out->data,
+                             n, a->eps);
 }
 
 /* The sums of the products' own norm. */

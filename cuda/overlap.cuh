@@ -21,10 +21,11 @@ __device__ static inline void wait_for_launch_before()
 #endif
 }
 
-/* Starts a kernel that waits itself for the launch before. */
+/* Starts a kernel that waits itself for the launch before; `name` is for errors. */
 template <class... P, class... A>
-static cudaError_t start_overlapping(const struct cuda_state *s, void (*kernel)(P...), dim3 grid,
-                                     unsigned n_threads, size_t n_bytes, A... arguments)
+static int start_overlapping(struct cuda_state *s, const char *name, struct err *e,
+                             void (*kernel)(P...), dim3 grid, unsigned n_threads, size_t n_bytes,
+                             A... arguments)
 {
     cudaLaunchAttribute overlap = {};
     cudaLaunchConfig_t config = {};
@@ -37,7 +38,11 @@ static cudaError_t start_overlapping(const struct cuda_state *s, void (*kernel)(
     config.stream = s->stream;
     config.attrs = &overlap;
     config.numAttrs = s->overlaps ? 1 : 0;
-    return cudaLaunchKernelEx(&config, kernel, P(arguments)...);
+    cudaError_t rc = cudaLaunchKernelEx(&config, kernel, P(arguments)...);
+    s->last_kernel = name;
+    if (rc != cudaSuccess)
+        return err_set(e, cuda_err_code(rc), "kernel %s: %s", name, cudaGetErrorString(rc));
+    return 0;
 }
 
 /* All blocks of the cluster run, and their `bar`, which counts bytes, can be sent to. */

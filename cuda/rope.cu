@@ -141,7 +141,5 @@ int cuda_rope(struct backend *b, const struct rope_args *a, struct err *e)
     auto *kernel = !in_eights(&r)     ? rope
                    : r.t == DTYPE_F16 ? rope_eights<DTYPE_F16>
                                       : rope_eights<DTYPE_BF16>;
-    CUDA_TRY(start_overlapping(s, kernel, dim3((unsigned)a->n_rows), N_THREADS, 0, r));
-    s->last_kernel = "rope";
-    return 0;
+    return start_overlapping(s, "rope", e, kernel, dim3((unsigned)a->n_rows), N_THREADS, 0, r);
 }

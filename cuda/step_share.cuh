@@ -26,6 +26,7 @@
 #define SHARE_ROWS    8    /* of x, at most */
 #define SHARE_LOOKS   64   /* at lines, until one at `gone` */
 #define SHARE_ASKS    4096 /* until one at `broken`, which is far */
+#define SHARE_AT_ONCE 3    /* members whose lines are on their way together */
 
 struct step_share {
     int n, index;  /* GPUs, and which this is; 0: the launch leaves what it makes for itself */
@@ -80,8 +81,6 @@ __device__ static inline void send_to_members(const struct step_share &s, int ro
                      "l"(line)
                      : "memory");
 }
-
-#define SHARE_AT_ONCE 3
 
 /* The same column of the others', which they send from where this was sent. */
 __device__ static inline void receive_from_members(const struct step_share &s, int row, int col)
