@@ -521,11 +521,14 @@ static size_t lines_part(size_t *n, int64_t n_cols, int n_parts)
     return at;
 }
 
+#define BY_LAUNCHES "decode steps of a group exchanged rows by launches of their own: "
+
 /* Up to SHARE_ROWS rows are exchanged as lines, if the rooms hold those of all three places and 16
- * bits count the exchanges of a step. */
+ * bits count the exchanges of a step; the record says where that is not so. */
 static void open_share(struct decode_step *d)
 {
     const struct decode_args *a = d->a;
+    const char *refused = NULL;
     size_t room, n = 0;
     const struct step_share share = cuda_group_share(d->s, &room);
 
@@ -533,8 +536,16 @@ static void open_share(struct decode_step *d)
     d->lines.attended = lines_part(&n, (int64_t)a->n_heads * a->head_dim, a->n_parts);
     d->lines.mlp = lines_part(&n, a->layers[0].linear[GATE].n_out, a->n_parts);
     memset(&d->share, 0, sizeof d->share);
-    if (n <= room && d->n_rows <= SHARE_ROWS && 4 * a->n_layers < UINT16_MAX)
+    if (d->n_rows > SHARE_ROWS)
+        return;
+    if (n > room)
+        refused = BY_LAUNCHES "the GPUs' rooms do not hold the lines";
+    else if (4 * a->n_layers >= UINT16_MAX)
+        refused = BY_LAUNCHES "the model has more layers than lines can count";
+    else
         d->share = share;
+    if (refused)
+        backend_note(d->b, refused);
 }
 
 static int open_graphs(struct cuda_state *s, struct err *e)

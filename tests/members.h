@@ -86,7 +86,8 @@ static int member_join(struct member *m, struct err *e)
     return m->n > 1 ? backend_join(&m->backend, &seat, e) : 0;
 }
 
-/* n processes, a device each; false where one of them says that it failed. */
+/* n processes, a device each; false where one of them says that it failed.  What a record would say
+ * of how they ran is printed. */
 static bool members_run(int n, int (*act)(struct member *m, const void *what, struct err *e),
                         const void *what)
 {
@@ -106,6 +107,8 @@ static bool members_run(int n, int (*act)(struct member *m, const void *what, st
 
         if (rc == 0)
             rc = act(&m, what, &e);
+        if (m.backend.notes[0])
+            fprintf(stderr, "member %d of %d notes: %s\n", i, n, m.backend.notes);
         backend_close(&m.backend);
         if (rc < 0)
             fprintf(stderr, "member %d of %d: %s\n", i, n, e.text);

@@ -205,9 +205,6 @@ static int measure(struct member *m, const void *what, struct err *e)
         quant_report_release(&report);
         model_release(&model);
     }
-    if (rc == 0 && m->backend.notes[0] && m->index == 0)
-        printf("notes: %s\n", m->backend.notes);
-    fflush(stdout);
     if (rc == 0)
         member_give(m, r, sizeof *r);
     model_release(&base);

@@ -2,6 +2,8 @@
 # Two GPUs of a machine share each job (tensor_parallel = 2): the scores are the bytes of one GPU's,
 # whether they reach each other's memory or not; a lost GPU costs the job a second try.
 . "$(dirname "$0")/common.sh"
+far="cannot reach each other's memory"
+launches="decode steps of a group exchanged rows by launches of their own"
 parts=$here/test_parts
 [ -x "$parts" ] || parts=$here/../../${LLQ_BUILD:-build/cuda}/gpu/test_parts
 [ "$gpus" -gt 1 ] || { echo "SKIP GPUs that share a job: one GPU here"; exit 0; }
@@ -60,10 +62,16 @@ TOML
 
 LLQ_TEST_BACKEND=cuda timeout -k 3 90 "$parts" >"$work/out" 2>&1
 ok "parts give the bits of the whole on two GPUs"
+! grep -q "$launches\|$far" "$work/out"
+ok "their decode steps exchange lines"
 LLQ_TEST_BACKEND=cuda LLQ_TEST_NO_PEERS=1 timeout -k 3 90 "$parts" >"$work/out" 2>&1
 ok "and by way of the host"
+grep -q "member 1 of 2 notes: .*$far" "$work/out"
+ok "which is noted"
 LLQ_TEST_BACKEND=cuda LLQ_TEST_NO_ROOM=1 timeout -k 3 90 "$parts" >"$work/out" 2>&1
 ok "and where a decode step has no room on the others"
+grep -q "member 1 of 2 notes: .*$launches" "$work/out"
+ok "which is noted, too"
 run 1 one
 ok "one rank"
 [ "$(scores one mse loss | grep -c '"prediction".*"window_nll"')" = 5 ]
@@ -72,10 +80,18 @@ ok "its journal holds the scores of five jobs"
 ok "and what the methods that look at text made of each matrix"
 run 2 two --set model.tensor_parallel=2
 ok "two ranks share each job"
-! grep -q "cannot reach each other" "$work/two.h5.journal"
+! grep -q "$far" "$work/two.h5.journal"
 ok "they reach each other's memory"
+! grep -q "$launches" "$work/two.h5.journal"
+ok "their decode steps exchange lines"
 [ "$(scores two mse loss)" = "$(scores one mse loss)" ]
 ok "the scores are those of one rank, and GPTQ and AWQ pack the same"
+LLQ_TEST_NO_ROOM=1 run 2 roomless --experiment fp16 --set model.tensor_parallel=2
+ok "without room for lines"
+grep -q "\"notes\":\"[^\"]*$launches" "$work/roomless.h5.journal"
+ok "the record says so"
+[ "$(scores roomless | grep '"fp16"')" = "$(scores one | grep '"fp16"')" ]
+ok "the scores are the same"
 for n in 1 2; do
     run $n energy$n --experiment nf4 --set benchmark.energy=true --set model.tensor_parallel=$n
     ok "with energy, on $n"
