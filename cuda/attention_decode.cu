@@ -30,6 +30,7 @@ __device__ static inline void attend(const Job &a)
     struct decode_place w;
     struct decode_unit<E> x;
     struct decode_own<E, WARPS> own;
+    uint32_t n_steps = 0;
 
     let_next_start();
     if (n_blocks > 1)
@@ -55,6 +56,8 @@ __device__ static inline void attend(const Job &a)
             cluster_joined();
         wait_for_launch_before();
         load_own<E, WARPS>(own);
+        if constexpr (Job::SHARED)
+            n_steps = steps_before(a.share);
         const int new_p = load_number(a.position + blockIdx.z);
         const int new_slot = load_number(a.slot + blockIdx.z);
         if (new_p == p && new_slot == slot)
@@ -102,7 +105,7 @@ __device__ static inline void attend(const Job &a)
             if (split + 1 < w.n_splits)
                 whole[o] = part;
             else
-                finish<T, E>(a, w, o, part);
+                finish<T, E>(a, n_steps, w, o, part);
         }
         if (split + n_blocks < w.n_splits)
             __syncthreads(); /* before the next split's sums take the room */
@@ -110,11 +113,10 @@ __device__ static inline void attend(const Job &a)
             append<E, WARPS>(w, room);
     }
     if (!alone)
-        add_up_sent<T, E, WARPS>(a, w, room, got, got_stride);
+        add_up_sent<T, E, WARPS>(a, n_steps, w, room, got, got_stride);
     if constexpr (Job::SHARED)
-#pragma unroll 1
-        for (int o = threadIdx.x; alone && rank == 0 && o < w.n_heads * E; o += 32 * WARPS)
-            receive<E>(a, w, o);
+        if (alone && rank == 0)
+            receive<E>(a, n_steps, w, threadIdx.x, 32 * WARPS, w.n_heads * E);
 }
 
 template <int E, int WARPS>

@@ -244,32 +244,36 @@ __device__ static inline void send(int log_n, int split, int o, const struct att
 
 /* Adding 0 makes the zero of either sign the same one. */
 template <enum dtype T, int E, class Job>
-__device__ static inline void finish(const Job &a, const struct decode_place &w, int o,
-                                     const struct attend_part &all)
+__device__ static inline void finish(const Job &a, uint32_t n_steps, const struct decode_place &w,
+                                     int o, const struct attend_part &all)
 {
     const int col = w.first_head * E + o;
     const uint16_t bits = bits_of<T>(__fdividef(all.out, all.sum) + 0.0f);
 
     if constexpr (Job::SHARED)
-        send_to_members(a.share, (int)w.row, col, bits);
+        send_to_members(a.share, n_steps, (int)w.row, col, bits);
     else
         a.out[a.eights ? image_element(a.eights, (int)w.row, col)
                        : (int64_t)w.row * a.n_heads * E + col] = bits;
 }
 
-/* The others' outputs in place of output o, once it is sent. */
-template <int E, class Job>
-__device__ static inline void receive(const Job &a, const struct decode_place &w, int o)
+/* The others' outputs in place of outputs o, o + stride, .. below `end`, once these are sent. */
+template <int E>
+__device__ static inline void receive(const struct attend_shared_job &a, uint32_t n_steps,
+                                      const struct decode_place &w, int o, int stride, int end)
 {
-    if constexpr (Job::SHARED)
-        receive_from_members(a.share, (int)w.row, w.first_head * E + o);
+    const int first = w.first_head * E;
+
+#pragma unroll 1
+    for (; o < end; o += 2 * stride)
+        receive_from_members<2>(a.share, n_steps, (int)w.row, first + o, stride, first + end);
 }
 
 /* The outputs of this block of the cluster over the splits, in order. */
 template <enum dtype T, int E, int WARPS, class Job>
-__device__ static inline void add_up_sent(const Job &a, const struct decode_place &w,
-                                          struct decode_room<E> &room, const float *got,
-                                          int got_stride)
+__device__ static inline void add_up_sent(const Job &a, uint32_t n_steps,
+                                          const struct decode_place &w, struct decode_room<E> &room,
+                                          const float *got, int got_stride)
 {
     const int n = 1 << a.log_blocks, rank = blockIdx.x, n_eights = w.n_heads * E / 8;
     const int n_own = ((n_eights >> a.log_blocks) + (rank < (n_eights & (n - 1)))) * 8;
@@ -286,12 +290,11 @@ __device__ static inline void add_up_sent(const Job &a, const struct decode_plac
                                              got[k * got_stride + i] };
             all = join(all, one);
         }
-        finish<T, E>(a, w, o, all);
+        finish<T, E>(a, n_steps, w, o, all);
     }
-    if constexpr (Job::SHARED)
-#pragma unroll 1
-        for (int i = threadIdx.x; i < n_own; i += 32 * WARPS)
-            receive<E>(a, w, (i / 8 * n + rank) * 8 + i % 8);
+    if constexpr (Job::SHARED) /* each of n_own is n further than the one before */
+        receive<E>(a, n_steps, w, (threadIdx.x / 8 * n + rank) * 8 + threadIdx.x % 8,
+                   32 * WARPS * n, w.n_heads * E);
 }
 
 /* ---- a chain ---- */

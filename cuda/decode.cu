@@ -356,6 +356,10 @@ static int launch_layer(const struct decode_step *d, const struct decode_layer *
     if (!in_parts(d) && cuda_linear_decode_leaves_image(d->s, &gate_up))
         gate_up.y_eights = down.x_eights = cuda_linear_decode_eights(d->s, &down);
     attention.share = leaves(d, query, d->attended, d->lines.attended, number);
+    /* q, k and v are not exchanged; but the kernel of those that are is in the instruction cache,
+     * which has no room for one more. */
+    if (cuda_linear_decode_shares(d->s, &qkv))
+        qkv.share = d->share;
     if (cuda_linear_decode_shares(d->s, &o))
         o.share = leaves(d, width, d->x, d->lines.x, number);
     if (cuda_linear_decode_shares(d->s, &gate_up))

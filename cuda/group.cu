@@ -428,8 +428,8 @@ struct step_share cuda_group_share(const struct cuda_state *s, size_t *room_byte
 
     share.n = meeting_size(m->meeting);
     share.index = meeting_member(m->meeting);
-    for (int i = 0; i < share.n; i++)
-        share.room[i] = m->of[i]->step;
+    for (int k = 0; k < share.n; k++)
+        share.room[k] = m->of[(share.index + k) % share.n]->step;
     share.n_steps = m->counter + 2;
     share.broken = m->broken;
     share.gone = m->counter + 3;

@@ -413,7 +413,8 @@ bool cuda_linear_decode_shares(struct cuda_state *s, const struct decode_linear 
 {
     const enum decode_kind kind = plan_of(s, a).kind;
 
-    return kind == DECODE_FEW || kind == DECODE_FEW_LONG;
+    return a->epilogue != DECODE_LOGITS && a->epilogue != DECODE_ARGMAX &&
+           (kind == DECODE_FEW || kind == DECODE_FEW_LONG);
 }
 
 int cuda_linear_decode_blocks(struct cuda_state *s, const struct decode_linear *a)

@@ -59,7 +59,8 @@ struct decode_linear {
     int x_eights; /* x is an image (decode_image.cuh) of as many eights of rows; 0: rows */
     int y_eights; /* SWIGLU: y[0] is to be one, 16-aligned */
     struct step_share share; /* n > 0: what ADD leaves goes there, beside the residual, or what
-                                SWIGLU does, instead of y[0]; where cuda_linear_decode_shares() */
+                                SWIGLU does, instead of y[0]; where cuda_linear_decode_shares().
+                                STORE exchanges nothing, and takes the kernel of those that do */
 };
 
 struct cuda_state; /* a backend's `state` */
@@ -76,7 +77,7 @@ size_t cuda_linear_decode_room(const struct decode_linear *a);
 int cuda_linear_decode_eights(struct cuda_state *s, const struct decode_linear *a);
 /* Whether SwiGLU can be made one. */
 bool cuda_linear_decode_leaves_image(struct cuda_state *s, const struct decode_linear *a);
-/* Whether the launch can exchange what it leaves with other GPUs. */
+/* Whether the launch has a kernel for a step that GPUs share. */
 bool cuda_linear_decode_shares(struct cuda_state *s, const struct decode_linear *a);
 /* Of the grid: how many candidates a row has after ARGMAX. */
 int cuda_linear_decode_blocks(struct cuda_state *s, const struct decode_linear *a);

@@ -195,7 +195,7 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
         loads.load(a, &slot[i]);
     C::template fill_lookup<BF16>(lookup, a.table);
     map[threadIdx.x] = byte;
-    if (a.epilogue == DECODE_ARGMAX && threadIdx.x < DECODE_THREADS / 16 * 8)
+    if (!Job::SHARED && a.epilogue == DECODE_ARGMAX && threadIdx.x < DECODE_THREADS / 16 * 8)
         bests[threadIdx.x] = { 0.0f, DECODE_NONE };
     const uint4 first_weights = norm_weights(a, threadIdx.x);
     const struct few_output own = output_number<SIDES>(a, threadIdx.x, blockIdx.x, first_slots);
@@ -204,6 +204,7 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
     __syncthreads();
     wait_for_launch_before();
     const float held = held_at(a, own);
+    const uint32_t n_steps = steps_before_launch(a);
     stage_x<BF16, 8>(a, xs, sums, first_weights, [&] {
 #pragma unroll
         for (int i = 0; i < STAGE_EARLY; i++)
@@ -248,11 +249,11 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
             }
         }
         __syncthreads();
-        if (a.epilogue == DECODE_ARGMAX)
+        if (!Job::SHARED && a.epilogue == DECODE_ARGMAX)
             finish_logits(a, sums, blockIdx.x + done * gridDim.x, n_here, bests);
         else
-            finish_slots<SIDES>(a, sums, blockIdx.x + done * gridDim.x, n_here, done == 0, own,
-                                held);
+            finish_slots<SIDES>(a, n_steps, sums, blockIdx.x + done * gridDim.x, n_here, done == 0,
+                                own, held);
         done += n_here;
         if (done == n_passes)
             break;
@@ -261,7 +262,7 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
                    blockIdx.x + done * gridDim.x, 0, map, scales, zeros);
         __syncthreads();
     }
-    if (a.epilogue == DECODE_ARGMAX)
+    if (!Job::SHARED && a.epilogue == DECODE_ARGMAX)
         store_bests(a, bests);
 }
 

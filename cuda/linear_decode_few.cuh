@@ -145,24 +145,28 @@ __device__ inline void store_bests(const struct decode_job &a, const struct deco
     }
 }
 
-/* What the others have in place of the outputs in the slots. */
+/* What the others have in place of the outputs in the slots; o as it is given to finish_slots(). */
 template <int SIDES>
-__device__ inline void receive_slots(const struct decode_shared_job &a, int first, int n_slots)
+__device__ inline void receive_slots(const struct decode_shared_job &a, uint32_t n_steps, int first,
+                                     int n_slots, bool first_time, struct few_output o)
 {
 #pragma unroll 1
     for (int i = threadIdx.x; i < n_outputs<SIDES>(a, n_slots); i += DECODE_THREADS) {
-        const struct few_output o = output_number<SIDES>(a, i, first, n_slots);
-
+        if (!first_time || i >= DECODE_THREADS)
+            o = output_number<SIDES>(a, i, first, n_slots);
         if (o.there)
-            receive_from_members(a.share, o.row, o.col);
+            receive_from_members<1>(a.share, n_steps, o.row, o.col, 0, 0);
     }
 }
 
-/* The outputs in the slots.  o, held: of output threadIdx.x of the first slots. */
+/* The outputs in the slots.  own, held: of output threadIdx.x of the first slots. */
 template <int SIDES, class Job>
-__device__ inline void finish_slots(const Job &a, const float *sums, int first, int n_slots,
-                                    bool first_time, struct few_output o, float held)
+__device__ inline void finish_slots(const Job &a, uint32_t n_steps, const float *sums, int first,
+                                    int n_slots, bool first_time, const struct few_output &own,
+                                    float held)
 {
+    struct few_output o = own;
+
     for (int i = threadIdx.x; i < n_outputs<SIDES>(a, n_slots); i += DECODE_THREADS) {
         if (!first_time || i >= DECODE_THREADS) {
             o = output_number<SIDES>(a, i, first, n_slots);
@@ -173,15 +177,16 @@ __device__ inline void finish_slots(const Job &a, const float *sums, int first, 
         const struct decode_part &p = a.part[o.part];
         float sum = sum_of_parts<SIDES>(sums + o.sums);
         if (!a.pair) {
-            store_output(a, p, o.row, o.col, sum, held);
+            store_output(a, n_steps, p, o.row, o.col, sum, held);
             continue;
         }
         float gate = biased(a, p, o.col, sum);
         float up = biased(a, a.part[1], o.col, sum_of_parts<SIDES>(sums + o.sums + UNIT_ROWS));
-        store_swiglu(a, p, o.row, o.col, swiglu_value(a.model, gate, up));
+        store_swiglu(a, n_steps, p, o.row, o.col, swiglu_value(a.model, gate, up));
     }
     if constexpr (Job::SHARED)
-        receive_slots<SIDES>(a, first, n_slots);
+        if (a.epilogue != DECODE_STORE)
+            receive_slots<SIDES>(a, n_steps, first, n_slots, first_time, own);
 }
 
 /* A piece of one or two units on its way. */
@@ -279,13 +284,14 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
 #pragma unroll
     for (int i = 0; i < DEPTH; i++)
         loads.load(a, &slot[i]);
-    if (a.epilogue == DECODE_ARGMAX && threadIdx.x < DECODE_THREADS / 16 * 8)
+    if (!Job::SHARED && a.epilogue == DECODE_ARGMAX && threadIdx.x < DECODE_THREADS / 16 * 8)
         bests[threadIdx.x] = { 0.0f, DECODE_NONE };
     const uint4 first_weights = norm_weights(a, threadIdx.x);
     const struct few_output own = output_number<SIDES>(a, threadIdx.x, blockIdx.x, first_slots);
 
     wait_for_launch_before();
     const float held = held_at(a, own);
+    const uint32_t n_steps = steps_before_launch(a);
     stage_x<BF16, 1>(a, xs, sums, first_weights, [] {});
 
     const bool there = lane / 4 < a.n_rows;
@@ -328,13 +334,13 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
             }
         }
         __syncthreads();
-        if (a.epilogue == DECODE_ARGMAX)
+        if (!Job::SHARED && a.epilogue == DECODE_ARGMAX)
             finish_logits(a, sums, blockIdx.x + done * gridDim.x, n_here, bests);
         else
-            finish_slots<SIDES>(a, sums, blockIdx.x + done * gridDim.x, n_here, done == 0, own,
-                                held);
+            finish_slots<SIDES>(a, n_steps, sums, blockIdx.x + done * gridDim.x, n_here, done == 0,
+                                own, held);
         __syncthreads();
     }
-    if (a.epilogue == DECODE_ARGMAX)
+    if (!Job::SHARED && a.epilogue == DECODE_ARGMAX)
         store_bests(a, bests);
 }

@@ -179,8 +179,8 @@ __device__ static float int8_output(const struct decode_job &a, const struct int
 }
 
 template <bool BF16, int SIDES, class Job>
-__device__ static void finish_int8(const Job &a, const struct int8_x &x, const int *sums, int first,
-                                   int n_slots)
+__device__ static void finish_int8(const Job &a, uint32_t n_steps, const struct int8_x &x,
+                                   const int *sums, int first, int n_slots)
 {
     for (int i = threadIdx.x; i < n_outputs<SIDES>(a, n_slots); i += DECODE_THREADS) {
         const struct few_output o = output_number<SIDES>(a, i, first, n_slots);
@@ -194,15 +194,16 @@ __device__ static void finish_int8(const Job &a, const struct int8_x &x, const i
         if (a.pair) {
             float up = int8_output<BF16>(a, x, a.part[1], o.row, o.col,
                                          sum_of_parts<SIDES>(sums + o.sums + UNIT_ROWS));
-            store_swiglu(a, p, o.row, o.col, swiglu_value(a.model, y, up));
+            store_swiglu(a, n_steps, p, o.row, o.col, swiglu_value(a.model, y, up));
         } else if (a.epilogue == DECODE_ADD) {
-            store_sum(a, at, o.row, o.col, held + y);
+            store_sum(a, n_steps, at, o.row, o.col, held + y);
         } else {
             store_value(a.epilogue == DECODE_LOGITS ? DTYPE_F32 : a.model, p.y, at, y);
         }
     }
     if constexpr (Job::SHARED)
-        receive_slots<SIDES>(a, first, n_slots);
+        if (a.epilogue != DECODE_STORE)
+            receive_slots<SIDES>(a, n_steps, first, n_slots, false, {});
 }
 
 template <bool BF16, int SIDES, int DEPTH, class Job>
@@ -232,6 +233,7 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
         loads.load(a, &slot[i]);
     const uint4 first_weights = norm_weights(a, threadIdx.x);
     wait_for_launch_before();
+    const uint32_t n_steps = steps_before_launch(a);
     stage_x<BF16, 1>(a, x.values, (float *)sums, first_weights, [] {});
     look_at_rows<BF16>(a, x);
     quantize_rows<BF16>(a, x);
@@ -276,7 +278,7 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
             }
         }
         __syncthreads();
-        finish_int8<BF16, SIDES>(a, x, sums, blockIdx.x + done * gridDim.x, n_here);
+        finish_int8<BF16, SIDES>(a, n_steps, x, sums, blockIdx.x + done * gridDim.x, n_here);
         __syncthreads();
     }
 }

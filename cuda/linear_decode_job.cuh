@@ -57,7 +57,8 @@ struct decode_job {
     int order_at; /* wide: of chunks, in shared memory */
 };
 
-/* Kernels are compiled for either: who has a GPU for himself carries nothing of the other. */
+/* Kernels are compiled for either: who has a GPU for himself carries nothing of the other.  What
+ * ADD and SWIGLU leave is exchanged; STORE leaves it here; the rest is not for such a kernel. */
 struct decode_shared_job : decode_job {
     static constexpr bool SHARED = true;
     struct step_share share;
@@ -528,37 +529,52 @@ __device__ inline uint16_t value_bits(enum dtype t, float x)
                            : __half_as_ushort(__float2half_rn(x));
 }
 
-/* One of what SwiGLU makes. */
-template <class Job>
-__device__ inline void store_swiglu(const Job &a, const struct decode_part &part, int row, int col,
-                                    float v)
+/* For the lines of a launch: to be asked for behind wait_for_launch_before(). */
+template <class Job> __device__ inline uint32_t steps_before_launch(const Job &a)
 {
     if constexpr (Job::SHARED)
-        send_to_members(a.share, row, col, value_bits(a.model, v));
+        return steps_before(a.share);
+    return 0;
+}
+
+/* One of what SwiGLU makes. */
+template <class Job>
+__device__ inline void store_swiglu(const Job &a, uint32_t n_steps, const struct decode_part &part,
+                                    int row, int col, float v)
+{
+    if constexpr (Job::SHARED)
+        send_to_members(a.share, n_steps, row, col, value_bits(a.model, v));
     else
         store_value(a.model, part.y, swiglu_at(a, part, row, col), v);
 }
 
+/* What is left in the residual. */
 template <class Job>
-__device__ inline void store_sum(const Job &a, int64_t at, int row, int col, float v)
+__device__ inline void store_sum(const Job &a, uint32_t n_steps, int64_t at, int row, int col,
+                                 float v)
 {
-    store_value(a.model, a.residual, at, v);
-    if constexpr (Job::SHARED)
-        send_to_members(a.share, row, col, value_bits(a.model, v));
+    if constexpr (Job::SHARED) {
+        const uint16_t bits = value_bits(a.model, v);
+
+        send_to_members(a.share, n_steps, row, col, bits);
+        ((uint16_t *)a.residual)[at] = bits;
+    } else {
+        store_value(a.model, a.residual, at, v);
+    }
 }
 
 /* One output; held: what the residual held. */
 template <class Job>
-__device__ inline void store_output(const Job &a, const struct decode_part &part, int row, int col,
-                                    float sum, float held)
+__device__ inline void store_output(const Job &a, uint32_t n_steps, const struct decode_part &part,
+                                    int row, int col, float sum, float held)
 {
     const int64_t at = element_at(part, row, col);
     float v = biased(a, part, col, sum);
 
-    if (a.epilogue == DECODE_LOGITS)
+    if (!Job::SHARED && a.epilogue == DECODE_LOGITS)
         ((float *)part.y)[at] = v;
     else if (a.epilogue == DECODE_ADD)
-        store_sum(a, at, row, col, held + round_value(a.model, v));
+        store_sum(a, n_steps, at, row, col, held + round_value(a.model, v));
     else
         store_value(a.model, part.y, at, v);
 }

@@ -210,7 +210,7 @@ __device__ inline void finish_pass(const struct decode_job &a, int pass, int i, 
         }
         if (a.epilogue == DECODE_ADD)
             held = load_value(a.model, a.residual, element_at(p, row, col));
-        store_output(a, p, row, col, sum, held);
+        store_output(a, 0, p, row, col, sum, held);
     }
 }
 

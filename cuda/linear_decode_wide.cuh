@@ -364,7 +364,7 @@ __device__ inline void finish_cluster(const struct decode_job &a, float *totals,
                             swiglu_value(a.model, biased(a, p, col + k, sum),
                                          biased(a, a.part[1], col + k, up)));
             } else {
-                store_output(a, p, row, col + k, sum, held[k]);
+                store_output(a, 0, p, row, col + k, sum, held[k]);
             }
         }
     cluster_wait();

@@ -5,7 +5,8 @@
  * in its own rows and, in each of the others' rooms, as a line: 8 bytes, the value and a number
  * that grows from exchange to exchange.  Whoever sees the number has the value; nobody waits for
  * stores to arrive before he says that they did.  Then the same thread looks for what the others
- * made of their columns in its place, and puts it into its rows.
+ * made of their columns in its place, and puts it into its rows.  Between a sum and its way out
+ * nothing is done that can be done before or after: the others stand still meanwhile.
  *
  * So a block waits for the blocks of its own number alone.  Grids are alike on all GPUs, and blocks
  * begin in the order of their numbers: the lowest that is not done has begun everywhere, or nothing
@@ -35,17 +36,24 @@ struct step_share {
     int first_row; /* row 0 of the launch is this one */
     uint32_t at;   /* bytes: lines of member 0 in a room, [n][SHARE_ROWS][n_cols] */
     void *rows;    /* [n_rows, n * n_cols]: here */
-    char *room[SHARE_MEMBERS];
+    char *room[SHARE_MEMBERS];       /* of the k-th GPU after this one, which is the first */
     uint32_t *n_steps;               /* device: that this group has done so */
     const volatile uint32_t *broken; /* host: a member has given up */
     volatile uint32_t *gone;         /* device: that was seen here */
 };
 
 #if defined(__CUDACC__)
-/* The number in lines, 48 bits. */
-__device__ static inline uint64_t line_number(const struct step_share &s)
+/* Steps so far.  next_step writes it: it is read behind wait_for_launch_before(), at once, for that
+ * takes as long as a look at a line. */
+__device__ static inline uint32_t steps_before(const struct step_share &s)
 {
-    return (uint64_t) * (const volatile uint32_t *)s.n_steps << 16 | (uint64_t)s.number;
+    return *(const volatile uint32_t *)s.n_steps;
+}
+
+/* A line of the launch without its value: the number, 48 bits. */
+__device__ static inline uint64_t empty_line(const struct step_share &s, uint32_t n_steps)
+{
+    return (uint64_t)n_steps << 32 | (uint32_t)s.number << 16;
 }
 
 /* The k-th after this one, k < n. */
@@ -54,42 +62,44 @@ __device__ static inline int other_member(const struct step_share &s, int k)
     return s.index + k < s.n ? s.index + k : s.index + k - s.n;
 }
 
-__device__ static inline uint64_t *line_at(const struct step_share &s, int there, int from, int row,
-                                           int col)
+/* Bytes from the start of a room to a line. */
+__device__ static inline uint32_t line_at(const struct step_share &s, int from, int row, int col)
 {
-    return (uint64_t *)(s.room[there] + s.at) + (from * SHARE_ROWS + s.first_row + row) * s.n_cols +
-           col;
+    return s.at + 8 * (uint32_t)((from * SHARE_ROWS + s.first_row + row) * s.n_cols + col);
 }
 
 __device__ static inline uint16_t *row_of_share(const struct step_share &s, int from, int row,
                                                 int col)
 {
-    return (uint16_t *)s.rows + ((int64_t)(s.first_row + row) * s.n + from) * s.n_cols + col;
+    return (uint16_t *)s.rows + (uint32_t)(((s.first_row + row) * s.n + from) * s.n_cols + col);
 }
 
 /* Column `col` of this GPU's of a row of the launch; bits: of its value. */
-__device__ static inline void send_to_members(const struct step_share &s, int row, int col,
-                                              uint16_t bits)
+__device__ static inline void send_to_members(const struct step_share &s, uint32_t n_steps, int row,
+                                              int col, uint16_t bits)
 {
-    const uint64_t line = line_number(s) << 16 | bits;
+    const uint64_t line = empty_line(s, n_steps) | bits;
+    const uint32_t at = line_at(s, s.index, row, col);
 
-    *row_of_share(s, s.index, row, col) = bits;
 #pragma unroll 1
     for (int k = 1; k < s.n; k++)
-        asm volatile("st.volatile.global.u64 [%0], %1;" ::"l"(
-                         line_at(s, other_member(s, k), s.index, row, col)),
-                     "l"(line)
+        asm volatile("st.volatile.global.u64 [%0], %1;" ::"l"(s.room[k] + at), "l"(line)
                      : "memory");
+    *row_of_share(s, s.index, row, col) = bits;
 }
 
-/* The same column of the others', which they send from where this was sent. */
-__device__ static inline void receive_from_members(const struct step_share &s, int row, int col)
+/* The same of the others, which they send from where this was sent: columns col, col + stride, ..
+ * below `end`, COLS at most. */
+template <int COLS>
+__device__ static inline void receive_from_members(const struct step_share &s, uint32_t n_steps,
+                                                   int row, int col, int stride, int end)
 {
-    const uint64_t number = line_number(s);
+    const uint64_t empty = empty_line(s, n_steps);
+    const int n_cols = stride < end - col ? COLS : 1;
 
 #pragma unroll 1
     for (int first = 1; first < s.n; first += SHARE_AT_ONCE) {
-        uint64_t line[SHARE_AT_ONCE];
+        uint64_t line[SHARE_AT_ONCE][COLS];
         bool all, gone = false;
         int looks = 0;
 
@@ -97,14 +107,20 @@ __device__ static inline void receive_from_members(const struct step_share &s, i
             all = true;
 #pragma unroll
             for (int k = 0; k < SHARE_AT_ONCE; k++)
-                if (first + k < s.n)
-                    asm volatile("ld.volatile.global.u64 %0, [%1];"
-                                 : "=l"(line[k])
-                                 : "l"(line_at(s, s.index, other_member(s, first + k), row, col))
-                                 : "memory");
+#pragma unroll
+                for (int c = 0; c < COLS; c++)
+                    if (first + k < s.n && c < n_cols)
+                        asm volatile("ld.volatile.global.u64 %0, [%1];"
+                                     : "=l"(line[k][c])
+                                     : "l"(s.room[0] + line_at(s, other_member(s, first + k), row,
+                                                               col + c * stride))
+                                     : "memory");
 #pragma unroll
             for (int k = 0; k < SHARE_AT_ONCE; k++)
-                all = all && (first + k >= s.n || line[k] >> 16 == number);
+#pragma unroll
+                for (int c = 0; c < COLS; c++)
+                    all = all &&
+                          (first + k >= s.n || c >= n_cols || (line[k][c] ^ empty) <= UINT16_MAX);
             if (all || ++looks % SHARE_LOOKS)
                 continue;
             if (looks % SHARE_ASKS == 0 && *s.broken)
@@ -113,8 +129,11 @@ __device__ static inline void receive_from_members(const struct step_share &s, i
         } while (!all && !gone);
 #pragma unroll
         for (int k = 0; k < SHARE_AT_ONCE; k++)
-            if (first + k < s.n)
-                *row_of_share(s, other_member(s, first + k), row, col) = (uint16_t)line[k];
+#pragma unroll
+            for (int c = 0; c < COLS; c++)
+                if (first + k < s.n && c < n_cols)
+                    *row_of_share(s, other_member(s, first + k), row, col + c * stride) =
+                        (uint16_t)line[k][c];
     }
 }
 #endif

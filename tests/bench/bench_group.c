@@ -1,7 +1,7 @@
 /* bench_group.c - one model on one device and on several: milliseconds of a decode step and of a
  * prompt, with random weights made where they are needed.
  *
- *   bench_group CONFIG.json [cpu|cuda [MEMBERS [LAYERS [FORMATS]]]]
+ *   bench_group CONFIG.json [cpu|cuda [MEMBERS [LAYERS [FORMATS [POINTS]]]]]
  *
  * Prints, beside the times, whether the ids that came out are those of one device. */
 #include "base/clock.h"
@@ -42,8 +42,8 @@ static const struct quant_spec formats[] = {
 
 struct asked {
     struct config config;
-    int n_formats;
-    uint16_t *block; /* [BLOCK]: random fp16 */
+    int n_formats, n_points; /* the first of each */
+    uint16_t *block;         /* [BLOCK]: random fp16 */
 };
 
 struct result {
@@ -200,7 +200,7 @@ static int measure(struct member *m, const void *what, struct err *e)
         struct model model = MODEL_INIT;
 
         rc = quantize_model(&base, &formats[i], DTYPE_OTHER, &model, &report, e);
-        for (int p = 0; rc == 0 && p < N_POINTS; p++)
+        for (int p = 0; rc == 0 && p < a->n_points; p++)
             rc = time_point(&model, &points[p], &r->ms[i][p], p == 0 ? r->ids[i] : NULL, e);
         quant_report_release(&report);
         model_release(&model);
@@ -212,11 +212,11 @@ static int measure(struct member *m, const void *what, struct err *e)
     return rc;
 }
 
-static void print(int n, int n_formats, const struct result *r, const struct result *one)
+static void print(int n, const struct asked *a, const struct result *r, const struct result *one)
 {
-    for (int i = 0; i < n_formats; i++) {
+    for (int i = 0; i < a->n_formats; i++) {
         printf("| %d | %-8s", n, formats[i].method);
-        for (int p = 0; p < N_POINTS; p++)
+        for (int p = 0; p < a->n_points; p++)
             printf(" | %8.3f %4.2fx", r->ms[i][p], one->ms[i][p] / r->ms[i][p]);
         printf(" | %s ids |\n", r->ids[i][N_STEPS - 1] < 0                         ? "NO"
                                 : memcmp(r->ids[i], one->ids[i], sizeof r->ids[i]) ? "OTHER"
@@ -233,7 +233,9 @@ int main(int argc, char **argv)
     struct err e = ERR_INIT;
 
     if (argc < 2 || most < 1 || most > MEMBERS_MOST) {
-        fprintf(stderr, "usage: bench_group CONFIG.json [cpu|cuda [MEMBERS [LAYERS [FORMATS]]]]\n");
+        fprintf(
+            stderr,
+            "usage: bench_group CONFIG.json [cpu|cuda [MEMBERS [LAYERS [FORMATS [POINTS]]]]]\n");
         return 2;
     }
     if (argc > 2)
@@ -245,6 +247,7 @@ int main(int argc, char **argv)
     if (argc > 4)
         a.config.n_layers = atoi(argv[4]);
     a.n_formats = argc > 5 ? atoi(argv[5]) : N_FORMATS;
+    a.n_points = argc > 6 ? atoi(argv[6]) : N_POINTS;
     a.block = mem_array(BLOCK, sizeof *a.block);
     /* Uniform signs and mantissas, exponents of 1/32 to 1/128. */
     for (int64_t i = 0; i < BLOCK; i++) {
@@ -255,7 +258,7 @@ int main(int argc, char **argv)
     }
     printf("%s, %lld layers: ms, and how many times as fast as one device\n| n | format  ", argv[1],
            (long long)a.config.n_layers);
-    for (int p = 0; p < N_POINTS; p++)
+    for (int p = 0; p < a.n_points; p++)
         printf(" | %s", points[p].name);
     printf(" | |\n");
     for (int n = 1; n <= most; n *= 2) {
@@ -265,7 +268,7 @@ int main(int argc, char **argv)
             memcpy(&one, shared->result[0], sizeof one);
         struct result r;
         memcpy(&r, shared->result[0], sizeof r);
-        print(n, a.n_formats, &r, &one);
+        print(n, &a, &r, &one);
     }
     return 0;
 }

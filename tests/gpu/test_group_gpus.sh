@@ -86,11 +86,13 @@ ok "they reach each other's memory"
 ok "their decode steps exchange lines"
 [ "$(scores two mse loss)" = "$(scores one mse loss)" ]
 ok "the scores are those of one rank, and GPTQ and AWQ pack the same"
-LLQ_TEST_NO_ROOM=1 run 2 roomless --experiment fp16 --set model.tensor_parallel=2
+# Packed weights: plain ones of another type than the model's, as fp16 in the demo's bf16, are not
+# for whole steps.
+LLQ_TEST_NO_ROOM=1 run 2 roomless --experiment nf4 --set model.tensor_parallel=2
 ok "without room for lines"
 grep -q "\"notes\":\"[^\"]*$launches" "$work/roomless.h5.journal"
 ok "the record says so"
-[ "$(scores roomless | grep '"fp16"')" = "$(scores one | grep '"fp16"')" ]
+[ "$(scores roomless | grep '"nf4"')" = "$(scores one | grep '"nf4"')" ]
 ok "the scores are the same"
 for n in 1 2; do
     run $n energy$n --experiment nf4 --set benchmark.energy=true --set model.tensor_parallel=$n
