@@ -10,7 +10,7 @@
 #include "backend/group.h"
 #include "base/memory.h"
 #include "model/model.h"
-#include "quant/quant.h"
+#include "quant/method.h"
 
 #include <math.h>
 #include <string.h>
@@ -628,6 +628,110 @@ static void a_group_shares_the_calibration_set(void **state)
 
 /* ---- cuts ---- */
 
+struct cut {
+    struct quant_spec spec;
+    int64_t n_out, n_in;
+    int n;
+    bool nested; /* each part starts a run of scales that share one of the second level */
+};
+
+#define CUT_TWICE(way, type, group, n_rows, n_cols, n_parts, starts_runs)    \
+    {                                                                        \
+        .spec = { .method = way,                                             \
+                  .bits = 4,                                                 \
+                  .group_size = group,                                       \
+                  .quant_type = type,                                        \
+                  .grid = "absmax",                                          \
+                  .sym = true,                                               \
+                  .double_quant = true,                                      \
+                  .compute = DTYPE_F16 },                                    \
+        .n_out = n_rows, .n_in = n_cols, .n = n_parts, .nested = starts_runs \
+    }
+
+/* The part that starts at a quarter does not start a run where the one that starts at a half does.
+ */
+static const struct cut cuts[] = {
+    CUT_TWICE("bnb_4bit", "nf4", 64, 512, 64, 2, true),
+    CUT_TWICE("bnb_4bit", "nf4", 64, 512, 64, 4, false),
+    CUT_TWICE("bnb_4bit", "nf4", 64, 96, 64, 2, false),
+    CUT_TWICE("bnb_4bit", "nf4", 4096, 64, 64, 2, true), /* one group is one of each part */
+    CUT_TWICE("rtn", "int", 32, 64, 256, 2, true),
+    CUT_TWICE("rtn", "int", 32, 64, 256, 4, false),
+};
+
+static int values_of(struct backend *b, const struct weight *w, uint16_t *out, struct err *e)
+{
+    struct tensor t = { 0 };
+    int rc = tensor_alloc(b, MEM_SCRATCH, DTYPE_F16, w->n_out, w->n_in, &t, e);
+
+    if (rc == 0) {
+        const struct dequantize_args a = { .w = w, .out = &t };
+
+        rc = b->ops->dequantize(b, &a, e);
+    }
+    if (rc == 0)
+        rc = b->ops->download(b, out, t.data, tensor_bytes(&t), e);
+    tensor_free(b, &t);
+    return rc;
+}
+
+static int check_part(struct backend *b, const struct cut *c, const struct weight *whole, int index,
+                      const uint16_t *values, uint16_t *room, struct err *e)
+{
+    const int64_t n = c->n_out / c->n * c->n_in;
+    struct weight part = { 0 };
+
+    if (quant_cut(b, whole, (struct split){ index, c->n }, &part, e) < 0)
+        return -1;
+    int rc = values_of(b, &part, room, e);
+    if (rc == 0 && part.scale_form != (c->nested ? whole->scale_form : SCALE_F32))
+        rc =
+            err_set(e, ERR_INPUT, "part %d of %d: scales of form %d", index, c->n, part.scale_form);
+    if (rc == 0 && memcmp(room, values + index * n, (size_t)n * sizeof *values) != 0)
+        rc = err_set(e, ERR_INPUT, "part %d of %d: other values", index, c->n);
+    weight_release(b, &part);
+    return rc;
+}
+
+static int cut_all(struct member *m, const void *what, struct err *e)
+{
+    const struct cut *c = what;
+    const int64_t n = c->n_out * c->n_in;
+    struct backend *b = &m->backend;
+    struct tensor plain = { 0 };
+    struct weight whole = { 0 };
+    uint16_t *values = mem_array((size_t)n, sizeof *values);
+    uint16_t *room = mem_array((size_t)n, sizeof *room);
+
+    for (int64_t i = 0; i < n; i++)
+        values[i] = dtype_f32_to_f16((float)(i * 7919 % 2003 - 1001) / (float)(64 + i % 997));
+    int rc = tensor_alloc(b, MEM_BASE, DTYPE_F16, c->n_out, c->n_in, &plain, e);
+    if (rc == 0)
+        rc = b->ops->upload(b, plain.data, values, tensor_bytes(&plain), e);
+    if (rc == 0)
+        rc = quant_pack_alone(b, &c->spec, &plain, &whole, e);
+    if (rc == 0)
+        rc = b->ops->sync(b, e);
+    if (rc == 0)
+        rc = values_of(b, &whole, values, e);
+    for (int i = 0; rc == 0 && i < c->n; i++)
+        rc = check_part(b, c, &whole, i, values, room, e);
+    weight_release(b, &whole);
+    tensor_free(b, &plain);
+    free(room);
+    free(values);
+    return rc;
+}
+
+/* Whether a step can be run whole is decided by each member for itself, from its own weights. */
+static void parts_of_a_matrix_have_one_form(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++)
+        CHECK(members_run(1, cut_all, &cuts[i]), "%s, %lld x %lld in %d parts", cuts[i].spec.method,
+              (long long)cuts[i].n_out, (long long)cuts[i].n_in, cuts[i].n);
+}
+
 /* bitsandbytes' blocks run through the flattened matrix. */
 static void blocks_of_two_parts_are_refused(void **state)
 {
@@ -655,6 +759,7 @@ int main(void)
         cmocka_unit_test(parts_give_the_bits_of_the_whole),
         cmocka_unit_test(long_rows_and_many_sequences),
         cmocka_unit_test(a_group_shares_the_calibration_set),
+        cmocka_unit_test(parts_of_a_matrix_have_one_form),
         cmocka_unit_test(blocks_of_two_parts_are_refused),
     };
 

@@ -3,7 +3,8 @@
  *
  * A part is some rows.  Codes, scales and zero points of rows lie together in every form, so a part
  * is copied, not computed.  One thing can be cut in its middle: a run of scales that share a
- * second-level scale.  Such scales become fp32 numbers, their exact values. */
+ * second-level scale.  Such scales become fp32 numbers, their exact values: on every device where
+ * they do on one, because from the form of its own part a device decides how it multiplies. */
 #include "base/memory.h"
 #include "quant/method.h"
 
@@ -75,6 +76,16 @@ int quant_check_parts(const struct quant_spec *s, int64_t n_out, int64_t n_in, i
 static bool is_nested(const struct weight *w)
 {
     return w->scale_form == SCALE_NESTED || w->scale_form == SCALE_U8;
+}
+
+/* Does each of n parts start a run of scales?  All do where the second does: the others start at
+ * multiples of its place. */
+static bool starts_runs(const struct weight *w, int n)
+{
+    int64_t first, n_groups;
+
+    groups_of(w, (struct split){ 1, n }, &first, &n_groups);
+    return first % WEIGHT_NESTED_RUN == 0;
 }
 
 /* n groups from `first` on of scales that are quantized again, as numbers: weight.h. */
@@ -157,7 +168,7 @@ int quant_cut(struct backend *b, const struct weight *w, struct split s, struct 
         return -1;
     groups_of(w, s, &first, &part.n_groups);
     part.n_out = w->n_out / s.n;
-    if (is_nested(w) && first % WEIGHT_NESTED_RUN) {
+    if (is_nested(w) && !starts_runs(w, s.n)) {
         part.scale_form = SCALE_F32;
         part.nested_offset = 0;
     }
