@@ -143,7 +143,7 @@ static void a_group_brings_parts_together(void **state)
 {
     (void)state;
     want_two();
-    for (int n = 2; n <= members_most(); n *= 2) {
+    for (int n = 2; n <= members_devices() && n <= MEMBERS_MOST; n *= 2) {
         CHECK(members_run(n, collect_all, NULL), "%d members hear each other", n);
         for (int i = 1; i < n; i++)
             CHECK(memcmp(shared->result[0], shared->result[i], sizeof(int64_t)) == 0,
@@ -414,6 +414,30 @@ static const struct config long_rows = {
     .rope = { .theta = 10000, .factor = 1, .partial_rotary_factor = 1 }
 };
 
+/* Heads for the most parts that a model can have. */
+static const struct config eight_heads = {
+    .family = FAMILY_LLAMA,
+    .vocab_size = 640,
+    .hidden_size = 512,
+    .intermediate_size = 1024,
+    .n_layers = 2,
+    .n_heads = 16,
+    .n_kv_heads = 8,
+    .head_dim = 64,
+    .max_position = 1024,
+    .rms_norm_eps = 1e-5,
+    .tied = true,
+    .bos_id = -1,
+    .repetition_penalty = 1,
+    .stored_dtype = DTYPE_BF16,
+    .rope = { .theta = 10000, .factor = 1, .partial_rotary_factor = 1 }
+};
+
+struct random_case {
+    const struct config *config;
+    struct quant_spec spec;
+};
+
 enum { LONG_SEQS = 12, LONG_FIRST = 300, LONG_STEPS = 4 };
 
 /* On a CPU, whose steps have one way for all, positions need not be far. */
@@ -460,15 +484,15 @@ close:
     return rc;
 }
 
-static int run_long_rows(struct member *m, const void *what, struct err *e)
+static int run_random(struct member *m, const void *what, struct err *e)
 {
-    const struct quant_spec *spec = what;
+    const struct random_case *c = what;
     struct quant_report report = { 0 };
     struct model base = MODEL_INIT, model = MODEL_INIT;
-    int rc = make_random_part(&m->backend, &long_rows, (struct split){ m->index, m->n }, &base, e);
+    int rc = make_random_part(&m->backend, c->config, (struct split){ m->index, m->n }, &base, e);
 
     if (rc == 0)
-        rc = quantize_model(&base, spec, DTYPE_OTHER, &model, &report, e);
+        rc = quantize_model(&base, &c->spec, DTYPE_OTHER, &model, &report, e);
     if (rc == 0)
         rc = run_long(m, &model, e);
     quant_report_release(&report);
@@ -477,28 +501,43 @@ static int run_long_rows(struct member *m, const void *what, struct err *e)
     return rc;
 }
 
-static void long_rows_and_many_sequences(void **state)
+/* Values of 16 bits, codes, LLM.int8. */
+static void check_random(const struct config *config, int from, int to)
 {
     static char whole[RESULT_BYTES];
-    const int most = strcmp(members_backend(), "cpu") == 0 ? 2 : members_most();
 
-    (void)state;
-    want_two();
-    for (int i = 0; i < 3; i++) { /* values of 16 bits, codes, LLM.int8 */
-        struct quant_spec spec = specs[i];
+    for (int i = 0; i < 3; i++) {
+        struct random_case c = { config, specs[i] };
 
-        spec.compute = DTYPE_BF16;
-        CHECK(members_run(1, run_long_rows, &spec), "%s, whole", spec.method);
+        c.spec.compute = DTYPE_BF16;
+        CHECK(members_run(1, run_random, &c), "%s, whole", c.spec.method);
         const size_t n_bytes = shared->n_result[0];
         memcpy(whole, shared->result[0], n_bytes);
         CHECK(n_bytes > 0, "ids are given");
-        for (int n = 2; n <= most; n *= 2) {
-            CHECK(members_run(n, run_long_rows, &spec), "%s in %d parts", spec.method, n);
+        for (int n = from; n <= to; n *= 2) {
+            CHECK(members_run(n, run_random, &c), "%s in %d parts", c.spec.method, n);
             for (int k = 0; k < n; k++)
                 CHECK(shared->n_result[k] == n_bytes && !memcmp(shared->result[k], whole, n_bytes),
-                      "%s: member %d of %d has the ids of the whole", spec.method, k, n);
+                      "%s: member %d of %d has the ids of the whole", c.spec.method, k, n);
         }
     }
+}
+
+static void long_rows_and_many_sequences(void **state)
+{
+    (void)state;
+    want_two();
+    check_random(&long_rows, 2, strcmp(members_backend(), "cpu") == 0 ? 2 : members_most());
+}
+
+static void a_model_in_eight_parts(void **state)
+{
+    (void)state;
+    if (members_devices() < 8) {
+        print_message("SKIP fewer than eight devices here\n");
+        skip();
+    }
+    check_random(&eight_heads, 8, 8);
 }
 
 /* ---- calibration ---- */
@@ -758,6 +797,7 @@ int main(void)
         cmocka_unit_test(who_waits_for_one_that_gives_up_hears_why),
         cmocka_unit_test(parts_give_the_bits_of_the_whole),
         cmocka_unit_test(long_rows_and_many_sequences),
+        cmocka_unit_test(a_model_in_eight_parts),
         cmocka_unit_test(a_group_shares_the_calibration_set),
         cmocka_unit_test(parts_of_a_matrix_have_one_form),
         cmocka_unit_test(blocks_of_two_parts_are_refused),
