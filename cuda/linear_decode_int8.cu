@@ -100,53 +100,102 @@ __device__ static int n_anys(const struct decode_job &a)
     return (a.n_in + 255) / 256;
 }
 
-/* Codes and outlier columns of all rows.  A NaN in a row makes its scale NaN, its codes 0. */
+/* Codes and outlier columns of vector v of a row, by whole warps: 256 columns, eight words of the
+ * mask.  A NaN in a row makes its scale NaN, its codes 0.  1.5 * 2^23 rounds as a conversion would:
+ * the code is the low byte of the sum. */
 template <bool BF16>
-__device__ static void quantize_rows(const struct decode_job &a, struct int8_x x)
+__device__ static void quantize_vector(const struct decode_job &a, const struct int8_x &x, int row,
+                                       int v, const uint16_t *values, float largest, float scale)
+{
+    const bool there = v < a.n_in / 8;
+    uint32_t code[8], mask = 0;
+
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const float own = input_f16<BF16>(values[i]);
+        const bool counts = largest > 0 && fabsf(own) < a.threshold;
+
+        code[i] = counts ? __float_as_uint(own * scale + 0x1.8p23f) : 0;
+        mask |= (uint32_t)(fabsf(own) >= a.threshold) << i;
+    }
+    if (there)
+        *(uint2 *)(x.codes + row * (a.n_in + X8_PAD) + 8 * v) =
+            make_uint2(__byte_perm(__byte_perm(code[0], code[1], 0x40),
+                                   __byte_perm(code[2], code[3], 0x40), 0x5410),
+                       __byte_perm(__byte_perm(code[4], code[5], 0x40),
+                                   __byte_perm(code[6], code[7], 0x40), 0x5410));
+    mask = (there ? mask : 0) << 8 * (threadIdx.x % 4);
+    mask |= __shfl_xor_sync(0xFFFFFFFFu, mask, 1);
+    mask |= __shfl_xor_sync(0xFFFFFFFFu, mask, 2);
+    const uint32_t any = __ballot_sync(0xFFFFFFFFu, mask != 0) & 0x11111111u;
+    if (threadIdx.x % 4 == 0 && there)
+        x.mask[row * (a.n_in / 32) + v / 4] = mask;
+    if (threadIdx.x % 32 == 0)
+        x.any[row * n_anys(a) + v / 32] = any;
+}
+
+/* All rows. */
+template <bool BF16>
+__device__ static void quantize_rows(const struct decode_job &a, const struct int8_x &x)
 {
 #pragma unroll 1
     for (int r = 0; r < a.n_rows; r++) {
         const float largest = largest_of(x, r), scale = __fdividef(127.0f, largest);
 
-        /* Whole warps: 256 columns, eight words of the mask. */
 #pragma unroll 1
-        for (int first = threadIdx.x - threadIdx.x % 32; first < a.n_in / 8;
-             first += DECODE_THREADS) {
-            const int v = first + threadIdx.x % 32;
-            const uint16_t *from = x.values + r * (a.n_in + X_PAD) + 8 * v;
-            uint32_t word[2] = { 0, 0 }, mask = 0;
+        for (int v = threadIdx.x; v - (int)threadIdx.x % 32 < a.n_in / 8; v += DECODE_THREADS) {
+            uint4 values = make_uint4(0, 0, 0, 0);
 
-            if (v < a.n_in / 8) {
-#pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    float own = input_f16<BF16>(from[i]);
-                    bool counts = largest > 0 && fabsf(own) < a.threshold;
-                    int code = counts ? __float2int_rn(own * scale) : 0;
-                    word[i / 4] |= (uint32_t)(code & 0xFF) << 8 * (i % 4);
-                    mask |= (uint32_t)(fabsf(own) >= a.threshold) << i;
-                }
-                *(uint2 *)(x.codes + r * (a.n_in + X8_PAD) + 8 * v) = make_uint2(word[0], word[1]);
-            }
-            mask <<= 8 * (threadIdx.x % 4);
-            mask |= __shfl_xor_sync(0xFFFFFFFFu, mask, 1);
-            mask |= __shfl_xor_sync(0xFFFFFFFFu, mask, 2);
-            const uint32_t any = __ballot_sync(0xFFFFFFFFu, mask != 0) & 0x11111111u;
-            if (threadIdx.x % 4 == 0 && v < a.n_in / 8)
-                x.mask[r * (a.n_in / 32) + v / 4] = mask;
-            if (threadIdx.x % 32 == 0)
-                x.any[r * n_anys(a) + v / 32] = any;
+            if (v < a.n_in / 8)
+                values = *(const uint4 *)(x.values + r * (a.n_in + X_PAD) + 8 * v);
+            quantize_vector<BF16>(a, x, r, v, (const uint16_t *)&values, largest, scale);
         }
     }
+    __syncthreads();
+}
+
+/* A row alone, a vector of it a thread, stays in registers from the load to its codes. */
+template <bool BF16>
+__device__ static void stage_row(const struct decode_job &a, const struct int8_x &x, float *sums,
+                                 uint4 weights)
+{
+    const int n_vectors = a.n_in / 8, warp = threadIdx.x / 32, v = threadIdx.x;
+    uint32_t largest = 0, outlier = 0;
+    uint4 own = v < n_vectors ? __ldcg((const uint4 *)a.x + v) : make_uint4(0, 0, 0, 0);
+
+    if (a.norm) {
+        float sum = sum_of_warp(add_squares<BF16>(own, 0.0f));
+
+        if (v % 32 == 0)
+            sums[warp] = sum;
+        __syncthreads();
+        const float factor = norm_factor(sums, a.n_in, a.eps);
+        if (v < n_vectors)
+            own = finished_x<BF16, BF16>(own, true, factor, weights);
+    }
+    look_at<BF16>((const uint16_t *)&own, a.threshold, &largest, &outlier);
+    if (v < n_vectors)
+        *(uint4 *)(x.values + 8 * v) = own;
+    largest = __reduce_max_sync(0xFFFFFFFFu, largest);
+    outlier = __reduce_max_sync(0xFFFFFFFFu, outlier);
+    if (v % 32 == 0) {
+        x.largest[warp] = largest;
+        x.outliers[warp] = outlier;
+    }
+    __syncthreads();
+    const float most = largest_of(x, 0), scale = __fdividef(127.0f, most);
+    if (v - v % 32 < n_vectors)
+        quantize_vector<BF16>(a, x, 0, v, (const uint16_t *)&own, most, scale);
     __syncthreads();
 }
 
 /* y = T(fp16(sum * stat * SCB / 127^2 [+ bias])), and the outlier columns. */
 template <bool BF16>
 __device__ static float int8_output(const struct decode_job &a, const struct int8_x &x,
-                                    const struct decode_part &part, int row, int col, int sum)
+                                    const struct decode_part &part, int row, int col, int sum,
+                                    float scb)
 {
     const float per_127_squared = 0x1.040c2p-14f;
-    const float scb = __ldg((const float *)part.scales + col);
     float v = ((float)sum * largest_of(x, row)) * scb, y;
 
     if (part.bias && !BF16) {
@@ -178,25 +227,47 @@ __device__ static float int8_output(const struct decode_job &a, const struct int
     return rounded_16<BF16>(y + added);
 }
 
+/* What an output needs beside its sum. */
+struct int8_needs {
+    float scb, up_scb, held;
+};
+
+/* SCB does not depend on the launch before. */
+__device__ static void load_scb(const struct decode_job &a, const struct few_output &o,
+                                struct int8_needs *n)
+{
+    n->scb = n->up_scb = 0;
+    if (!o.there)
+        return;
+    n->scb = __ldg((const float *)a.part[o.part].scales + o.col);
+    if (a.pair)
+        n->up_scb = __ldg((const float *)a.part[1].scales + o.col);
+}
+
+/* o, n: of output threadIdx.x of the first slots. */
 template <bool BF16, int SIDES, class Job>
 __device__ static void finish_int8(const Job &a, uint32_t n_steps, const struct int8_x &x,
-                                   const int *sums, int first, int n_slots)
+                                   const int *sums, int first, int n_slots, bool first_time,
+                                   struct few_output o, struct int8_needs n)
 {
     for (int i = threadIdx.x; i < n_outputs<SIDES>(a, n_slots); i += DECODE_THREADS) {
-        const struct few_output o = output_number<SIDES>(a, i, first, n_slots);
-        const float held = held_at(a, o);
-
+        if (!first_time || i >= DECODE_THREADS) {
+            o = output_number<SIDES>(a, i, first, n_slots);
+            load_scb(a, o, &n);
+            n.held = held_at(a, o);
+        }
         if (!o.there)
             continue;
         const struct decode_part &p = a.part[o.part];
         const int64_t at = element_at(p, o.row, o.col);
-        float y = int8_output<BF16>(a, x, p, o.row, o.col, sum_of_parts<SIDES>(sums + o.sums));
+        float y =
+            int8_output<BF16>(a, x, p, o.row, o.col, sum_of_parts<SIDES>(sums + o.sums), n.scb);
         if (a.pair) {
             float up = int8_output<BF16>(a, x, a.part[1], o.row, o.col,
-                                         sum_of_parts<SIDES>(sums + o.sums + UNIT_ROWS));
+                                         sum_of_parts<SIDES>(sums + o.sums + UNIT_ROWS), n.up_scb);
             store_swiglu(a, n_steps, p, o.row, o.col, swiglu_value(a.model, y, up));
         } else if (a.epilogue == DECODE_ADD) {
-            store_sum(a, n_steps, at, o.row, o.col, held + y);
+            store_sum(a, n_steps, at, o.row, o.col, n.held + y);
         } else {
             store_value(a.epilogue == DECODE_LOGITS ? DTYPE_F32 : a.model, p.y, at, y);
         }
@@ -232,11 +303,20 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
     for (int i = 0; i < DEPTH; i++)
         loads.load(a, &slot[i]);
     const uint4 first_weights = norm_weights(a, threadIdx.x);
+    const struct few_output own = output_number<SIDES>(a, threadIdx.x, blockIdx.x,
+                                                       n_passes < a.n_slots ? n_passes : a.n_slots);
+    struct int8_needs needs;
+    load_scb(a, own, &needs);
     wait_for_launch_before();
     const uint32_t n_steps = steps_before_launch(a);
-    stage_x<BF16, 1>(a, x.values, (float *)sums, first_weights, [] {});
-    look_at_rows<BF16>(a, x);
-    quantize_rows<BF16>(a, x);
+    needs.held = held_at(a, own);
+    if (a.n_rows == 1 && a.n_in <= 8 * DECODE_THREADS) {
+        stage_row<BF16>(a, x, (float *)sums, first_weights);
+    } else {
+        stage_x<BF16, 1>(a, x.values, (float *)sums, first_weights, [] {});
+        look_at_rows<BF16>(a, x);
+        quantize_rows<BF16>(a, x);
+    }
 
     const bool there = lane / 4 < a.n_rows;
     const unsigned x_first =
@@ -278,7 +358,8 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
             }
         }
         __syncthreads();
-        finish_int8<BF16, SIDES>(a, n_steps, x, sums, blockIdx.x + done * gridDim.x, n_here);
+        finish_int8<BF16, SIDES>(a, n_steps, x, sums, blockIdx.x + done * gridDim.x, n_here,
+                                 done == 0, own, needs);
         __syncthreads();
     }
 }
