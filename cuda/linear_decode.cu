@@ -2,6 +2,7 @@
 #include "linear_decode_job.cuh"
 
 #define FEW_ROWS      8
+#define HEAD_ROWS     4           /* of x, at most, of a head on Hopper that wgmma would not help */
 #define SPREAD_ROWS   4           /* of x, at most, where blocks of two launches share */
 #define FEW_BYTES     (110 << 10) /* of shared memory a block, so that two fit (sm_80: one) */
 #define SLOTS_BYTES   (16 << 10)  /* of them for sums */
@@ -12,8 +13,12 @@
 /* Of shared memory, for a block that has a multiprocessor for itself, and for one of two. */
 #define WIDE_ROOM_ONE (220 << 10)
 #define WIDE_ROOM_TWO (112 << 10)
-#define CHUNKS_MAX    4096 /* of a row: wide_order_room() */
-#define SHORT_CHUNKS  2    /* of a part of K, at most, in a short row */
+/* Of codes, asked for before a launch's turn: a read that the few pieces on their way to registers
+ * would not fill (NF4 of Llama-3.2-1B 0.543 and 0.536 ms a token, 2 bits 0.557 and 0.543).  Of 8 or
+ * 16 bits, which read all the time, it is slower. */
+#define ASKED_BYTES  (16 << 20)
+#define CHUNKS_MAX   4096 /* of a row: wide_order_room() */
+#define SHORT_CHUNKS 2    /* of a part of K, at most, in a short row */
 
 /* ---- which weights ---- */
 
@@ -251,8 +256,9 @@ static bool plan_head(const struct cuda_state *s, const struct decode_linear *a,
     const size_t rest = HEAD_BESTS * sizeof(struct decode_best) + x_bytes(a) +
                         (size_t)(K_PARTS * HEAD_PLACES * HEAD_PIECE);
 
-    if (a->epilogue != DECODE_ARGMAX || a->w[0]->form != WEIGHT_PLAIN || a->n_rows > FEW_ROWS ||
-        a->w[0]->n_out % PASS_ROWS || rest + pass > ALONE_BYTES)
+    if (a->epilogue != DECODE_ARGMAX || a->w[0]->form != WEIGHT_PLAIN ||
+        a->n_rows > (s->overlaps ? HEAD_ROWS : FEW_ROWS) || a->w[0]->n_out % PASS_ROWS ||
+        rest + pass > ALONE_BYTES)
         return false;
     p->kind = DECODE_HEAD;
     p->n_passes = passes_of(a, 2);
@@ -300,7 +306,8 @@ static bool plan_wide_head(const struct cuda_state *s, const struct decode_linea
 {
     const int n_tiles = tiles_of(a->n_rows);
 
-    if (a->epilogue != DECODE_ARGMAX || a->w[0]->form != WEIGHT_PLAIN || a->w[0]->n_out % PASS_ROWS)
+    if (!s->overlaps || a->epilogue != DECODE_ARGMAX || a->w[0]->form != WEIGHT_PLAIN ||
+        a->w[0]->n_out % PASS_ROWS)
         return false;
     p->kind = n_tiles == 2 ? DECODE_HEAD_16 : n_tiles == 4 ? DECODE_HEAD_32 : DECODE_HEAD_64;
     p->n_passes = passes_of(a, 2);
@@ -366,7 +373,7 @@ static struct plan plan_of(const struct cuda_state *s, const struct decode_linea
     memset(&p, 0, sizeof p);
     p.n_slots = p.n_split = p.n_streams = 1;
     p.n_threads = DECODE_THREADS;
-    if (plan_head(s, a, &p)) {
+    if (plan_head(s, a, &p) || plan_wide_head(s, a, &p)) {
         p.kernel = kernel_of(a, p.kind);
         return p;
     }
@@ -374,7 +381,7 @@ static struct plan plan_of(const struct cuda_state *s, const struct decode_linea
     if (a->w[0]->form != WEIGHT_INT8 && (a->n_rows > FEW_ROWS || !few_fits(s, a, &p))) {
         if (!s->overlaps)
             plan_many(a, &p);
-        else if (!plan_wide_head(s, a, &p))
+        else
             plan_wide(s, a, &p);
     } else {
         spread_blocks(s, a, &p);
@@ -558,6 +565,23 @@ static float table_value(const struct weight *w, int code)
     return (float)(w->bits == 4 && w->zero_form == ZERO_CONSTANT ? code - w->zero_constant : code);
 }
 
+/* The first n bytes of what a launch reads: of its parts one after another, of a pair both. */
+static void ask_for(const struct decode_linear *a, size_t n, int n_blocks, struct decode_job *j)
+{
+    const bool pair = a->epilogue == DECODE_SWIGLU;
+
+    for (int i = 0; i < a->n_parts && n >= 16 && j->n_asked < ASKED_MAX; i++) {
+        const struct weight *w = a->w[i];
+        const size_t all = (size_t)(w->n_out * w->row_bytes);
+        const size_t most = pair && i == 0 ? n / 2 : n, own = all < most ? all : most;
+        const size_t each = own / (size_t)n_blocks / 16 * 16;
+
+        n -= own;
+        if (each)
+            j->asked[j->n_asked++] = { (const uint8_t *)w->codes, (uint32_t)each };
+    }
+}
+
 static struct decode_job job_of(const struct cuda_state *s, const struct decode_linear *a,
                                 const struct plan *p)
 {
@@ -610,6 +634,8 @@ static struct decode_job job_of(const struct cuda_state *s, const struct decode_
     j.first_id = a->first_id;
     j.forbidden = a->forbidden;
     j.n_forbidden = a->n_forbidden;
+    if (s->overlaps && is_coded(w) && p->kind < DECODE_HEAD)
+        ask_for(a, ASKED_BYTES, p->n_blocks, &j);
     return j;
 }
 

@@ -202,6 +202,7 @@ __global__ static void __launch_bounds__(DECODE_THREADS, 2)
 
     open_groups<C, BF16, SIDES>(a, g);
     __syncthreads();
+    ask_ahead(a);
     wait_for_launch_before();
     const float held = held_at(a, own);
     const uint32_t n_steps = steps_before_launch(a);

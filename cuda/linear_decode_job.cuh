@@ -20,6 +20,15 @@ struct decode_part {
     int n_units;
 };
 
+#define ASKED_MAX 3
+
+/* What a launch asks for before its turn, into the L2 cache: of each range a block has `each`
+ * bytes, of which there are as many as blocks. */
+struct decode_asked {
+    const uint8_t *from;
+    uint32_t each;
+};
+
 struct decode_job {
     static constexpr bool SHARED = false; /* whether GPUs exchange what the launch makes */
     struct decode_part part[3];
@@ -55,6 +64,8 @@ struct decode_job {
     int n_forbidden;
     float table[16];
     int order_at; /* wide: of chunks, in shared memory */
+    struct decode_asked asked[ASKED_MAX];
+    int n_asked;
 };
 
 /* Kernels are compiled for either: who has a GPU for himself carries nothing of the other.  What
@@ -63,6 +74,20 @@ struct decode_shared_job : decode_job {
     static constexpr bool SHARED = true;
     struct step_share share;
 };
+
+/* By the last threads of a block; nobody waits for it. */
+__device__ inline void ask_ahead(const struct decode_job &a)
+{
+#if __CUDA_ARCH__ >= 900
+    const int i = DECODE_THREADS - 1 - (int)threadIdx.x;
+
+    if (i < a.n_asked)
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(
+                         a.asked[i].from + (int64_t)blockIdx.x * a.asked[i].each),
+                     "r"(a.asked[i].each)
+                     : "memory");
+#endif
+}
 
 /* First chunk of part i of K; the last one ends at part K_PARTS. */
 __device__ inline int first_chunk(int n_chunks, int i)
