@@ -88,17 +88,20 @@ ok "USR1 leaves with 75 (or everything was done), not $status"
 grep -q "exit=$status" usr1.h5.status && h5dump -n usr1.h5 >/dev/null
 ok "the status file agrees and the results open"
 
-mpirun --oversubscribe --bind-to none -np 2 "$program" -o term.h5 small.toml >out 2>&1 &
-pid=$!
-while [ ! -s term.h5.journal ] && kill -0 $pid 2>/dev/null; do sleep 0.02; done
-kill -TERM $pid
-wait $pid
-grep -qE 'exit=(75|0)' term.h5.status
-ok "TERM leaves a status"
-"$program" -q --report term.h5 && h5dump -n term.h5 >/dev/null
-ok "and results, or what they are made from"
-run 2 --resume -o term.h5 small.toml && grep -q 'exit=0 ok=10' term.h5.status
-ok "and can be resumed"
+for signal in TERM INT; do
+    mpirun --oversubscribe --bind-to none -np 2 "$program" -o left.h5 --force small.toml >out 2>&1 &
+    pid=$!
+    while [ ! -s left.h5.journal ] && kill -0 $pid 2>/dev/null; do sleep 0.02; done
+    kill -$signal $pid
+    wait $pid
+    grep -qE 'exit=(75|0)' left.h5.status
+    ok "$signal leaves a status"
+    "$program" -q --report left.h5 && h5dump -n left.h5 >/dev/null
+    ok "$signal: and results, or what they are made from"
+    run 2 --resume -o left.h5 small.toml && grep -q 'exit=0 ok=10' left.h5.status
+    ok "$signal: and can be resumed"
+    rm -f left.h5*
+done
 
 for way in --isolate --no-isolate; do
     rm -f both.h5*
