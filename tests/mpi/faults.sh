@@ -32,9 +32,9 @@ resumed() { # resumed FILE WHAT: as if nothing had happened
 }
 
 begin engine.h5 --limit 40
-for rank in $ranks; do
-    kill -9 $(ps -o pid= --ppid $rank) 2>/dev/null
-done
+# All at once: a job whose second engine is killed, too, has failed.
+engines=$(for rank in $ranks; do ps -o pid= --ppid $rank; done)
+kill -9 $engines 2>/dev/null
 wait $pid
 ok "the sweep outlives the engines of all its ranks"
 items engine.h5 >engine && cmp whole engine
