@@ -248,8 +248,8 @@ static void plan_few(const struct cuda_state *s, const struct decode_linear *a, 
                       (size_t)p->n_slots * (sums + numbers) + x_bytes(a);
 }
 
-/* A head of 16 bits is one long read: a block a multiprocessor.  False: not such a head, or x has
- * no room beside the rings. */
+/* A head of 16 bits is one long read: a block a multiprocessor.  False: not such a head, more rows
+ * than it is the faster kernel for, or x has no room beside the rings. */
 static bool plan_head(const struct cuda_state *s, const struct decode_linear *a, struct plan *p)
 {
     const size_t pass = (size_t)a->n_rows * K_PARTS * PASS_ROWS * 4;
@@ -373,18 +373,14 @@ static struct plan plan_of(const struct cuda_state *s, const struct decode_linea
     memset(&p, 0, sizeof p);
     p.n_slots = p.n_split = p.n_streams = 1;
     p.n_threads = DECODE_THREADS;
-    if (plan_head(s, a, &p) || plan_wide_head(s, a, &p)) {
-        p.kernel = kernel_of(a, p.kind);
-        return p;
-    }
-    plan_few(s, a, &p);
-    if (a->w[0]->form != WEIGHT_INT8 && (a->n_rows > FEW_ROWS || !few_fits(s, a, &p))) {
-        if (!s->overlaps)
-            plan_many(a, &p);
-        else
+    if (!plan_head(s, a, &p) && !plan_wide_head(s, a, &p)) {
+        plan_few(s, a, &p);
+        if (a->w[0]->form == WEIGHT_INT8 || (a->n_rows <= FEW_ROWS && few_fits(s, a, &p)))
+            spread_blocks(s, a, &p);
+        else if (s->overlaps)
             plan_wide(s, a, &p);
-    } else {
-        spread_blocks(s, a, &p);
+        else
+            plan_many(a, &p);
     }
     p.kernel = kernel_of(a, p.kind);
     return p;
@@ -565,12 +561,13 @@ static float table_value(const struct weight *w, int code)
     return (float)(w->bits == 4 && w->zero_form == ZERO_CONSTANT ? code - w->zero_constant : code);
 }
 
-/* The first n bytes of what a launch reads: of its parts one after another, of a pair both. */
-static void ask_for(const struct decode_linear *a, size_t n, int n_blocks, struct decode_job *j)
+/* The first of what a launch reads: of its parts one after another, of a pair both. */
+static void ask_for_codes(const struct decode_linear *a, int n_blocks, struct decode_job *j)
 {
     const bool pair = a->epilogue == DECODE_SWIGLU;
+    size_t n = ASKED_BYTES;
 
-    for (int i = 0; i < a->n_parts && n >= 16 && j->n_asked < ASKED_MAX; i++) {
+    for (int i = 0; i < a->n_parts; i++) {
         const struct weight *w = a->w[i];
         const size_t all = (size_t)(w->n_out * w->row_bytes);
         const size_t most = pair && i == 0 ? n / 2 : n, own = all < most ? all : most;
@@ -635,7 +632,7 @@ static struct decode_job job_of(const struct cuda_state *s, const struct decode_
     j.forbidden = a->forbidden;
     j.n_forbidden = a->n_forbidden;
     if (s->overlaps && is_coded(w) && p->kind < DECODE_HEAD)
-        ask_for(a, ASKED_BYTES, p->n_blocks, &j);
+        ask_for_codes(a, p->n_blocks, &j);
     return j;
 }
 

@@ -20,8 +20,6 @@ struct decode_part {
     int n_units;
 };
 
-#define ASKED_MAX 3
-
 /* What a launch asks for before its turn, into the L2 cache: of each range a block has `each`
  * bytes, of which there are as many as blocks. */
 struct decode_asked {
@@ -64,7 +62,7 @@ struct decode_job {
     int n_forbidden;
     float table[16];
     int order_at; /* wide: of chunks, in shared memory */
-    struct decode_asked asked[ASKED_MAX];
+    struct decode_asked asked[3];
     int n_asked;
 };
 

@@ -393,45 +393,21 @@ static void parts_give_the_bits_of_the_whole(void **state)
 
 /* ---- many sequences, long rows, far positions ---- */
 
+#define HEADS_OF_64                                                                \
+    .family = FAMILY_LLAMA, .vocab_size = 640, .hidden_size = 512, .head_dim = 64, \
+    .max_position = 1024, .rms_norm_eps = 1e-5, .tied = true, .bos_id = -1,        \
+    .repetition_penalty = 1, .stored_dtype = DTYPE_BF16,                           \
+    .rope = { .theta = 10000, .factor = 1, .partial_rotary_factor = 1 }
+
 /* A layer whose rows are of every kind that steps know: an MLP as long as of a model of billions of
  * weights (eight rows of it are too many for what a block keeps), positions that several blocks
  * share. */
-static const struct config long_rows = {
-    .family = FAMILY_LLAMA,
-    .vocab_size = 640,
-    .hidden_size = 512,
-    .intermediate_size = 8192,
-    .n_layers = 1,
-    .n_heads = 8,
-    .n_kv_heads = 4,
-    .head_dim = 64,
-    .max_position = 1024,
-    .rms_norm_eps = 1e-5,
-    .tied = true,
-    .bos_id = -1,
-    .repetition_penalty = 1,
-    .stored_dtype = DTYPE_BF16,
-    .rope = { .theta = 10000, .factor = 1, .partial_rotary_factor = 1 }
-};
+static const struct config long_rows = { HEADS_OF_64, .intermediate_size = 8192, .n_layers = 1,
+                                         .n_heads = 8, .n_kv_heads = 4 };
 
 /* Heads for the most parts that a model can have. */
-static const struct config eight_heads = {
-    .family = FAMILY_LLAMA,
-    .vocab_size = 640,
-    .hidden_size = 512,
-    .intermediate_size = 1024,
-    .n_layers = 2,
-    .n_heads = 16,
-    .n_kv_heads = 8,
-    .head_dim = 64,
-    .max_position = 1024,
-    .rms_norm_eps = 1e-5,
-    .tied = true,
-    .bos_id = -1,
-    .repetition_penalty = 1,
-    .stored_dtype = DTYPE_BF16,
-    .rope = { .theta = 10000, .factor = 1, .partial_rotary_factor = 1 }
-};
+static const struct config eight_heads = { HEADS_OF_64, .intermediate_size = 1024, .n_layers = 2,
+                                           .n_heads = 16, .n_kv_heads = 8 };
 
 struct random_case {
     const struct config *config;

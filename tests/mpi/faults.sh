@@ -37,6 +37,8 @@ engines=$(for rank in $ranks; do ps -o pid= --ppid $rank; done)
 kill -9 $engines 2>/dev/null
 wait $pid
 ok "the sweep outlives the engines of all its ranks"
+grep -q 'a new engine takes its place' out
+ok "which were killed"
 items engine.h5 >engine && cmp whole engine
 ok "with the same bytes"
 
